@@ -1,0 +1,283 @@
+"""The steps that a strategy is made of. Each draws its random numbers for a batch and applies them to the batch.
+
+A step has `columns` (how many numbers it draws for an image), `draw(batch, generator) -> (batch, columns)` on the CPU
+and `apply(images, values)`. Images are uint8 (B, 3, H, W) up to `Normalize`, float after it; values stay on the CPU,
+where images are grouped by what is done to them without waiting for the device.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from data import image_ops
+from data.image_ops import affine_matrix
+from utils.errors import UserError
+
+
+def _uniform(low, high, shape: tuple, generator: torch.Generator) -> Tensor:
+    return low + (high - low) * torch.rand(shape, generator=generator)
+
+
+def _change_rows(images: Tensor, chosen: Tensor, values: Tensor, operation) -> None:
+    """Replace the images chosen by the (B,) mask by operation(images, values), in place. Mask and values on the CPU."""
+    rows = chosen.nonzero().squeeze(1)
+    if len(rows):
+        values, rows = values[rows].to(images.device, non_blocking=True), rows.to(images.device, non_blocking=True)
+        images[rows] = operation(images[rows], values)
+
+
+@dataclass(frozen=True)
+class RandomResizedCrop:
+    """A box of random area and aspect, resized to (size, size). Up to 10 tries to fit it in, then the centre."""
+
+    size: int
+    scale: tuple = (0.2, 1.0)
+    ratio: tuple = (3 / 4, 4 / 3)
+    tries = 10
+    columns = 2 * tries + 2  # area shares, aspects (width : height), and where: down, across
+
+    def draw(self, batch: int, generator: torch.Generator) -> Tensor:
+        area = _uniform(*self.scale, (batch, self.tries), generator)
+        aspect = _uniform(math.log(self.ratio[0]), math.log(self.ratio[1]), (batch, self.tries), generator).exp()
+        return torch.cat([area, aspect, torch.rand(batch, 2, generator=generator)], dim=1)
+
+    def boxes(self, values: Tensor, height: int, width: int) -> Tensor:
+        """(B, 4) top, left, height, width in whole pixels, by torchvision's rule."""
+        area, aspect, place = values.double().split([self.tries, self.tries, 2], dim=1)
+        widths = (area * height * width * aspect).sqrt().round()  # (B, tries)
+        heights = (area * height * width / aspect).sqrt().round()
+        fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
+        first = fits.int().argmax(dim=1, keepdim=True)  # the first try that fits
+        whole = min(max(width / height, self.ratio[0]), self.ratio[1])  # else: all that the ratio allows
+        centre_width, centre_height = min(width, round(height * whole)), min(height, round(width / whole))
+        box_width = widths.gather(1, first).where(fits.any(dim=1, keepdim=True), centre_width)
+        box_height = heights.gather(1, first).where(fits.any(dim=1, keepdim=True), centre_height)
+        room = torch.cat([height - box_height, width - box_width], dim=1)  # (B, 2)
+        corner = (place * (room + 1)).floor().where(fits.any(dim=1, keepdim=True), (room / 2).floor())
+        return torch.cat([corner, box_height, box_width], dim=1)
+
+    def apply(self, images: Tensor, values: Tensor) -> Tensor:
+        return image_ops.resized_crop(images, self.boxes(values, *images.shape[2:]), self.size)
+
+
+@dataclass(frozen=True)
+class HorizontalFlip:
+    p: float = 0.5
+    columns = 1
+
+    def draw(self, batch: int, generator: torch.Generator) -> Tensor:
+        return (torch.rand(batch, 1, generator=generator) < self.p).float()
+
+    def apply(self, images: Tensor, values: Tensor) -> Tensor:
+        flip = values.bool().view(-1, 1, 1, 1).to(images.device, non_blocking=True)
+        return torch.where(flip, images.flip(3), images)
+
+
+@dataclass(frozen=True)
+class ColorJitter:
+    """With probability p: brightness, contrast, saturation and hue, each image in its own order."""
+
+    p: float
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+    columns = 9  # whether, four amounts, and which operation comes first to fourth
+    operations = (image_ops.brightness, image_ops.contrast, image_ops.saturation, image_ops.hue)
+
+    def draw(self, batch: int, generator: torch.Generator) -> Tensor:
+        chosen = (torch.rand(batch, 1, generator=generator) < self.p).float()
+        reach = torch.tensor([self.brightness, self.contrast, self.saturation, self.hue])
+        middle = torch.tensor([1.0, 1.0, 1.0, 0.0])
+        low = torch.cat([(1 - reach[:3]).clamp(min=0), -reach[3:]])
+        amounts = _uniform(low, middle + reach, (batch, 4), generator)
+        order = torch.rand(batch, 4, generator=generator).argsort(dim=1).float()
+        return torch.cat([chosen, amounts, order], dim=1)
+
+    def apply(self, images: Tensor, values: Tensor) -> Tensor:
+        images = images.clone()
+        chosen, amounts, order = values[:, 0] > 0, values[:, 1:5], values[:, 5:]
+        reach = (self.brightness, self.contrast, self.saturation, self.hue)
+        for place in range(4):
+            for number, operation in enumerate(self.operations):
+                if reach[number] > 0:
+                    _change_rows(images, chosen & (order[:, place] == number), amounts[:, number], operation)
+        return images
+
+
+@dataclass(frozen=True)
+class Greyscale:
+    p: float
+    columns = 1
+
+    def draw(self, batch: int, generator: torch.Generator) -> Tensor:
+        return (torch.rand(batch, 1, generator=generator) < self.p).float()
+
+    def apply(self, images: Tensor, values: Tensor) -> Tensor:
+        grey = values.bool().view(-1, 1, 1, 1).to(images.device, non_blocking=True)
+        return torch.where(grey, image_ops.greyscale(images), images)
+
+
+def _room(images: Tensor, size: int) -> tuple[int, int]:
+    """How many pixels a (size, size) crop can move down and across."""
+    height, width = images.shape[2:]
+    if size > min(height, width):
+        raise UserError(
+            f"crop_size {size} is larger than the images ({height} x {width}): set it to at most {min(height, width)}"
+        )
+    return height - size, width - size
+
+
+@dataclass(frozen=True)
+class RandomCrop:
+    """A (size, size) square anywhere in the image: no padding, no resizing."""
+
+    size: int
+    columns = 2
+
+    def draw(self, batch: int, generator: torch.Generator) -> Tensor:
+        return torch.rand(batch, 2, generator=generator)
+
+    def apply(self, images: Tensor, values: Tensor) -> Tensor:
+        room = torch.tensor(_room(images, self.size))
+        if not room.any():
+            return images
+        top, left = (values * (room + 1)).floor().to(images.device, non_blocking=True).unbind(dim=1)
+        return image_ops.crop(images, top, left, self.size)
+
+
+@dataclass(frozen=True)
+class CenterCrop:
+    size: int
+    columns = 0
+
+    def apply(self, images: Tensor, values: Tensor) -> Tensor:
+        down, across = (round(room / 2) for room in _room(images, self.size))
+        return images[:, :, down : down + self.size, across : across + self.size]
+
+
+def _move(matrix):
+    """A nearest-neighbour operation from matrix(amount (B,), height, width) -> (B, 6)."""
+    return lambda images, amount: image_ops.affine_nearest(images, matrix(amount.double(), *images.shape[2:]))
+
+
+STRONG_OPERATIONS = {  # name: lowest and highest magnitude, operation(images, magnitude)
+    "identity": (0, 0, lambda images, _: images),
+    "autocontrast": (0, 0, lambda images, _: image_ops.autocontrast(images)),
+    "equalize": (0, 0, lambda images, _: image_ops.equalize(images)),
+    "solarize": (0, 256, image_ops.solarize),
+    "posterize": (4, 8, lambda images, bits: image_ops.posterize(images, bits.floor())),
+    "color": (0.05, 0.95, image_ops.saturation),
+    "contrast": (0.05, 0.95, image_ops.contrast),
+    "brightness": (0.05, 0.95, image_ops.brightness),
+    "sharpness": (0.05, 0.95, image_ops.sharpness),
+    "shear x": (-0.1, 0.1, _move(lambda shear, height, width: affine_matrix(1, shear, 0, 0, 1, 0, shear))),
+    "shear y": (-0.1, 0.1, _move(lambda shear, height, width: affine_matrix(1, 0, 0, shear, 1, 0, shear))),
+    "translate x": (-0.1, 0.1, _move(lambda share, height, width: affine_matrix(1, 0, share * width, 0, 1, 0, share))),
+    "translate y": (-0.1, 0.1, _move(lambda share, height, width: affine_matrix(1, 0, 0, 0, 1, share * height, share))),
+    "rotate": (-30, 30, _move(image_ops.rotation)),
+}
+
+
+@dataclass(frozen=True)
+class StrongOperations:
+    """The strong set of SCAN: `number` operations drawn with replacement, each with its own magnitude."""
+
+    number: int
+
+    @property
+    def columns(self) -> int:
+        return 2 * self.number  # which operations, then their magnitudes
+
+    def draw(self, batch: int, generator: torch.Generator) -> Tensor:
+        low, high = torch.tensor([entry[:2] for entry in STRONG_OPERATIONS.values()]).unbind(dim=1)  # (14,) each
+        chosen = torch.randint(len(low), (batch, self.number), generator=generator)
+        return torch.cat([chosen.float(), _uniform(low[chosen], high[chosen], chosen.shape, generator)], dim=1)
+
+    def apply(self, images: Tensor, values: Tensor) -> Tensor:
+        images = images.clone()
+        chosen, magnitude = values.split(self.number, dim=1)
+        for place in range(self.number):
+            for number, (_, _, operation) in enumerate(STRONG_OPERATIONS.values()):
+                _change_rows(images, chosen[:, place] == number, magnitude[:, place], operation)
+        return images
+
+
+@dataclass(frozen=True)
+class RandomAffine:
+    """Mild turning, zooming, slanting and shifting about the centre, bilinear: for pictures with a right way up.
+
+    Drawn uniformly: angle within +-degrees; zoom = scale * sqrt(aspect) across, scale / sqrt(aspect) down; shear within
+    +-shear; shifts within +-translate of the width and height."""
+
+    degrees: float
+    scale: tuple
+    aspect: tuple
+    shear: float
+    translate: float
+    columns = 6  # angle, zoom across and down, shear, shift across and down
+
+    def draw(self, batch: int, generator: torch.Generator) -> Tensor:
+        angle, shear = (_uniform(-reach, reach, (batch,), generator) for reach in (self.degrees, self.shear))
+        scale, aspect = (_uniform(*reach, (batch,), generator) for reach in (self.scale, self.aspect))
+        shift = _uniform(-self.translate, self.translate, (batch, 2), generator)
+        columns = torch.stack([angle, scale * aspect.sqrt(), scale / aspect.sqrt(), shear], dim=1)
+        return torch.cat([columns, shift], dim=1)
+
+    def matrix(self, values: Tensor, height: int, width: int) -> Tensor:
+        """(B, 6), output to input: the inverse of zoom, then shear, then turn, then shift, all about the centre."""
+        angle, across, down, shear, shift_x, shift_y = values.double().unbind(dim=1)
+        cos, sin = torch.deg2rad(angle).cos(), torch.deg2rad(angle).sin()
+        a, b = (cos + shear * sin) / across, (sin - shear * cos) / across  # Z^-1 S^-1 R^-1
+        d, e = -sin / down, cos / down
+        x, y = width / 2 + shift_x * width, height / 2 + shift_y * height  # shows the input's centre
+        return affine_matrix(a, b, width / 2 - a * x - b * y, d, e, height / 2 - d * x - e * y, values)
+
+    def apply(self, images: Tensor, values: Tensor) -> Tensor:
+        return image_ops.affine_bilinear(images, self.matrix(values, *images.shape[2:]))
+
+
+@dataclass(frozen=True)
+class Normalize:
+    """uint8 to float: [0, 1], then channel by channel minus mean, over std."""
+
+    mean: tuple
+    std: tuple
+    columns = 0
+
+    def apply(self, images: Tensor, values: Tensor) -> Tensor:
+        mean, std = (torch.tensor(v, device=images.device).view(1, 3, 1, 1) for v in (self.mean, self.std))
+        return (images.float() / 255 - mean) / std
+
+
+@dataclass(frozen=True)
+class Cutout:
+    """Squares set to 0 after normalising: rows y - h to y + h - 1, the same columns, h = length // 2, clipped.
+
+    One length for an image, a whole number drawn from 1 to `length`; each centre (y, x) a uniform pixel."""
+
+    n_holes: int
+    length: int
+
+    @property
+    def columns(self) -> int:
+        return 1 + 2 * self.n_holes  # length, then each hole's centre as shares of height and width
+
+    def draw(self, batch: int, generator: torch.Generator) -> Tensor:
+        length = torch.randint(1, self.length + 1, (batch, 1), generator=generator)
+        return torch.cat([length.float(), torch.rand(batch, 2 * self.n_holes, generator=generator)], dim=1)
+
+    def apply(self, images: Tensor, values: Tensor) -> Tensor:
+        height, width = images.shape[2:]
+        values = values.to(images.device, non_blocking=True)
+        half = (values[:, :1] / 2).floor()  # (B, 1)
+        rows, columns = torch.arange(height, device=images.device), torch.arange(width, device=images.device)
+        for hole in range(self.n_holes):
+            y = (values[:, 1 + 2 * hole, None] * height).floor()  # (B, 1)
+            x = (values[:, 2 + 2 * hole, None] * width).floor()
+            in_rows = (rows >= y - half) & (rows < y + half)  # (B, H)
+            in_columns = (columns >= x - half) & (columns < x + half)  # (B, W)
+            images = images.masked_fill((in_rows[:, :, None] & in_columns[:, None, :])[:, None], 0)
+        return images

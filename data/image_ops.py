@@ -1,0 +1,178 @@
+"""Pillow's image operations on a whole batch, each image with its own parameter.
+
+Images are uint8 (B, 3, H, W) in and out, parameters (B,) on the images' device unless said otherwise. The results are
+Pillow's to the bit, apart from the two resampled ones (within one grey level) and hue (float32 in place of double).
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def _per_image(values: Tensor) -> Tensor:
+    return values.view(-1, 1, 1, 1)
+
+
+def _blend(degenerate: Tensor, images: Tensor, factor: Tensor) -> Tensor:
+    """Pillow's Image.blend: float32, cut off (not rounded) to 8 bits. Factor 0 gives `degenerate`, 1 the image."""
+    degenerate = degenerate.float()
+    mixed = degenerate + _per_image(factor) * (images.float() - degenerate)
+    return mixed.clamp_(0, 255).to(torch.uint8)
+
+
+def greyscale(images: Tensor) -> Tensor:
+    """ITU-R 601 luma in Pillow's 16-bit fixed point: (B, 1, H, W)."""
+    red, green, blue = images.int().split(1, dim=1)
+    return ((red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16).to(torch.uint8)
+
+
+def saturation(images: Tensor, factor: Tensor) -> Tensor:
+    """ImageEnhance.Color: towards grey."""
+    return _blend(greyscale(images), images, factor)
+
+
+def contrast(images: Tensor, factor: Tensor) -> Tensor:
+    """ImageEnhance.Contrast: towards the image's mean grey."""
+    mean = greyscale(images).double().mean(dim=(1, 2, 3), keepdim=True)
+    return _blend((mean + 0.5).floor(), images, factor)
+
+
+def brightness(images: Tensor, factor: Tensor) -> Tensor:
+    """ImageEnhance.Brightness: towards black."""
+    return _blend(images.new_zeros(1), images, factor)
+
+
+def sharpness(images: Tensor, factor: Tensor) -> Tensor:
+    """ImageEnhance.Sharpness: towards the 3 x 3 smoothed image (centre 5, others 1); the border stays as it is."""
+    whole = images.float()  # sums of whole numbers: exact in float32
+    neighborhood = F.avg_pool2d(whole, 3, stride=1, divisor_override=1) + 4 * whole[:, :, 1:-1, 1:-1]
+    smooth = images.clone()
+    smooth[:, :, 1:-1, 1:-1] = (neighborhood / 13 + 0.5).to(torch.uint8)
+    return _blend(smooth, images, factor)
+
+
+def hue(images: Tensor, shift: Tensor) -> Tensor:
+    """Turn the hue by `shift` of the circle (-0.5 to 0.5), in Pillow's HSV with 8 bits a channel."""
+    channels = images.float()
+    value, chroma = channels.amax(dim=1), channels.amax(dim=1) - channels.amin(dim=1)  # (B, H, W)
+    coloured = chroma > 0
+    red, green, blue = ((value[:, None] - channels) / chroma.where(coloured, 1)[:, None]).unbind(dim=1)
+    is_red, is_green = channels[:, 0] == value, channels[:, 1] == value
+    angle = torch.where(is_red, blue - green, torch.where(is_green, 2 + red - blue, 4 + green - red))
+    angle = (((angle / 6 + 1) % 1) * 255).floor() * coloured  # 0..255, and 0 where there is no colour
+    saturated = ((chroma / value.clamp(min=1)) * 255).floor() / 255
+    angle = (angle + (shift * 255).trunc().view(-1, 1, 1)) % 256
+    sector = angle[:, None] * 6 / 255 + torch.tensor([5.0, 3.0, 1.0], device=images.device).view(1, 3, 1, 1)
+    sector = sector % 6
+    share = torch.minimum(sector, 4 - sector).clamp_(0, 1)  # how much of the chroma is missing
+    return (value[:, None] * (1 - saturated[:, None] * share) + 0.5).to(torch.uint8)
+
+
+def solarize(images: Tensor, threshold: Tensor) -> Tensor:
+    """Invert every value at or above the threshold."""
+    return torch.where(images >= _per_image(threshold), 255 - images, images)
+
+
+def posterize(images: Tensor, bits: Tensor) -> Tensor:
+    """Keep the highest `bits` bits (1 to 8) of each value."""
+    step = _per_image(2 ** (8 - bits.int()))
+    return images - (images.int() % step).to(torch.uint8)
+
+
+def autocontrast(images: Tensor) -> Tensor:
+    """Stretch each channel from its darkest to black and its brightest to white; a flat channel stays."""
+    low, high = images.amin(dim=(2, 3), keepdim=True).double(), images.amax(dim=(2, 3), keepdim=True).double()
+    scale = torch.full_like(low, 255) / (high - low)  # 255 / x would be 255 times a reciprocal
+    stretched = (images * scale + -low * scale).clamp_(0, 255).to(torch.uint8)
+    return torch.where(high > low, stretched, images)
+
+
+def equalize(images: Tensor) -> Tensor:
+    """Equalise each channel's histogram by Pillow's integer rule; a channel of one value stays."""
+    channels = images.flatten(2).flatten(0, 1).long()  # (B*3, H*W)
+    histogram = channels.new_zeros(len(channels), 256).scatter_add_(1, channels, torch.ones_like(channels))
+    count_of_brightest = histogram.gather(1, channels.amax(dim=1, keepdim=True))  # (B*3, 1)
+    step = (channels.shape[1] - count_of_brightest) // 255
+    below = histogram.cumsum(dim=1) - histogram  # pixels darker than each level
+    table = ((step // 2 + below) // step.clamp(min=1)).clamp_(max=255)  # (B*3, 256)
+    equalized = table.gather(1, channels).to(torch.uint8).view_as(images)
+    return torch.where(step.view(*images.shape[:2], 1, 1) > 0, equalized, images)
+
+
+def affine_matrix(a, b, c, d, e, f, like: Tensor) -> Tensor:
+    """(B, 6) float64 matrix rows from numbers and (B,) tensors."""
+    entries = [torch.as_tensor(entry, dtype=torch.float64, device=like.device) for entry in (a, b, c, d, e, f)]
+    return torch.stack([entry.expand(len(like)) for entry in entries], dim=1)
+
+
+def rotation(angle: Tensor, height: int, width: int) -> Tensor:
+    """The matrix of Pillow's Image.rotate: counter-clockwise, degrees, about the centre. angle (B,) -> (B, 6)."""
+    angle = -torch.deg2rad(angle.double())
+    cos, sin, x, y = angle.cos(), angle.sin(), width / 2, height / 2
+    return affine_matrix(cos, sin, x - cos * x - sin * y, -sin, cos, y + sin * x - cos * y, angle)
+
+
+def affine_nearest(images: Tensor, matrix: Tensor) -> Tensor:
+    """Image.transform(AFFINE, NEAREST), black outside, in Pillow's 16.16 fixed point.
+
+    matrix: (B, 6) float64 (a, b, c, d, e, f): output pixel (x, y) shows input (ax + by + c, dx + ey + f)."""
+    height, width = images.shape[2:]
+    a, b, c, d, e, f = matrix.double().unbind(dim=1)
+    fixed = torch.stack([a, b, c + 0.5 * (a + b), d, e, f + 0.5 * (d + e)], dim=1)
+    fixed = (fixed * 65536 + 0.5).floor().long().to(images.device, non_blocking=True)  # (B, 6)
+    a, b, c, d, e, f = fixed.view(-1, 6, 1, 1).unbind(dim=1)
+    x = torch.arange(width, device=images.device).view(1, 1, -1)
+    y = torch.arange(height, device=images.device).view(1, -1, 1)
+    column, row = (a * x + b * y + c) >> 16, (d * x + e * y + f) >> 16  # (B, H, W)
+    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    source = (row * width + column).where(inside, 0).flatten(1)  # (B, H*W)
+    moved = images.flatten(2).gather(2, source[:, None].expand(-1, images.shape[1], -1)).view_as(images)
+    return moved * inside[:, None]
+
+
+def affine_bilinear(images: Tensor, matrix: Tensor) -> Tensor:
+    """Image.transform(AFFINE, BILINEAR), black outside; matrix as for `affine_nearest`."""
+    height, width = images.shape[2:]
+    matrix = matrix.float().to(images.device, non_blocking=True).view(-1, 2, 3)
+    x = torch.arange(width, device=images.device).expand(height, -1) + 0.5
+    y = torch.arange(height, device=images.device).view(-1, 1).expand(-1, width) + 0.5
+    points = torch.stack([x, y, torch.ones_like(x)], dim=-1)  # (H, W, 3): pixel centres
+    points = (points.view(1, -1, 3) @ matrix.transpose(1, 2)).view(-1, height, width, 2)  # in the input
+    size = torch.tensor([width, height], device=images.device)
+    inside = ((points >= 0) & (points < size)).all(dim=-1)  # (B, H, W)
+    moved = F.grid_sample(images.float(), 2 * points / size - 1, padding_mode="border", align_corners=False)
+    return moved.to(torch.uint8) * inside[:, None]
+
+
+def _triangle_weights(start: Tensor, length: Tensor, size: int, pixels: int) -> Tensor:
+    """Pillow's antialiased bilinear filter from [start, start + length) of `pixels` input pixels to `size` output ones.
+
+    Returns (B, size, pixels), rows summing to 1."""
+    scale = (length / size).view(-1, 1, 1)
+    center = (torch.arange(size, device=start.device) + 0.5).view(1, -1, 1) * scale
+    position = torch.arange(pixels, device=start.device).view(1, 1, -1) - start.view(-1, 1, 1)
+    weights = (1 - (position + 0.5 - center).abs() / scale.clamp(min=1)).clamp_(min=0)
+    weights = weights * ((position >= 0) & (position < length.view(-1, 1, 1)))
+    return weights / weights.sum(dim=2, keepdim=True)
+
+
+def resized_crop(images: Tensor, box: Tensor, size: int) -> Tensor:
+    """Crop each image to its box and resize it to (size, size): bilinear, antialiased when shrinking.
+
+    box: (B, 4) top, left, height, width, whole numbers inside the image."""
+    batch, channels, height, width = images.shape
+    top, left, box_height, box_width = box.float().to(images.device, non_blocking=True).unbind(dim=1)
+    across = _triangle_weights(left, box_width, size, width)  # (B, size, W)
+    down = _triangle_weights(top, box_height, size, height)  # (B, size, H)
+    narrowed = torch.bmm(images.float().view(batch, -1, width), across.transpose(1, 2))  # (B, 3*H, size)
+    narrowed = narrowed.view(batch, channels, height, size).transpose(1, 2).reshape(batch, height, -1)
+    resized = torch.bmm(down, narrowed).view(batch, size, channels, size).transpose(1, 2)  # (B, 3, size, size)
+    return (resized + 0.5).to(torch.uint8).contiguous()
+
+
+def crop(images: Tensor, top: Tensor, left: Tensor, size: int) -> Tensor:
+    """Cut a (size, size) square out of each image at its own whole-numbered (top, left)."""
+    rows = top.long()[:, None] + torch.arange(size, device=images.device)  # (B, size)
+    columns = left.long()[:, None] + torch.arange(size, device=images.device)
+    batch = torch.arange(len(images), device=images.device).view(-1, 1, 1)
+    return images.permute(0, 2, 3, 1)[batch, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

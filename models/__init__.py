@@ -1,0 +1,38 @@
+"""`build_model`: the network that a config describes."""
+
+from torch import nn
+
+from models.heads import ClusteringModel, ContrastiveModel
+from models.resnet import ResNet18, resnet50
+from utils.errors import UserError
+
+PUBLISHED_STEMS = {"cifar-10": "cifar", "cifar-20": "cifar", "stl-10": "stl"}
+
+
+def stem_for(cfg) -> str:
+    """`model_kwargs.stem`; `auto` is the published rule by data set, and by crop size where none was published."""
+    stem = cfg.model_kwargs.stem
+    if stem != "auto":
+        return stem
+    if cfg.train_db_name in PUBLISHED_STEMS:
+        return PUBLISHED_STEMS[cfg.train_db_name]
+    size = cfg.transformation_kwargs.crop_size
+    return "cifar" if size <= 48 else "stl" if size <= 128 else "imagenet"
+
+
+def build_model(cfg) -> nn.Module:
+    """A ContrastiveModel for the pretext stages (`setup` simclr, moco), a ClusteringModel for scan and selflabel.
+
+    Raises UserError where `width` does not fit the backbone."""
+    if cfg.backbone == "resnet18":
+        backbone = ResNet18(stem_for(cfg), cfg.model_kwargs.width)
+    elif cfg.model_kwargs.width == 64:
+        backbone = resnet50(stem_for(cfg))
+    else:
+        raise UserError(
+            f"model_kwargs.width {cfg.model_kwargs.width}: resnet50 exists at width 64 only; "
+            "leave the key out or choose backbone: resnet18"
+        )
+    if cfg.setup in ("simclr", "moco"):
+        return ContrastiveModel(backbone, cfg.model_kwargs.head, cfg.model_kwargs.features_dim)
+    return ClusteringModel(backbone, cfg.num_classes, cfg.num_heads)

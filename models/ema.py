@@ -1,0 +1,24 @@
+"""The running average of self-labelling on ImageNet."""
+
+import torch
+from torch import nn
+
+
+class InPlaceEMA:
+    """After each optimizer step the parameters are replaced by their running average (method as published).
+
+    Network and average are then equal again, so each step moves the weights by 1 - alpha of the optimizer's step. The
+    average starts at the loaded weights; batch-norm buffers are put back to their start-of-stage values each time."""
+
+    def __init__(self, model: nn.Module, alpha: float):
+        self.model, self.alpha = model, alpha
+        self.average = [parameter.detach().clone() for parameter in model.parameters()]
+        self.buffers = [buffer.clone() for buffer in model.buffers()]
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for average, parameter in zip(self.average, self.model.parameters(), strict=True):
+            average.mul_(self.alpha).add_(parameter, alpha=1 - self.alpha)
+            parameter.copy_(average)
+        for start, buffer in zip(self.buffers, self.model.buffers(), strict=True):
+            buffer.copy_(start)

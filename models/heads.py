@@ -1,0 +1,33 @@
+"""What a backbone carries: a contrastive head in the pretext task, cluster heads after it."""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class ContrastiveModel(nn.Module):
+    """Backbone and projection: images to unit-length features (B, features_dim). head: `mlp` or `linear`."""
+
+    def __init__(self, backbone: nn.Module, head: str, features_dim: int):
+        super().__init__()
+        dim = backbone.features_dim
+        self.backbone = backbone
+        if head == "mlp":
+            self.contrastive_head = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, features_dim))
+        else:
+            self.contrastive_head = nn.Linear(dim, features_dim)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return F.normalize(self.contrastive_head(self.backbone(images)), dim=1)
+
+
+class ClusteringModel(nn.Module):
+    """Backbone and `num_heads` linear cluster heads: images to a list of logits (B, K), one for each head."""
+
+    def __init__(self, backbone: nn.Module, num_clusters: int, num_heads: int):
+        super().__init__()
+        self.backbone = backbone
+        self.cluster_head = nn.ModuleList(nn.Linear(backbone.features_dim, num_clusters) for _ in range(num_heads))
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        features = self.backbone(images)  # (B, D)
+        return [head(features) for head in self.cluster_head]

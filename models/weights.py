@@ -1,0 +1,75 @@
+"""Reading trained weights: every tensor must fit by name and shape, or nothing is loaded."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from utils.errors import UserError
+
+MADE_BY = {"pretext": "simclr.py", "scan": "scan.py", "selflabel": "selflabel.py"}
+
+
+def read_file(path) -> dict:
+    """The content of a weight file or checkpoint, on the CPU. Nothing but tensors and plain types is read."""
+    if not Path(path).is_file():
+        raise UserError(f"{path} not found: it holds the weights to start from; run the stage before, or mend the path")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{path} is no readable weight file ({Path(path).stat().st_size} bytes): {reason}") from error
+
+
+def stage_of(content: dict) -> str:
+    """`pretext`, `scan` or `selflabel`: which stage a model file comes from, by what is in it."""
+    if set(content) == {"model", "head"}:
+        return "scan"
+    if any(name.startswith("contrastive_head.") for name in content):
+        return "pretext"
+    if any(name.startswith("cluster_head.") for name in content):
+        return "selflabel"
+    raise UserError("the file holds no model of ours: neither a contrastive head nor cluster heads are in it")
+
+
+def read_model(path, stage: str) -> dict:
+    """The content of the model file of one stage. Raises UserError if it comes from another stage."""
+    content = read_file(path)
+    found = stage_of(content)
+    if found != stage:
+        raise UserError(f"{path} is a {found} model, not a {stage} model: give the model.pth.tar that {MADE_BY[stage]} "
+                        f"wrote, or the config of the {found} stage")
+    return content
+
+
+def load_strictly(module: nn.Module, state: dict, path) -> None:
+    """Load `state` into `module`. Raises UserError with the first names when one is missing, left over or misshapen."""
+    own = module.state_dict()
+    wrong = [f"missing {name}" for name in own if name not in state]
+    wrong += [f"left over {name}" for name in state if name not in own]
+    wrong += [f"{name} is {tuple(state[name].shape)}, expected {tuple(own[name].shape)}"
+              for name in own if name in state and state[name].shape != own[name].shape]
+    if wrong:
+        raise UserError(f"{path} does not fit the model of the config ({len(wrong)} of {len(own)} tensors): "
+                        f"{'; '.join(wrong[:3])}; check backbone, model_kwargs, num_classes and num_heads")
+    module.load_state_dict(state)
+
+
+def load_backbone(model: nn.Module, path) -> int:
+    """Load the backbone of a pretext model file, leaving its contrastive head; returns how many tensors."""
+    content = read_model(path, "pretext")
+    state = {name: value for name, value in content.items() if not name.startswith("contrastive_head.")}
+    backbone = {name.removeprefix("backbone."): value for name, value in state.items()}
+    load_strictly(model.backbone, backbone, path)
+    return len(backbone)
+
+
+def load_best_head(model: nn.Module, path) -> int:
+    """Load a scan model file with its best head alone, as `cluster_head.0`; returns which head that was."""
+    content = read_model(path, "scan")
+    head = int(content["head"])
+    state = {name: value for name, value in content["model"].items() if not name.startswith("cluster_head.")}
+    for part in ("weight", "bias"):
+        state[f"cluster_head.0.{part}"] = content["model"][f"cluster_head.{head}.{part}"]
+    load_strictly(model, state, path)
+    return head

@@ -1,0 +1,112 @@
+"""Step 3, self-labelling (arXiv:2005.12320): confident images teach the network their own cluster, strongly augmented."""
+
+from pathlib import Path
+
+import torch
+
+from data import build_dataset
+from data.augment import train_strategy, val_strategy
+from data.loader import build_loader
+from losses import ConfidenceBasedCE
+from models import build_model
+from models.ema import InPlaceEMA
+from models.weights import load_best_head
+from utils.errors import RunError
+from utils.evaluate import evaluate_clusters
+from utils.features import eval_loader, predict
+from utils.optimizers import build_optimizer, set_learning_rate
+from utils.progress import Progress
+from utils.run import Run, command, save_weights, stage_config
+from utils.visualize import plot_curves, plot_matching
+
+
+def train_epoch(run: Run, model, loader, criterion, optimizer, ema, epoch: int) -> dict[str, float]:
+    """One pass over the training images; returns the epoch's averages, over the steps that had confident images."""
+    model.train()
+    loader.set_epoch(epoch)
+    progress = Progress(loader, epoch, run.cfg.log_every)
+    skipped = kept = 0
+    for batch in progress:
+        weak_images, strong_images = batch.views
+        with run.autocast():
+            with torch.no_grad():
+                (weak,) = model(weak_images)  # (B, K), in train mode and first: both passes move the batch norm
+            (strong,) = model(strong_images)
+        loss, n_kept = criterion(weak, strong)
+        if n_kept == 0:  # the one wait in a step
+            skipped += 1
+            continue
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if ema:
+            ema.step()
+        kept += n_kept
+        progress.update(loss=loss)
+    share = int(kept) / (len(loader) * loader.batch_size)
+    return progress.averages() | {"train/confident_share": share, "train/skipped_steps": skipped}
+
+
+def confidence_summary(probabilities: torch.Tensor, threshold: float) -> str:
+    """How many images pass the threshold, in how many clusters, and the quantiles of the confidence."""
+    confidence, clusters = probabilities.max(dim=1)
+    confident = clusters[confidence > threshold]
+    counts = confident.bincount(minlength=probabilities.shape[1])
+    quantiles = confidence.quantile(torch.tensor([0.1, 0.5, 0.9, 1.0])).tolist()
+    return (
+        f"{len(confident)} of {len(confidence)} training images are above the confidence threshold {threshold} "
+        f"(per cluster: {counts.min()} to {counts.max()}; {int((counts == 0).sum())} of {len(counts)} clusters have none); "
+        "confidence at 10, 50, 90, 100 %: " + ", ".join(f"{quantile:.3f}" for quantile in quantiles)
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
+    cfg = stage_config(argv, "selflabel", __doc__)
+    train_set, val_set = build_dataset(cfg, "train"), build_dataset(cfg, "val")
+    weak, strong = val_strategy(cfg), train_strategy(cfg)
+    start = Path(cfg.scan_dir) / "model.pth.tar"
+    model = build_model(cfg)
+    head = load_best_head(model, start)
+    run = Run(cfg)
+    run.log.note(f"loaded {start} with its best head, {head}")
+    loader = build_loader(train_set, [weak, strong], cfg.batch_size, run.device, train=True, seed=cfg.seed)
+    train_loader, val_loader = (eval_loader(dataset, weak, run.device) for dataset in (train_set, val_set))
+    model = model.to(run.device, memory_format=torch.channels_last)
+    criterion = ConfidenceBasedCE(cfg.confidence_threshold, **cfg.criterion_kwargs)
+    optimizer = build_optimizer(cfg, model.parameters())
+    run.resume(model, optimizer)
+    ema = InPlaceEMA(model, cfg.ema_alpha) if cfg.use_ema else None
+    run.log.note(confidence_summary(predict(model, train_loader)[0], cfg.confidence_threshold))
+    live = evaluate_clusters(predict(model, val_loader)[0], val_set.targets)["used_clusters"]
+
+    for epoch in run.epochs():
+        set_learning_rate(optimizer, cfg, epoch)
+        metrics = train_epoch(run, model, loader, criterion, optimizer, ema, epoch)
+        if metrics["train/confident_share"] == 0:
+            raise RunError(
+                f"no image was confident in epoch {epoch + 1}, so there is nothing to learn from: "
+                f"{confidence_summary(predict(model, train_loader)[0], cfg.confidence_threshold)}. Train scan.py for more "
+                "epochs, or raise batch_size there so that each cluster is in each batch, or lower confidence_threshold"
+            )
+        report = evaluate_clusters(predict(model, val_loader)[0], val_set.targets)
+        if report["used_clusters"] < live:
+            run.log.warn(
+                f"epoch {epoch + 1} uses {report['used_clusters']} clusters, {live} before: self-labelling is losing "
+                "clusters; the SCAN model is untouched and may be the better one"
+            )
+        live = report["used_clusters"]
+        report.pop("hungarian_match", None)
+        run.save(epoch, model, optimizer)
+        run.log_epoch(epoch, metrics | {f"val/{name}": value for name, value in report.items()})
+
+    save_weights(model.state_dict(), run.folder / "model.pth.tar")
+    probabilities = predict(model, val_loader)[0]
+    metrics = evaluate_clusters(probabilities, val_set.targets)
+    run.log.final("self-labelling on the val split, last epoch", metrics)
+    plot_matching(val_set, probabilities.argmax(dim=1), metrics, run.folder / "confusion_matrix.png")
+    plot_curves(run.folder / "log.jsonl", run.folder / "curves.png")
+    run.log.note(f"done: {run.folder} holds the model, curves.png and confusion_matrix.png")
+
+
+if __name__ == "__main__":
+    command(main)

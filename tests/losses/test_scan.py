@@ -1,0 +1,155 @@
+import math
+
+import pytest
+import torch
+
+from losses import SCANLoss, scan_loss
+
+
+def loop_terms(anchor_logits, neighbor_logits, entropy_weight):
+    """The formulas, one image and one cluster at a time: (B, K) in float64."""
+    p, q = anchor_logits.softmax(dim=1), neighbor_logits.softmax(dim=1)
+    batch, clusters = p.shape
+    consistency = sum(-torch.log((p[i] * q[i]).sum()).clamp(min=-100) for i in range(batch)) / batch
+    entropy = 0.0
+    for k in range(clusters):
+        mean_p = (sum(p[i, k] for i in range(batch)) / batch).clamp(min=1e-8)
+        entropy = entropy - mean_p * mean_p.log()
+    return consistency - entropy_weight * entropy, consistency, entropy
+
+
+def random_logits(batch=7, clusters=4, scale=3.0, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return (scale * torch.randn(2, batch, clusters, generator=generator)).unbind()
+
+
+@pytest.mark.parametrize("entropy_weight", [0.0, 2.0, 5.0])
+@pytest.mark.parametrize("term", [0, 1, 2], ids=["total", "consistency", "entropy"])
+def test_value_and_gradient_of_each_term_equal_a_float64_loop_of_the_formula(term, entropy_weight):
+    inputs = [logits.requires_grad_() for logits in random_logits()]
+    exact = [logits.detach().double().requires_grad_() for logits in inputs]
+    found, expected = scan_loss(*inputs, entropy_weight)[term], loop_terms(*exact, entropy_weight)[term]
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    found_grads = torch.autograd.grad(found, inputs, materialize_grads=True)
+    expected_grads = torch.autograd.grad(expected, exact, materialize_grads=True)
+    for found_grad, expected_grad in zip(found_grads, expected_grads, strict=True):
+        torch.testing.assert_close(found_grad.double(), expected_grad, rtol=1e-5, atol=1e-5)
+
+
+def test_the_formula_holds_where_image_and_neighbor_hardly_agree():
+    anchors, neighbors = 21 * torch.eye(3), 21 * torch.eye(3).roll(1, dims=0)  # <p, q> about 2e-9
+    anchors.requires_grad_()
+    exact = anchors.detach().double().requires_grad_()
+    found = scan_loss(anchors, neighbors, 5.0).consistency
+    expected = loop_terms(exact, neighbors.double(), 5.0)[1]
+    assert 1e-10 < math.exp(-expected.item()) < 1e-8
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    found.backward()
+    expected.backward()
+    torch.testing.assert_close(anchors.grad.double(), exact.grad, rtol=1e-5, atol=1e-5)
+
+
+def test_confident_balanced_clusters_reach_the_bound_minus_weight_ln_k():
+    logits = 50 * torch.eye(4)  # 4 images, one in each of 4 clusters
+    total, consistency, entropy = scan_loss(logits, logits, entropy_weight=5.0)
+    assert total.item() == pytest.approx(-5 * math.log(4))
+    assert consistency.item() == pytest.approx(0, abs=1e-6)
+    assert entropy.item() == pytest.approx(math.log(4))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_logits_go_below_the_bound(seed):
+    anchors, neighbors = random_logits(batch=16, clusters=6, scale=10.0, seed=seed)
+    assert scan_loss(anchors, neighbors, 5.0).total.item() > -5 * math.log(6)
+
+
+def test_uniform_guessing_has_full_entropy_and_consistency_ln_k():
+    total, consistency, entropy = scan_loss(torch.zeros(3, 10), torch.zeros(3, 10), entropy_weight=5.0)
+    assert consistency.item() == pytest.approx(math.log(10))
+    assert entropy.item() == pytest.approx(math.log(10))
+    assert total.item() == pytest.approx(-4 * math.log(10))
+
+
+def test_entropy_is_of_the_anchors_alone():
+    anchors, neighbors = 50 * torch.eye(4), torch.zeros(4, 4)
+    assert scan_loss(anchors, neighbors, 1.0).entropy.item() == pytest.approx(math.log(4))
+    assert scan_loss(50 * torch.eye(4)[[0, 0, 0, 0]], anchors, 1.0).entropy.item() == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("scale", [0.0, 60.0, 1000.0, 60000.0])
+def test_a_batch_collapsed_into_one_cluster_is_finite_in_value_and_gradient(scale, dtype):
+    anchors = (scale * torch.eye(5)[[2] * 6]).to(dtype).requires_grad_()
+    neighbors = anchors.detach().clone().requires_grad_()
+    terms = scan_loss(anchors, neighbors, 5.0)
+    terms.total.backward()
+    assert all(term.isfinite() and term.dtype == torch.float32 for term in terms)
+    assert anchors.grad.isfinite().all() and neighbors.grad.isfinite().all()
+
+
+def test_an_empty_cluster_counts_with_the_floor_of_1e_8():
+    logits = 1000 * torch.eye(5)[[2] * 6]  # 4 of the 5 clusters are empty
+    expected = -4 * 1e-8 * math.log(1e-8)
+    assert scan_loss(logits, logits, 1.0).entropy.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_below_the_floor_a_cluster_gives_no_entropy_gradient():
+    anchors = torch.tensor([[0.0, 0.0, -30.0]]).requires_grad_()  # 1e-13 < 1e-8
+    (grad,) = torch.autograd.grad(scan_loss(anchors, torch.zeros(1, 3), 1.0).entropy, anchors)
+    torch.testing.assert_close(grad, torch.zeros(1, 3), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_saturated_disagreement_is_clamped_at_100_with_a_finite_gradient(dtype):
+    anchors = (1000 * torch.eye(3)).to(dtype).requires_grad_()
+    neighbors = anchors.detach().roll(1, dims=0).requires_grad_()
+    terms = scan_loss(anchors, neighbors, 5.0)
+    terms.total.backward()
+    assert terms.consistency.item() == 100.0
+    assert anchors.grad.isfinite().all() and neighbors.grad.isfinite().all()
+
+
+def test_one_disagreeing_pair_does_not_disturb_the_gradient_of_the_others():
+    anchors, neighbors = random_logits()
+    anchors[0], neighbors[0] = torch.tensor([200.0, 0, 0, 0]), torch.tensor([0, 200.0, 0, 0])
+    exact = anchors.double().requires_grad_()
+    anchors.requires_grad_()
+    scan_loss(anchors, neighbors, 0.0).consistency.backward()
+    loop_terms(exact, neighbors.double(), 0.0)[1].backward()
+    torch.testing.assert_close(anchors.grad[1:].double(), exact.grad[1:], rtol=1e-5, atol=1e-5)
+    assert anchors.grad[0].abs().max() == 0
+
+
+def test_agreement_so_sure_that_the_product_rounds_to_one_or_over_is_exact_to_rounding():
+    anchors, neighbors = random_logits(batch=500, clusters=10)
+    anchors[:, 0] = neighbors[:, 0] = torch.linspace(12, 40, 500)
+    probs = anchors.softmax(dim=1)
+    assert (probs.sum(dim=1) > 1).any()  # fp32 softmaxes do not stop at 1
+    expected = loop_terms(anchors.double(), neighbors.double(), 0.0)[1].item()
+    anchors.requires_grad_()
+    consistency = scan_loss(anchors, neighbors, 5.0).consistency
+    consistency.backward()
+    assert consistency.item() == pytest.approx(expected, abs=1e-7)
+    assert anchors.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_logits_give_the_fp32_loss_of_the_same_numbers(dtype):
+    halves = [logits.to(dtype) for logits in random_logits()]
+    found, expected = scan_loss(*halves, 5.0), loop_terms(*[half.double() for half in halves], 5.0)
+    assert found.total.dtype == torch.float32
+    assert found.total.item() == pytest.approx(expected[0].item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("shapes", [((4, 3), (5, 3)), ((4, 3), (4, 2)), ((4,), (4,))])
+def test_shapes_that_do_not_fit_are_an_error_that_names_both(shapes):
+    with pytest.raises(ValueError, match=r"expected one \(B, K\) for both") as error:
+        scan_loss(torch.zeros(shapes[0]), torch.zeros(shapes[1]), 5.0)
+    assert all(str(shape) in str(error.value) for shape in shapes)
+
+
+def test_the_module_face_is_the_function_at_its_weight():
+    logits = random_logits()
+    found = SCANLoss(entropy_weight=2.0)(*logits)
+    assert found == scan_loss(*logits, 2.0)
+    assert found.total == found.consistency - 2.0 * found.entropy

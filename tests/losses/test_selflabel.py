@@ -1,0 +1,143 @@
+import math
+
+import pytest
+import torch
+
+from losses import ConfidenceBasedCE, confidence_based_ce
+
+
+def loop_loss(weak_logits, strong_logits, threshold, apply_class_balancing):
+    """The formula, one image at a time, in float64: the weighted mean and the number of images kept."""
+    probs = weak_logits.softmax(dim=1)
+    kept = [(i, int(probs[i].argmax())) for i in range(len(probs)) if probs[i].max() > threshold]
+    weighted, weights = 0.0, 0.0
+    for i, target in kept:
+        count = sum(other == target for _, other in kept)
+        weight = len(kept) / count if apply_class_balancing else 1.0
+        weighted = weighted - weight * strong_logits[i].log_softmax(dim=0)[target]
+        weights += weight
+    return weighted / weights, len(kept)
+
+
+def random_logits(batch=40, clusters=4, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return 6 * torch.randn(batch, clusters, generator=generator), torch.randn(batch, clusters, generator=generator)
+
+
+def confident(clusters, num_clusters=4):
+    """Weak logits that put each image in its cluster with a probability above 0.99."""
+    return 20 * torch.eye(num_clusters)[clusters]
+
+
+@pytest.mark.parametrize("balancing", [True, False])
+@pytest.mark.parametrize("threshold", [0.5, 0.99])
+def test_value_and_gradient_equal_a_float64_loop_of_the_formula(threshold, balancing):
+    weak, strong = random_logits()
+    strong.requires_grad_()
+    exact = strong.detach().double().requires_grad_()
+    loss, n_kept = confidence_based_ce(weak, strong, threshold, balancing)
+    expected, expected_kept = loop_loss(weak.double(), exact, threshold, balancing)
+    assert 0 < expected_kept < len(weak)
+    assert n_kept.item() == expected_kept
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    loss.backward()
+    expected.backward()
+    torch.testing.assert_close(strong.grad.double(), exact.grad, rtol=1e-5, atol=1e-5)
+
+
+def test_balancing_counts_each_cluster_present_the_same():
+    # Three images in cluster 0, one in cluster 1. Cross-entropies: ln 4 for uniform logits, 0 for a sure hit.
+    weak = confident([0, 0, 0, 1])
+    strong = torch.cat([torch.zeros(3, 4), confident([1])])
+    assert confidence_based_ce(weak, strong, 0.99, True).loss.item() == pytest.approx(math.log(4) / 2, rel=1e-6)
+    assert confidence_based_ce(weak, strong, 0.99, False).loss.item() == pytest.approx(3 * math.log(4) / 4, rel=1e-6)
+
+
+def test_only_kept_images_count_towards_the_balance():
+    weak = torch.cat([confident([0, 1]), torch.tensor([[1.0, 0, 0, 0]] * 5)])  # five unsure images of cluster 0
+    strong = torch.cat([torch.zeros(1, 4), confident([1]), torch.randn(5, 4)])
+    loss, n_kept = confidence_based_ce(weak, strong, 0.99, True)
+    assert n_kept.item() == 2
+    assert loss.item() == pytest.approx(math.log(4) / 2, rel=1e-6)
+
+
+@pytest.mark.parametrize("balancing", [True, False])
+def test_a_batch_of_one_cluster_is_the_plain_mean(balancing):
+    strong = random_logits(batch=6)[1]
+    expected = -strong.double().log_softmax(dim=1)[:, 2].mean().item()
+    loss, n_kept = confidence_based_ce(confident([2] * 6), strong, 0.99, balancing)
+    assert n_kept.item() == 6
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("balancing", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_with_nothing_kept_the_loss_and_its_gradient_are_zero_and_the_graph_stands(dtype, balancing):
+    strong = random_logits()[1].to(dtype).requires_grad_()
+    loss, n_kept = confidence_based_ce(torch.zeros(40, 4, dtype=dtype), strong, 0.99, balancing)
+    assert (loss.item(), n_kept.item()) == (0.0, 0)
+    loss.backward()
+    assert torch.equal(strong.grad, torch.zeros_like(strong))
+
+
+def test_the_threshold_itself_is_not_enough():
+    weak = torch.tensor([[0.0, 0.0]])  # confidence exactly 0.5
+    assert confidence_based_ce(weak, weak, 0.5, True).n_kept.item() == 0
+    assert confidence_based_ce(weak, weak, 0.499, True).n_kept.item() == 1
+
+
+def test_an_unsure_image_with_a_huge_loss_changes_nothing():
+    weak = torch.cat([confident([0]), torch.zeros(1, 4)])
+    strong = torch.tensor([[0.0, 0, 0, 0], [-torch.inf, 0, 0, 0]])
+    assert confidence_based_ce(weak, strong, 0.99, False).loss.item() == pytest.approx(math.log(4))
+
+
+@pytest.mark.parametrize("balancing", [True, False])
+def test_no_gradient_reaches_the_weak_logits(balancing):
+    weak, strong = random_logits()
+    shared = weak.clone().requires_grad_()
+    strong.requires_grad_()
+    confidence_based_ce(shared, strong, 0.5, balancing).loss.backward()
+    assert shared.grad is None
+    assert strong.grad.abs().sum() > 0
+
+
+def test_n_kept_is_an_int64_scalar_and_the_loss_a_float32_one():
+    loss, n_kept = confidence_based_ce(*random_logits(), 0.5, True)
+    assert (n_kept.dtype, n_kept.shape) == (torch.int64, ())
+    assert (loss.dtype, loss.shape) == (torch.float32, ())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("scale", [1.0, 1000.0])
+def test_half_precision_is_computed_in_fp32_and_stays_finite(scale, dtype):
+    weak, strong = ((scale * logits).to(dtype) for logits in random_logits())
+    strong.requires_grad_()
+    loss, n_kept = confidence_based_ce(weak, strong, 0.9, True)
+    expected, expected_kept = loop_loss(weak.double(), strong.detach().double(), 0.9, True)
+    assert n_kept.item() == expected_kept
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    loss.backward()
+    assert strong.grad.isfinite().all()
+
+
+def test_no_shape_depends_on_the_data_and_nothing_is_read_back():
+    # Meta tensors have no values: .item(), boolean indexing or nonzero would fail on them.
+    weak, strong = torch.empty(8, 4, device="meta"), torch.empty(8, 4, device="meta")
+    loss, n_kept = confidence_based_ce(weak, strong, 0.99, True)
+    assert loss.shape == n_kept.shape == () and n_kept.device.type == "meta"
+
+
+@pytest.mark.parametrize("shapes", [((4, 3), (5, 3)), ((4, 3), (4, 2)), ((4,), (4,))])
+def test_shapes_that_do_not_fit_are_an_error_that_names_both(shapes):
+    with pytest.raises(ValueError, match=r"expected one \(B, K\) for both") as error:
+        confidence_based_ce(torch.zeros(shapes[0]), torch.zeros(shapes[1]), 0.99, True)
+    assert all(str(shape) in str(error.value) for shape in shapes)
+
+
+def test_the_module_face_is_the_function_with_its_settings():
+    logits = random_logits()
+    for balancing in (True, False):
+        found = ConfidenceBasedCE(threshold=0.7, apply_class_balancing=balancing)(*logits)
+        assert found == confidence_based_ce(*logits, 0.7, balancing)
+    assert found.n_kept != confidence_based_ce(*logits, 0.99, False).n_kept

@@ -1,0 +1,322 @@
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from sklearn import metrics as sklearn_metrics
+from sklearn.datasets import make_blobs
+
+from utils.evaluate import (
+    cluster_report,
+    clustering_metrics,
+    kmeans_accuracy,
+    map_clusters,
+    neighbor_accuracy,
+    prototypes,
+    scan_validation,
+)
+
+
+def random_labels(count, seed, size=60):
+    return np.random.default_rng(seed).integers(0, count, size)
+
+
+def random_probabilities(images=30, clusters=7, seed=0):
+    return (2 * torch.randn(images, clusters, generator=torch.Generator().manual_seed(seed))).softmax(dim=1)
+
+
+def best_matching_accuracy(predictions, targets, num_clusters, num_classes):
+    """Every one-to-one matching tried in turn."""
+    size = max(num_clusters, num_classes)  # clusters beyond, or classes beyond, are dummies that nothing belongs to
+    matchings = itertools.permutations(range(size), num_clusters)
+    return max(np.mean(np.take(matching, predictions) == targets) for matching in matchings)
+
+
+# -- clustering_metrics: one-to-one matching
+
+
+@pytest.mark.parametrize(("num_clusters", "num_classes"), [(4, 4), (6, 4), (3, 5)])
+def test_acc_is_that_of_the_best_of_all_one_to_one_matchings(num_clusters, num_classes):
+    predictions, targets = random_labels(num_clusters, seed=1), random_labels(num_classes, seed=2)
+    found = clustering_metrics(predictions, targets)
+    assert found["ACC"] == pytest.approx(best_matching_accuracy(predictions, targets, num_clusters, num_classes))
+    clusters, classes = zip(*found["hungarian_match"], strict=True)
+    assert len(set(clusters)) == len(clusters) == len(set(classes)) == len(classes) == min(num_clusters, num_classes)
+
+
+def test_the_match_pairs_each_cluster_with_its_class():
+    found = clustering_metrics([2, 2, 0, 0, 1, 1], [0, 0, 1, 1, 2, 2])
+    assert sorted(found["hungarian_match"]) == [(0, 1), (1, 2), (2, 0)]
+    assert found["ACC"] == 1.0
+
+
+def test_renaming_clusters_or_classes_changes_no_metric():
+    predictions, targets = random_labels(5, seed=3), random_labels(4, seed=4)
+    found = clustering_metrics(predictions, targets)
+    cluster_names, class_names = np.array([3, 0, 4, 1, 2]), np.array([2, 3, 0, 1])
+    renamed = clustering_metrics(cluster_names[predictions], class_names[targets])
+    for name in ("ACC", "NMI", "AMI", "ARI", "ACC many-to-one"):
+        assert renamed[name] == pytest.approx(found[name]), name
+
+
+def test_twice_as_many_pure_clusters_as_classes_is_half_right_one_to_one_and_all_right_many_to_one():
+    targets = np.repeat(np.arange(5), 8)
+    predictions = 2 * targets + np.tile([0, 1], 20)
+    found = clustering_metrics(predictions, targets)
+    assert (found["ACC"], found["ACC many-to-one"]) == (0.5, 1.0)
+
+
+def test_fewer_clusters_than_classes_leaves_classes_unmatched():
+    found = clustering_metrics([0, 0, 0, 1, 1, 1], [0, 0, 1, 2, 2, 3])
+    assert sorted(found["hungarian_match"]) == [(0, 0), (1, 2)]
+    assert found["ACC"] == found["ACC many-to-one"] == pytest.approx(4 / 6)
+
+
+def test_everything_in_one_cluster_scores_the_largest_class_and_no_information():
+    found = clustering_metrics([0] * 10, [0] * 6 + [1] * 4)
+    assert (found["ACC"], found["ACC many-to-one"]) == (0.6, 0.6)
+    assert found["NMI"] == found["AMI"] == found["ARI"] == pytest.approx(0)
+
+
+def test_labels_from_1_to_10_are_as_good_as_from_0_to_9():
+    predictions = np.repeat(np.arange(10), 3)
+    assert clustering_metrics(predictions, predictions + 1)["ACC"] == 1.0
+
+
+def test_a_class_missing_from_the_split_costs_nothing():
+    targets = np.array([0, 0, 1, 1, 3, 3])
+    found = clustering_metrics([3, 3, 0, 0, 2, 2], targets)
+    assert found["ACC"] == found["ACC many-to-one"] == found["NMI"] == 1.0
+
+
+# -- clustering_metrics: the other numbers
+
+
+@pytest.mark.parametrize(("num_clusters", "num_classes"), [(4, 4), (7, 3)])
+def test_nmi_ami_and_ari_are_scikit_learns(num_clusters, num_classes):
+    targets = random_labels(num_classes, seed=5)
+    predictions = np.where(random_labels(2, seed=6) == 1, targets, random_labels(num_clusters, seed=7))
+    found = clustering_metrics(predictions, targets)
+    assert found["NMI"] == pytest.approx(sklearn_metrics.normalized_mutual_info_score(targets, predictions))
+    assert found["AMI"] == pytest.approx(sklearn_metrics.adjusted_mutual_info_score(targets, predictions))
+    assert found["ARI"] == pytest.approx(sklearn_metrics.adjusted_rand_score(targets, predictions))
+    assert len({round(found[name], 6) for name in ("NMI", "AMI", "ARI")}) == 3
+
+
+@pytest.mark.parametrize("clusters", [3, 5, 9])
+def test_top_5_asks_whether_one_of_the_5_likeliest_clusters_maps_to_the_class(clusters):
+    probabilities = random_probabilities(clusters=clusters)
+    targets = random_labels(clusters, seed=8, size=30)
+    found = clustering_metrics(probabilities.argmax(dim=1), targets, probabilities)
+    class_of = dict(found["hungarian_match"])
+    right = 0
+    for row, target in zip(probabilities.tolist(), targets, strict=True):
+        likeliest = sorted(range(clusters), key=lambda cluster: -row[cluster])[:5]
+        right += any(class_of[cluster] == target for cluster in likeliest)
+    assert found["ACC Top-5"] == pytest.approx(right / 30)
+
+
+def test_an_unmatched_cluster_is_never_a_top_5_hit():
+    probabilities = torch.eye(3)[[0, 0, 1, 1, 2]]  # three clusters, one class: two clusters map to no class
+    found = clustering_metrics([0, 0, 1, 1, 2], [0, 0, 0, 0, 0], probabilities[:, :3])
+    assert found["ACC Top-5"] == 1.0  # top 3 of 3 holds the matched cluster always
+    wide = torch.nn.functional.pad(probabilities, (0, 7)) - 0.01 * torch.arange(10)  # likeliest 5 never reach cluster 9
+    assert clustering_metrics([9, 9, 9, 9, 9], [0, 0, 0, 0, 0], wide)["ACC Top-5"] == 0.0
+
+
+def test_top_5_is_absent_without_probabilities_and_the_keys_are_exactly_these():
+    keys = ["ACC", "NMI", "AMI", "ARI", "ACC many-to-one", "hungarian_match"]
+    assert sorted(clustering_metrics([0, 1], [0, 1])) == sorted(keys)
+    assert sorted(clustering_metrics([0, 1], [0, 1], torch.eye(2))) == sorted([*keys, "ACC Top-5"])
+
+
+def test_the_clusters_number_as_many_as_the_probabilities_have_columns():
+    found = clustering_metrics([0, 1, 1], [0, 1, 2], torch.eye(4)[[0, 1, 1]])
+    assert len(found["hungarian_match"]) == 3  # all three classes find one of four clusters, two of them empty
+
+
+def test_images_of_target_minus_1_are_left_out_of_every_metric():
+    probabilities, targets = random_probabilities(), random_labels(7, seed=9, size=30)
+    labelled = np.arange(30) % 3 > 0
+    predictions = probabilities.argmax(dim=1)
+    found = clustering_metrics(predictions, np.where(labelled, targets, -1), probabilities)
+    assert found == clustering_metrics(predictions[labelled], targets[labelled], probabilities[labelled])
+
+
+@pytest.mark.parametrize("targets", [None, [-1, -1, -1]])
+def test_without_labels_there_are_no_metrics(targets):
+    assert clustering_metrics([0, 1, 2], targets) == {}
+
+
+@pytest.mark.parametrize("kind", [list, np.array, torch.tensor])
+def test_lists_arrays_and_tensors_give_the_same_plain_python_numbers(kind):
+    found = clustering_metrics(kind([0, 0, 1]), kind([1, 1, 0]), kind([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7]]))
+    assert sorted(found.pop("hungarian_match")) == [(0, 1), (1, 0)]
+    assert all(type(value) is float and value == 1.0 for value in found.values())
+
+
+@pytest.mark.parametrize(
+    ("predictions", "targets", "probabilities"),
+    [([0, 1], [0], None), ([0, -1], [0, 1], None), ([0, 2], [0, 1], torch.eye(2))],
+    ids=["lengths differ", "negative cluster", "cluster beyond the probabilities"],
+)
+def test_predictions_that_do_not_fit_are_an_error(predictions, targets, probabilities):
+    with pytest.raises(ValueError, match="predictions"):
+        clustering_metrics(predictions, targets, probabilities)
+
+
+# -- map_clusters
+
+
+def test_map_clusters_gives_the_matched_class_and_minus_1_where_there_is_none():
+    mapped = map_clusters([0, 1, 2, 3, 1], [(0, 2), (1, 0), (5, 1)])
+    assert mapped.dtype == torch.int64
+    assert mapped.tolist() == [2, 0, -1, -1, 0]
+
+
+# -- scan_validation
+
+
+def loop_validation(probabilities, neighbors):
+    pairs = [(row, other) for row, others in enumerate(neighbors) for other in others]
+    logs = [math.log(np.dot(probabilities[i], probabilities[j]) or 1e-300) for i, j in pairs]
+    consistency = -sum(max(log, -100) for log in logs) / len(pairs)
+    mean = [max(column, 1e-8) for column in np.mean(probabilities, axis=0)]
+    return consistency, -sum(p * math.log(p) for p in mean)
+
+
+def test_scan_validation_equals_a_loop_over_all_pairs_itself_included():
+    probabilities = random_probabilities()
+    neighbors = np.column_stack([np.arange(30), np.random.default_rng(0).integers(0, 30, (30, 5))])
+    consistency, entropy = loop_validation(probabilities.double().numpy(), neighbors)
+    found = scan_validation(probabilities, neighbors)
+    assert found == pytest.approx({"consistency": consistency, "entropy": entropy, "total_loss": consistency - entropy})
+    assert all(type(value) is float for value in found.values())
+
+
+def test_scan_validation_of_confident_balanced_agreeing_clusters_is_minus_ln_k():
+    found = scan_validation(torch.eye(4).repeat(2, 1), torch.tensor([[i, (i + 4) % 8] for i in range(8)]))
+    assert found == pytest.approx({"consistency": 0, "entropy": math.log(4), "total_loss": -math.log(4)})
+
+
+def test_scan_validation_counts_a_pair_that_shares_nothing_as_100():
+    found = scan_validation(torch.eye(2), torch.tensor([[0, 1, 1, 0], [1, 1, 1, 1]]))
+    assert found["consistency"] == pytest.approx(100 * 2 / 8)
+
+
+def test_scan_validation_floors_an_empty_cluster_at_1e_8():
+    found = scan_validation(torch.tensor([[1.0, 0.0]]), torch.tensor([[0]]))
+    assert found["entropy"] == pytest.approx(-1e-8 * math.log(1e-8))
+
+
+def test_scan_validation_bears_probabilities_that_sum_to_slightly_over_1():
+    found = scan_validation(torch.tensor([[1 + 1e-6, 0.0]]), torch.tensor([[0, 0]]))
+    assert found["consistency"] == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_scan_validation_takes_half_precision(dtype):
+    probabilities, neighbors = random_probabilities().to(dtype), torch.arange(30)[:, None]
+    consistency, entropy = loop_validation(probabilities.double().numpy(), neighbors.numpy())
+    found = scan_validation(probabilities, neighbors)
+    assert (found["consistency"], found["entropy"]) == pytest.approx((consistency, entropy), rel=1e-5)
+
+
+# -- cluster_report
+
+
+def test_cluster_report_of_four_clusters_of_which_one_is_empty():
+    probabilities = torch.tensor(
+        [[0.7, 0.1, 0.1, 0.1], [0.6, 0.2, 0.2, 0.0], [0.1, 0.8, 0.1, 0.0], [0.1, 0.0, 0.9, 0.0]]
+    )
+    assert cluster_report(probabilities) == pytest.approx(
+        {
+            "used_clusters": 3,
+            "effective_clusters": math.exp(0.5 * math.log(2) + 2 * 0.25 * math.log(4)),
+            "smallest_share": 0.0,
+            "largest_share": 0.5,
+            "mean_confidence": 0.75,
+        }
+    )
+
+
+@pytest.mark.parametrize(("rows", "effective"), [([0, 1, 2, 3, 4], 5.0), ([2, 2, 2, 2, 2], 1.0)])
+def test_effective_clusters_is_k_for_equal_clusters_and_1_for_a_collapse(rows, effective):
+    assert cluster_report(np.eye(5)[rows])["effective_clusters"] == pytest.approx(effective)
+
+
+# -- neighbor_accuracy
+
+
+def test_neighbor_accuracy_leaves_out_column_0_and_columns_past_topk():
+    neighbors = [[0, 1, 2], [1, 0, 2], [2, 0, 1]]
+    targets = [5, 5, 6]
+    assert neighbor_accuracy(neighbors, targets, topk=1) == pytest.approx(2 / 3)
+    assert neighbor_accuracy(neighbors, targets, topk=2) == pytest.approx(2 / 6)
+
+
+def test_neighbor_accuracy_leaves_out_unlabelled_anchors_and_neighbors():
+    neighbors = np.array([[0, 1, 2], [1, 0, 3], [2, 0, 3], [3, 2, 1]])
+    # pairs with both labels: 0-1 right, 1-0 right, 0-2 wrong, 2-0 wrong; image 3 is unlabelled on either side
+    assert neighbor_accuracy(neighbors, torch.tensor([1, 1, 0, -1]), topk=2) == 0.5
+
+
+def test_neighbor_accuracy_refuses_more_neighbors_than_were_mined():
+    with pytest.raises(ValueError, match="topk is 3"):
+        neighbor_accuracy([[0, 1, 2]] * 3, [0, 0, 0], topk=3)
+
+
+# -- prototypes
+
+
+def one_cluster(confidences):
+    confidences = torch.tensor(confidences)
+    return torch.stack([confidences, 1 - confidences], dim=1)
+
+
+def test_the_prototype_is_the_nearest_to_the_mean_of_the_10_most_confident():
+    confidences = [0.9 - 0.01 * i for i in range(12)]
+    # Mean of the first ten: 4.6. Nearest is row 3 at 4; rows 10 and 11, nearer still, are not confident enough.
+    features = torch.tensor([0.0, 1, 2, 4, 3, 6, 7, 8, 9, 6, 4.6, 4.6])[:, None]
+    assert prototypes(one_cluster(confidences), features) == {0: [3, 0, 1, 2, 4, 5, 6, 7, 8, 9]}
+
+
+def test_companions_follow_by_falling_confidence_whatever_the_row_order():
+    probabilities = one_cluster([0.7, 0.95, 0.8, 0.9])
+    features = np.array([[10.0, 0], [0, 0], [4, 0], [1, 0]])  # mean (3.75, 0): row 2 is nearest
+    assert prototypes(probabilities, features) == {0: [2, 1, 3, 0]}
+    assert prototypes(probabilities, features, companions=2) == {0: [2, 1, 3]}
+
+
+def test_fewer_companions_than_candidates_still_look_for_the_prototype_among_10():
+    confidences = [0.9 - 0.01 * i for i in range(10)]
+    features = torch.tensor([0.0, 20, 0, 20, 0, 20, 0, 20, 0, 10])[:, None]  # mean 9: row 9, the least confident
+    assert prototypes(one_cluster(confidences), features, companions=3) == {0: [9, 0, 1, 2]}
+
+
+def test_each_cluster_takes_its_own_images_and_an_empty_one_has_no_entry():
+    probabilities = torch.tensor([[0.0, 0.1, 0.9], [0.6, 0.0, 0.4], [0.0, 0.2, 0.8], [0.7, 0.1, 0.2], [0.1, 0.0, 0.9]])
+    features = torch.tensor([[0.0], [5.0], [3.0], [5.0], [7.0]])  # cluster 2: mean 10/3, row 2; cluster 0: a tie
+    assert prototypes(probabilities, features) == {0: [3, 1], 2: [2, 0, 4]}
+
+
+def test_the_distance_is_euclidean_and_the_features_are_not_normalised():
+    features = torch.tensor([[1.0, 0.0], [9.0, 0.1], [9.0, 9.0], [5.0, 4.0]])  # mean (6, 3.3): row 3
+    assert prototypes(one_cluster([0.9, 0.8, 0.7, 0.6]), features)[0][0] == 3
+
+
+# -- kmeans_accuracy
+
+
+def test_kmeans_finds_separate_blobs_and_never_reads_the_train_targets():
+    features, targets = make_blobs([20, 30, 25], centers=[[0, 0], [9, 0], [0, 9]], cluster_std=0.5, random_state=0)
+    arguments = features[30:], targets[30:], 3, 0
+    assert kmeans_accuracy(features[:60], targets[:60], *arguments) == 1.0
+    assert kmeans_accuracy(features[:60], np.full(60, -1), *arguments) == 1.0
+
+
+def test_kmeans_with_fewer_clusters_than_classes_is_matched_one_to_one():
+    features = torch.tensor([[0.0], [0.1], [9.0], [9.1], [9.2], [9.3]])
+    targets = torch.tensor([0, 0, 1, 1, 2, 2])
+    assert kmeans_accuracy(features, targets, features, targets, 2, 0) == pytest.approx(4 / 6)

@@ -1,0 +1,221 @@
+import math
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from utils.errors import UserError
+from utils.neighbors import faiss_has_gpu, itself_first, mine_neighbors, weighted_knn
+
+
+def unit_features(count=40, dim=8, seed=0):
+    return F.normalize(torch.randn(count, dim, generator=torch.Generator().manual_seed(seed)), dim=1)
+
+
+def brute_force(features, topk):
+    """The image itself, then the others by falling inner product in float64."""
+    similarity = (features.double() @ features.double().T).fill_diagonal_(math.inf)
+    return similarity.argsort(dim=1, descending=True)[:, : topk + 1]
+
+
+@pytest.fixture(params=["torch", "faiss"])
+def backend(request):
+    if request.param == "faiss":
+        pytest.importorskip("faiss")
+    return request.param
+
+
+@pytest.fixture
+def no_faiss(monkeypatch):
+    monkeypatch.setitem(sys.modules, "faiss", None)  # importing it now raises ImportError
+
+
+# -- mining
+
+
+@pytest.mark.parametrize("topk", [1, 5, 39])
+def test_neighbors_are_those_of_a_float64_sort_itself_first(backend, topk):
+    features = unit_features()
+    neighbors = mine_neighbors(features, topk, backend)
+    assert neighbors.dtype == torch.int64
+    assert torch.equal(neighbors, brute_force(features, topk))
+
+
+def test_faiss_and_torch_find_the_same_sets_across_several_chunks():
+    pytest.importorskip("faiss")
+    features = unit_features(count=1100, dim=16)
+    by_torch, by_faiss = (mine_neighbors(features, 20, name).sort(dim=1).values for name in ("torch", "faiss"))
+    assert torch.equal(by_torch, by_faiss)
+    assert torch.equal(by_torch, brute_force(features, 20).sort(dim=1).values)
+
+
+def test_an_image_is_its_own_column_0_even_among_exact_duplicates(backend):
+    features = unit_features(count=10).repeat(2, 1)  # image i and its twin i + 10
+    neighbors = mine_neighbors(features, 3, backend)
+    assert torch.equal(neighbors[:, 0], torch.arange(20))
+    assert torch.equal(neighbors[:, 1], (torch.arange(20) + 10) % 20)
+
+
+def test_an_image_is_its_own_column_0_even_with_more_twins_than_neighbors(backend):
+    features = unit_features(count=2).repeat_interleave(15, dim=0)  # 15 copies of each of two images
+    neighbors = mine_neighbors(features, 4, backend)
+    assert torch.equal(neighbors[:, 0], torch.arange(30))
+    assert all(len(set(row)) == 5 for row in neighbors.tolist())
+    assert torch.equal(neighbors // 15, (torch.arange(30) // 15)[:, None].expand(30, 5))
+
+
+def test_features_are_used_as_they_come_so_longer_rows_attract(backend):
+    features = torch.tensor([[1.0, 0.0], [2.0, 0.1], [5.0, 3.0], [0.0, 1.0]])
+    assert mine_neighbors(features, 2, backend)[0].tolist() == [0, 2, 1]
+
+
+def test_autocast_does_not_round_the_similarities(backend):
+    features = unit_features(count=200, dim=32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(mine_neighbors(features, 10, backend), brute_force(features, 10))
+
+
+def test_the_torch_search_turns_tf32_off_for_the_call_and_back_on(monkeypatch):
+    seen, multiply = [], torch.mm
+    monkeypatch.setattr(
+        torch,
+        "mm",
+        lambda *args, **kwargs: seen.append(torch.get_float32_matmul_precision()) or multiply(*args, **kwargs),
+    )
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        mine_neighbors(unit_features(), 3, "torch")
+        assert seen == ["highest"]
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_the_torch_search_never_holds_more_than_512_rows_of_similarities(monkeypatch):
+    shapes, multiply = [], torch.mm
+    monkeypatch.setattr(torch, "mm", lambda *args, out: shapes.append(tuple(out.shape)) or multiply(*args, out=out))
+    mine_neighbors(unit_features(count=1100), 3, "torch")
+    assert shapes == [(512, 1100), (512, 1100), (76, 1100)]
+
+
+def test_too_few_images_are_an_error_with_both_numbers(backend):
+    assert mine_neighbors(unit_features(count=6), 5, backend).shape == (6, 6)
+    with pytest.raises(UserError, match=r"^5 images .* 5 neighbors"):
+        mine_neighbors(unit_features(count=5), 5, backend)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 0.0], ids=["NaN", "infinite", "all zero"])
+def test_rows_without_a_direction_are_an_error_that_counts_and_names_them(backend, value):
+    features = unit_features()
+    features[[3, 17]] = value
+    with pytest.raises(UserError, match=r"2 of 40 features .*rows 3, 17\)"):
+        mine_neighbors(features, 3, backend)
+
+
+def test_one_nan_in_a_row_is_enough_and_only_the_first_rows_are_named():
+    features = unit_features()
+    features[4:, 1] = math.nan
+    with pytest.raises(UserError, match=r"36 of 40 features .*rows 4, 5, 6, 7, 8, \.\.\.\)"):
+        mine_neighbors(features, 3)
+
+
+# -- the choice of a backend
+
+
+def test_auto_falls_back_to_torch_where_faiss_is_missing(no_faiss):
+    features = unit_features()
+    assert torch.equal(mine_neighbors(features, 3), brute_force(features, 3))
+
+
+def test_faiss_asked_for_but_missing_is_a_user_error(no_faiss):
+    with pytest.raises(UserError, match="faiss, which is not installed"):
+        mine_neighbors(unit_features(), 3, "faiss")
+
+
+def test_torch_asked_for_needs_no_faiss(no_faiss):
+    assert mine_neighbors(unit_features(), 3, "torch").shape == (40, 4)
+
+
+def test_auto_takes_faiss_on_the_cpu_where_it_is_installed(monkeypatch):
+    faiss = pytest.importorskip("faiss")
+    built, flat = [], faiss.IndexFlatIP
+    monkeypatch.setattr(faiss, "IndexFlatIP", lambda dim: built.append(dim) or flat(dim))
+    mine_neighbors(unit_features(dim=8), 3)
+    assert built == [8]
+
+
+@pytest.mark.parametrize(
+    ("build", "usable"),
+    [
+        ({"__version__": "1.15.1", "StandardGpuResources": object, "get_num_gpus": lambda: 1}, True),
+        ({"__version__": "1.14.3", "StandardGpuResources": object, "get_num_gpus": lambda: 8}, True),
+        ({"__version__": "2.0.0", "StandardGpuResources": object, "get_num_gpus": lambda: 1}, True),
+        ({"__version__": "1.15.1", "StandardGpuResources": object, "get_num_gpus": lambda: 0}, False),
+        ({"__version__": "1.15.1", "get_num_gpus": lambda: 1}, False),
+        ({"__version__": "1.14.1.post1", "StandardGpuResources": object, "get_num_gpus": lambda: 1}, False),
+        ({"__version__": "1.9.0", "StandardGpuResources": object, "get_num_gpus": lambda: 1}, False),
+    ],
+    ids=["GPU build", "oldest that serves", "next major", "no GPU", "CPU build", "community build", "1.9 < 1.14"],
+)
+def test_faiss_searches_on_a_gpu_only_with_a_recent_gpu_build_and_a_gpu(build, usable):
+    assert faiss_has_gpu(SimpleNamespace(**build)) is usable
+
+
+def test_itself_moves_to_the_front_and_the_last_candidate_goes_where_it_is_absent():
+    candidates = torch.tensor([[0, 1, 2], [2, 1, 0], [0, 1, 2], [0, 1, 2]])
+    assert itself_first(candidates).tolist() == [[0, 1, 2], [1, 2, 0], [2, 0, 1], [3, 0, 1]]
+
+
+# -- weighted kNN
+
+
+def loop_knn(memory, memory_targets, queries, num_classes, k, temperature):
+    predictions = []
+    for query in queries:
+        similarity = (memory.double() @ query.double()).tolist()
+        labelled = [row for row, target in enumerate(memory_targets.tolist()) if target >= 0]
+        votes = [0.0] * num_classes
+        for row in sorted(labelled, key=lambda row: -similarity[row])[:k]:
+            votes[memory_targets[row]] += math.exp(similarity[row] / temperature)
+        predictions.append(votes.index(max(votes)))
+    return predictions
+
+
+@pytest.mark.parametrize(("k", "temperature"), [(1, 0.1), (10, 0.1), (10, 1.0), (60, 0.5)])
+def test_weighted_knn_equals_a_loop_over_queries(k, temperature):
+    memory, queries = unit_features(count=60, seed=1), unit_features(count=30, seed=2)
+    targets = torch.randint(-1, 4, (60,), generator=torch.Generator().manual_seed(3))
+    found = weighted_knn(memory, targets, queries, 4, k=k, temperature=temperature)
+    assert found.tolist() == loop_knn(memory, targets, queries, 4, k, temperature)
+
+
+def test_a_near_vote_outweighs_several_far_ones():
+    memory = F.normalize(torch.tensor([[1.0, 0.0], [0.5, 1.0], [0.5, 1.0], [0.5, 1.0]]), dim=1)
+    targets, query = torch.tensor([0, 1, 1, 1]), torch.tensor([[1.0, 0.0]])
+    assert weighted_knn(memory, targets, query, 2).tolist() == [0]  # exp(10) against 3 exp(4.5)
+    assert weighted_knn(memory, targets, query, 2, temperature=1.0).tolist() == [1]  # exp(1) against 3 exp(0.45)
+
+
+def test_unlabelled_memory_rows_neither_vote_nor_take_a_place_among_the_k():
+    memory = torch.eye(3)[[0, 0, 0, 1]]
+    targets = torch.tensor([-1, -1, -1, 2])
+    assert weighted_knn(memory, targets, torch.eye(3)[:1], 3, k=2).tolist() == [2]
+
+
+def test_k_is_clipped_to_the_memory():
+    memory, targets = torch.eye(3), torch.tensor([0, 1, 2])
+    assert weighted_knn(memory, targets, memory, 3, k=100).tolist() == [0, 1, 2]
+
+
+def test_queries_are_answered_in_order_across_chunks():
+    memory = torch.eye(5)
+    classes = torch.arange(1100) % 5
+    assert torch.equal(weighted_knn(memory, torch.arange(5), memory[classes], 5, k=1), classes)
+
+
+def test_a_memory_without_labels_is_an_error():
+    with pytest.raises(ValueError, match="labelled"):
+        weighted_knn(torch.eye(3), torch.full((3,), -1), torch.eye(3), 3)

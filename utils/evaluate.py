@@ -1,0 +1,187 @@
+"""Numbers that judge a clustering or a set of neighbors: arrays in, plain Python out; no model, no config."""
+
+import torch
+from numpy.typing import ArrayLike
+from scipy.optimize import linear_sum_assignment
+from sklearn.cluster import KMeans
+from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score, normalized_mutual_info_score
+from torch import Tensor
+
+PROTOTYPE_CANDIDATES = 10  # most confident images of a cluster, among which its prototype is looked for
+
+
+def clustering_metrics(
+    predictions: ArrayLike | Tensor, targets: ArrayLike | Tensor | None, probabilities: ArrayLike | Tensor | None = None
+) -> dict:
+    """How well the clusters (predictions, (N,)) agree with the classes (targets, (N,); images of -1 are left out).
+
+    `ACC` pairs clusters and classes one to one (Hungarian matching; the pairs are `hungarian_match`); where one side
+    is longer, its rest stays unmatched. `ACC many-to-one` gives every cluster its commonest class: it rises with the
+    number of clusters, so never compare it with ACC. `NMI`, `AMI`, `ARI` as in scikit-learn, without any matching.
+    `ACC Top-5`, only with probabilities (N, K): one of the 5 (or K) likeliest clusters is matched to the class.
+    There are K clusters, without probabilities as many as the largest prediction says.
+    Returns {} when nothing is labelled. Raises ValueError if lengths differ or a prediction is none of the clusters.
+    """
+    if targets is None:
+        return {}
+    predictions, targets = integers(predictions), integers(targets)
+    if predictions.shape != targets.shape:
+        raise ValueError(f"{len(predictions)} predictions do not fit {len(targets)} targets")
+    labelled = targets >= 0  # (N,)
+    if not labelled.any():
+        return {}
+    num_clusters = int(predictions.max()) + 1
+    if probabilities is not None:
+        probabilities = floats(probabilities)
+        num_clusters = probabilities.shape[1]
+    if predictions.min() < 0 or predictions.max() >= num_clusters:
+        raise ValueError(
+            f"predictions reach from {predictions.min()} to {predictions.max()} for {num_clusters} clusters"
+        )
+    predictions, targets = predictions[labelled], targets[labelled]
+
+    table = contingency_table(predictions, targets, num_clusters)  # (K, C)
+    clusters, classes = linear_sum_assignment(table.numpy(), maximize=True)
+    match = list(zip(clusters.tolist(), classes.tolist(), strict=True))
+    labelings = targets.numpy(), predictions.numpy()
+    metrics = {
+        "ACC": table[clusters, classes].sum().item() / len(targets),
+        "NMI": float(normalized_mutual_info_score(*labelings)),
+        "AMI": float(adjusted_mutual_info_score(*labelings)),
+        "ARI": float(adjusted_rand_score(*labelings)),
+    }
+    if probabilities is not None:
+        likeliest = probabilities[labelled].topk(min(5, num_clusters), dim=1).indices  # (N, 5)
+        hits = (map_clusters(likeliest, match) == targets[:, None]).any(dim=1)  # (N,)
+        metrics["ACC Top-5"] = share(hits)
+    metrics["ACC many-to-one"] = table.amax(dim=1).sum().item() / len(targets)
+    metrics["hungarian_match"] = match
+    return metrics
+
+
+def map_clusters(predictions: ArrayLike | Tensor, hungarian_match: list[tuple[int, int]]) -> Tensor:
+    """The class each predicted cluster is matched to, int64 in the predictions' shape; -1 where it is unmatched."""
+    predictions = integers(predictions)
+    num_clusters = 1 + max([int(predictions.max()), *(cluster for cluster, _ in hungarian_match)])
+    class_of = torch.full((num_clusters,), -1)  # (K,)
+    for cluster, matched_class in hungarian_match:
+        class_of[cluster] = matched_class
+    return class_of[predictions]
+
+
+def scan_validation(probabilities: ArrayLike | Tensor, neighbors: ArrayLike | Tensor) -> dict[str, float]:
+    """The SCAN loss that selects the model (arXiv:2005.12320, eq. 2, entropy weight 1), in nats; no label is used.
+
+    probabilities: (N, K), neighbors: (N, T+1) row numbers, column 0 the image itself. `consistency` is the mean of
+    -log <p_i, p_j> over all N (T+1) pairs, themselves included, the log bounded below by -100; `entropy` that of the
+    mean over N; `total_loss` = consistency - entropy, at least -ln K. Runs where the probabilities are; memory O(N K).
+    """
+    probs = torch.as_tensor(probabilities).float()  # (N, K)
+    neighbors = torch.as_tensor(neighbors).to(probs.device).long()  # (N, T+1)
+    columns = []
+    for column in neighbors.T:
+        agreement = (probs * probs[column]).sum(dim=1, dtype=torch.float64)  # (N,), <p_i, p_j>
+        columns.append(-agreement.log().clamp(min=-100).mean())
+    consistency = torch.stack(columns).mean().item()
+    mean_probs = probs.mean(dim=0, dtype=torch.float64).clamp(min=1e-8)  # (K,)
+    entropy = -(mean_probs * mean_probs.log()).sum().item()
+    return {"consistency": consistency, "entropy": entropy, "total_loss": consistency - entropy}
+
+
+def cluster_report(probabilities: ArrayLike | Tensor) -> dict[str, float]:
+    """What the clusters (probabilities, (N, K)) look like without labels.
+
+    `used_clusters`: those with at least one image by argmax; `effective_clusters`: exp of the entropy of the shares;
+    `smallest_share`, `largest_share`: of the N images, over all K clusters; `mean_confidence`: mean of the maxima.
+    """
+    probs = torch.as_tensor(probabilities).float()  # (N, K)
+    confidence, predictions = probs.max(dim=1)  # (N,) each
+    counts = predictions.bincount(minlength=probs.shape[1])  # (K,)
+    shares = counts.double() / len(predictions)  # (K,)
+    return {
+        "used_clusters": int((counts > 0).sum()),
+        "effective_clusters": torch.special.entr(shares).sum().exp().item(),
+        "smallest_share": shares.min().item(),
+        "largest_share": shares.max().item(),
+        "mean_confidence": confidence.double().mean().item(),
+    }
+
+
+def evaluate_clusters(probabilities: Tensor, targets: Tensor | None) -> dict:
+    """`cluster_report`, and `clustering_metrics` as far as targets are known: what the stages and eval.py report."""
+    return cluster_report(probabilities) | clustering_metrics(probabilities.argmax(dim=1), targets, probabilities)
+
+
+def neighbor_accuracy(neighbors: ArrayLike | Tensor, targets: ArrayLike | Tensor, topk: int) -> float:
+    """Share of the first topk neighbors that have their anchor's label.
+
+    neighbors: (N, T+1), column 0, the image itself, is left out; targets: (N,), pairs with a -1 on either side are
+    left out; NaN if none is left. Raises ValueError for topk > T, which would quietly report fewer.
+    """
+    neighbors, targets = integers(neighbors), integers(targets)
+    if topk > neighbors.shape[1] - 1:
+        raise ValueError(f"topk is {topk}, but only {neighbors.shape[1] - 1} neighbors of each image were mined")
+    neighbor_targets, anchor_targets = targets[neighbors[:, 1 : topk + 1]], targets[:, None]  # (N, topk), (N, 1)
+    labelled = (neighbor_targets >= 0) & (anchor_targets >= 0)
+    return share((neighbor_targets == anchor_targets)[labelled])
+
+
+def prototypes(
+    probabilities: ArrayLike | Tensor, features: ArrayLike | Tensor, companions: int = 9
+) -> dict[int, list[int]]:
+    """Row numbers of the images that show what each cluster holds: its prototype, then the most confident others.
+
+    probabilities: (N, K), features: (N, D), not normalised. The prototype is, of the 10 most confident images assigned
+    to the cluster, the one nearest (Euclidean) to their mean feature; up to `companions` others follow by falling
+    confidence. An empty cluster has no entry.
+    """
+    confidence, predictions = floats(probabilities).max(dim=1)  # (N,) each
+    features = floats(features)
+    by_confidence = confidence.argsort(descending=True, stable=True)  # (N,)
+    by_cluster = by_confidence[predictions[by_confidence].argsort(stable=True)]  # (N,), confident first in each cluster
+    chosen = {}
+    for cluster, members in enumerate(by_cluster.split(predictions.bincount().tolist())):
+        if len(members) == 0:
+            continue
+        candidates = members[:PROTOTYPE_CANDIDATES].tolist()
+        candidate_features = features[candidates]  # (10, D)
+        distances = (candidate_features - candidate_features.mean(dim=0)).norm(dim=1)  # (10,)
+        prototype = candidates[int(distances.argmin())]
+        others = [row for row in members[: companions + 1].tolist() if row != prototype]
+        chosen[cluster] = [prototype, *others[:companions]]
+    return chosen
+
+
+def kmeans_accuracy(
+    features: ArrayLike | Tensor,
+    targets: ArrayLike | Tensor,
+    eval_features: ArrayLike | Tensor,
+    eval_targets: ArrayLike | Tensor,
+    num_clusters: int,
+    seed: int,
+) -> float:
+    """The baseline SCAN has to beat: k-means fitted on features (N, D), ACC of its clusters on eval_features (M, D).
+
+    Takes what a kNN check takes, (features, targets) of both splits, but k-means sees no label: `targets` is not read.
+    """
+    kmeans = KMeans(num_clusters, n_init=5, random_state=seed).fit(floats(features).numpy())
+    return clustering_metrics(kmeans.predict(floats(eval_features).numpy()), eval_targets)["ACC"]
+
+
+def contingency_table(predictions: Tensor, targets: Tensor, num_clusters: int) -> Tensor:
+    """How many images of each class each cluster holds, int64 (K, C), from (N,) clusters and (N,) classes."""
+    num_classes = int(targets.max()) + 1
+    pairs = predictions * num_classes + targets  # (N,)
+    return pairs.bincount(minlength=num_clusters * num_classes).view(num_clusters, num_classes)
+
+
+def integers(values: ArrayLike | Tensor) -> Tensor:
+    return torch.as_tensor(values).cpu().long()
+
+
+def floats(values: ArrayLike | Tensor) -> Tensor:
+    return torch.as_tensor(values).cpu().float()
+
+
+def share(hits: Tensor) -> float:
+    return hits.double().mean().item()

@@ -1,0 +1,60 @@
+"""One logger: console, `log.jsonl` and, where it is installed, TensorBoard."""
+
+import json
+from pathlib import Path
+
+from termcolor import colored
+from tqdm import tqdm
+
+try:
+    from torch.utils.tensorboard import SummaryWriter
+except ImportError:  # TensorBoard is welcome, never required
+    SummaryWriter = None
+
+
+class Logger:
+    """`epoch` for the numbers of an epoch, `final` for those of the finished stage, `note` and `warn` for sentences."""
+
+    def __init__(self, folder: Path):
+        self.jsonl = open(folder / "log.jsonl", "a", buffering=1, encoding="utf-8")  # noqa: SIM115 (open for the run)
+        self.tensorboard = SummaryWriter(str(folder / "tensorboard")) if SummaryWriter else None
+
+    def heading(self, text: str) -> None:
+        tqdm.write(colored(text, "blue", attrs=["bold"]))
+
+    def note(self, text: str) -> None:
+        self._write({"note": text}, text)
+
+    def warn(self, text: str) -> None:
+        self._write({"warning": text}, colored(f"warning: {text}", "yellow"))
+
+    def epoch(self, epoch: int, metrics: dict[str, float], remark: str = "") -> None:
+        """Metrics are named `<split>/<name>`; `remark` is for the console alone."""
+        line = "  ".join(f"{name} {_readable(value)}" for name, value in metrics.items())
+        self._write({"epoch": epoch, **metrics}, f"{colored(f'epoch {epoch:3d}', attrs=['bold'])}  {line}  {remark}")
+        if self.tensorboard:
+            for name, value in metrics.items():
+                self.tensorboard.add_scalar(name, value, epoch)
+
+    def final(self, title: str, metrics: dict) -> None:
+        print_metrics(title, metrics)
+        self.jsonl.write(json.dumps({"final": title, **metrics}) + "\n")
+
+    def _write(self, record: dict, text: str) -> None:
+        tqdm.write(text)
+        self.jsonl.write(json.dumps(record) + "\n")
+
+
+def print_metrics(title: str, metrics: dict) -> None:
+    """A heading and a line for each metric, on the console."""
+    tqdm.write(colored(title, "green", attrs=["bold"]))
+    for name, value in metrics.items():
+        tqdm.write(f"    {name:<28} {_readable(value)}")
+
+
+def _readable(value) -> str:
+    if isinstance(value, float):
+        return f"{value:.4f}" if abs(value) < 100 else f"{value:.0f}"
+    if isinstance(value, list):
+        return "  ".join(f"{cluster}>{label}" for cluster, label in value[:20]) + ("  ..." if len(value) > 20 else "")
+    return str(value)

@@ -1,0 +1,131 @@
+"""A run of one stage: its arguments, folder, log, checkpoints, and how it ends."""
+
+import argparse
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from models.weights import load_strictly, read_file
+from utils.config import check_stage, load_config, resume_differences, save_config
+from utils.errors import RunError, UserError
+from utils.files import replacing
+from utils.logger import Logger
+
+FOLDERS = {"simclr": "pretext", "moco": "pretext", "scan": "scan", "selflabel": "selflabel"}
+
+
+def stage_config(argv: list[str] | None, stage: str, description: str):
+    """The config of a stage script, from `--config_env`, `--config_exp` and trailing `key=value` overrides."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--config_env", help="where results go (default: configs/env.yml, if present)")
+    parser.add_argument("--config_exp", required=True, help="the YAML of this stage and data set, under configs/")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over both files")
+    arguments = parser.parse_args(argv)
+    cfg = load_config(arguments.config_env, arguments.config_exp, arguments.overrides)
+    check_stage(cfg, stage)
+    return cfg
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is CUDA where there is one, else the CPU."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("device: cuda was asked for, but PyTorch sees no CUDA device: use device=auto or device=cpu")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+class Run:
+    """The folder `root_dir/<run_name>/<stage>`, made on entry: config.yml, log.jsonl, checkpoint.pth.tar.
+
+    Seeds PyTorch for the weights that are drawn next. Raises UserError if a checkpoint of another config stands there."""
+
+    def __init__(self, cfg):
+        self.cfg, self.device = cfg, choose_device(cfg.device)
+        self.folder = Path(cfg.root_dir) / cfg.run_name / FOLDERS[cfg.setup]
+        self.checkpoint = self.folder / "checkpoint.pth.tar"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._refuse_other_config()
+        save_config(cfg, self.folder / "config.yml")
+        self.log = Logger(self.folder)
+        self.finished_epochs = 0
+        torch.manual_seed(cfg.seed)
+        self.log.heading(f"{cfg.setup} on {cfg.train_db_name}  ({self.device}, seed {cfg.seed})  ->  {self.folder}")
+
+    def _refuse_other_config(self) -> None:
+        if not self.checkpoint.exists() or not (self.folder / "config.yml").exists():
+            return
+        if differences := resume_differences(load_config(None, self.folder / "config.yml"), self.cfg):
+            raise UserError(f"{self.folder} holds a run with other settings ({'; '.join(differences[:4])}): "
+                            "give this one its own run_name=..., or remove that folder")
+
+    def autocast(self) -> AbstractContextManager:
+        """bfloat16 where `precision: bf16` asks for it; `auto` is fp32."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.cfg.precision == "bf16")
+
+    def resume(self, model: nn.Module, optimizer: Optimizer) -> dict:
+        """Take up after the last whole epoch, if there is a checkpoint; returns what `save` was given besides."""
+        if not self.checkpoint.exists():
+            return {}
+        state = read_file(self.checkpoint)
+        load_strictly(model, state.pop("model"), self.checkpoint)
+        optimizer.load_state_dict(state.pop("optimizer"))
+        self.finished_epochs = state.pop("epoch")
+        self.log.note(f"resumed after epoch {self.finished_epochs} of {self.cfg.epochs} from {self.checkpoint}")
+        return state
+
+    def epochs(self) -> Iterator[int]:
+        """The epochs still to train, from 0."""
+        self.start, self.first_epoch = time.perf_counter(), self.finished_epochs
+        yield from range(self.finished_epochs, self.cfg.epochs)
+
+    def save(self, epoch: int, model: nn.Module, optimizer: Optimizer, **state) -> None:
+        """Checkpoint after epoch `epoch`: weights, optimizer, number of finished epochs, and plain values."""
+        self.finished_epochs = epoch + 1
+        content = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch + 1, **state}
+        save_weights(content, self.checkpoint)
+
+    def log_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
+        """Log the epoch's metrics, with the time that the stage still needs."""
+        spent = time.perf_counter() - self.start
+        left = spent / (epoch + 1 - self.first_epoch) * (self.cfg.epochs - epoch - 1)
+        remark = f"[{epoch + 1}/{self.cfg.epochs}, {left / 60:.1f} min left]"
+        self.log.epoch(epoch + 1, metrics, remark)
+
+    def is_due(self, epoch: int, every: int) -> bool:
+        """Every so many epochs, and at the last one."""
+        return (epoch + 1) % every == 0 or epoch + 1 == self.cfg.epochs
+
+
+def save_weights(content: dict, path: Path) -> None:
+    """Write tensors and plain Python types, whole or not at all."""
+    with replacing(path) as file:
+        torch.save(content, file)
+
+
+def command(main: Callable[[], None]) -> None:
+    """Run a script's `main` and end the process as the shell expects.
+
+    User's mistakes end in one line and exit code 2, failed storage or numbers in 3, SIGINT and SIGTERM in 130 and 143;
+    anything else is a bug of ours, and shows its traceback."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        main()
+    except UserError as error:
+        sys.exit(_say(error, 2))
+    except (RunError, OSError) as error:
+        sys.exit(_say(error, 3))
+    except KeyboardInterrupt:
+        sys.exit(_say("stopped; the same command goes on after the last finished epoch", 130))
+
+
+def _say(message, code: int) -> int:
+    print(f"error: {message}" if code != 130 else f"\n{message}", file=sys.stderr)
+    return code
