@@ -1,4 +1,4 @@
-"""Evaluate a trained model of any stage on the val split: neighbor accuracy for a pretext model, clustering metrics else."""
+"""Evaluate a model of any stage on the val split: neighbor accuracy for a pretext model, clustering metrics else."""
 
 import argparse
 from pathlib import Path
@@ -9,7 +9,7 @@ from data import build_dataset
 from data.augment import val_strategy
 from models import build_model
 from models.weights import load_strictly, read_file, stage_of
-from utils.config import load_config
+from utils.config import check_stage, load_config
 from utils.errors import UserError
 from utils.evaluate import evaluate_clusters, neighbor_accuracy, prototypes
 from utils.features import eval_loader, extract_features, predict
@@ -34,6 +34,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     arguments = parse_args(argv)
     cfg = load_config(None, arguments.config_exp, arguments.overrides)
+    check_stage(cfg, "eval")
     content = read_file(arguments.model)
     stage = stage_of(content)
     if stage != FOLDERS[cfg.setup]:
@@ -50,6 +51,11 @@ def main(argv: list[str] | None = None) -> None:
     title = f"{stage} model {arguments.model} on the val split of {cfg.val_db_name}, {len(dataset)} images"
 
     if stage == "pretext":
+        if dataset.targets is None:
+            raise UserError(
+                f"{cfg.val_db_name} has no labels, and a pretext model is judged by its neighbors' labels: "
+                "look at neighbors.png beside the model instead"
+            )
         features = extract_features(model, loader).to(device)
         neighbors = mine_neighbors(features, max(NEIGHBORS), cfg.knn_backend)
         right = {f"right among the top {k}": neighbor_accuracy(neighbors, dataset.targets, k) for k in NEIGHBORS}

@@ -1,4 +1,4 @@
-"""Step 3, self-labelling (arXiv:2005.12320): confident images teach the network their own cluster, strongly augmented."""
+"""Step 3, self-labelling (arXiv:2005.12320): confident images teach their cluster to strongly augmented views."""
 
 from pathlib import Path
 
@@ -55,7 +55,7 @@ def confidence_summary(probabilities: torch.Tensor, threshold: float) -> str:
     quantiles = confidence.quantile(torch.tensor([0.1, 0.5, 0.9, 1.0])).tolist()
     return (
         f"{len(confident)} of {len(confidence)} training images are above the confidence threshold {threshold} "
-        f"(per cluster: {counts.min()} to {counts.max()}; {int((counts == 0).sum())} of {len(counts)} clusters have none); "
+        f"({counts.min()} to {counts.max()} a cluster, none in {int((counts == 0).sum())} of {len(counts)} clusters); "
         "confidence at 10, 50, 90, 100 %: " + ", ".join(f"{quantile:.3f}" for quantile in quantiles)
     )
 
@@ -85,8 +85,8 @@ def main(argv: list[str] | None = None) -> None:
         if metrics["train/confident_share"] == 0:
             raise RunError(
                 f"no image was confident in epoch {epoch + 1}, so there is nothing to learn from: "
-                f"{confidence_summary(predict(model, train_loader)[0], cfg.confidence_threshold)}. Train scan.py for more "
-                "epochs, or raise batch_size there so that each cluster is in each batch, or lower confidence_threshold"
+                f"{confidence_summary(predict(model, train_loader)[0], cfg.confidence_threshold)}. Train scan.py for "
+                "more epochs, raise its batch_size so that each cluster is in each batch, or lower confidence_threshold"
             )
         report = evaluate_clusters(predict(model, val_loader)[0], val_set.targets)
         if report["used_clusters"] < live:

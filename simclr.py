@@ -35,18 +35,23 @@ def train_epoch(run: Run, model, loader, criterion, optimizer, epoch: int) -> di
     return progress.averages()
 
 
-def knn_accuracy(memory, memory_targets, queries, query_targets, num_classes: int) -> float:
-    """Share of labelled queries that the weighted kNN over the training features gets right (never used to train)."""
-    known = query_targets >= 0
-    predictions = weighted_knn(memory, memory_targets, queries[known], num_classes)
-    return (predictions == query_targets[known]).double().mean().item()
+def features_of(run: Run, model, dataset) -> torch.Tensor:
+    """Un-augmented images through the whole model: (N, 128), unit length."""
+    return extract_features(model, eval_loader(dataset, val_strategy(run.cfg), run.device))
+
+
+def knn_accuracy(memory, train_set, queries, val_set) -> float:
+    """Share of labelled val images that a weighted kNN over the training features gets right (a report only)."""
+    known = val_set.targets >= 0
+    predictions = weighted_knn(memory, train_set.targets, queries[known], len(train_set.classes))
+    return (predictions == val_set.targets[known]).double().mean().item()
 
 
 def mine(run: Run, model, train_set, val_set) -> None:
     """Mine both neighbor files on un-augmented images, and report what they are worth where labels are known."""
     features = {}
     for split, dataset, topk in (("train", train_set, run.cfg.num_neighbors), ("val", val_set, VAL_NEIGHBORS)):
-        features[split] = extract_features(model, eval_loader(dataset, val_strategy(run.cfg), run.device))
+        features[split] = features_of(run, model, dataset)
         neighbors = mine_neighbors(features[split].to(run.device), topk, run.cfg.knn_backend)  # (N, T + 1)
         save_neighbors(neighbors, run.folder / f"topk-{split}-neighbors.npy")
         if dataset.targets is not None:
@@ -54,10 +59,17 @@ def mine(run: Run, model, train_set, val_set) -> None:
             run.log.final(f"neighbors of the {split} split", {f"right among the top {topk}": accuracy})
         if split == "train":
             plot_neighbors(dataset, neighbors.numpy(), run.folder / "neighbors.png")
-    if train_set.targets is not None and val_set.targets is not None:
-        memory = (features["train"], train_set.targets, features["val"], val_set.targets, len(train_set.classes))
-        baselines = {"weighted kNN": knn_accuracy(*memory), "k-means": kmeans_accuracy(*memory, run.cfg.seed)}
+    if labelled(train_set, val_set):
+        queries, num_classes = features["val"], len(train_set.classes)
+        baselines = {
+            "weighted kNN": knn_accuracy(features["train"], train_set, queries, val_set),
+            "k-means": kmeans_accuracy(features["train"], queries, val_set.targets, num_classes, run.cfg.seed),
+        }
         run.log.final("pretext features, accuracy on the val split", baselines)
+
+
+def labelled(*datasets) -> bool:
+    return all(dataset.targets is not None for dataset in datasets)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -74,13 +86,9 @@ def main(argv: list[str] | None = None) -> None:
     for epoch in run.epochs():
         set_learning_rate(optimizer, cfg, epoch)
         metrics = train_epoch(run, model, loader, criterion, optimizer, epoch)
-        if train_set.targets is not None and val_set.targets is not None and run.is_due(epoch, cfg.knn_every):
-            memory, queries = (
-                extract_features(model, eval_loader(dataset, val_strategy(cfg), run.device))
-                for dataset in (train_set, val_set)
-            )
-            targets = train_set.targets, val_set.targets
-            metrics["val/knn_accuracy"] = knn_accuracy(memory, targets[0], queries, targets[1], len(train_set.classes))
+        if run.is_due(epoch, cfg.knn_every) and labelled(train_set, val_set):
+            memory, queries = (features_of(run, model, dataset) for dataset in (train_set, val_set))
+            metrics["val/knn_accuracy"] = knn_accuracy(memory, train_set, queries, val_set)
         run.save(epoch, model, optimizer)
         run.log_epoch(epoch, metrics)
 

@@ -37,8 +37,10 @@ def read_model(path, stage: str) -> dict:
     content = read_file(path)
     found = stage_of(content)
     if found != stage:
-        raise UserError(f"{path} is a {found} model, not a {stage} model: give the model.pth.tar that {MADE_BY[stage]} "
-                        f"wrote, or the config of the {found} stage")
+        raise UserError(
+            f"{path} is a {found} model, not a {stage} model: give the model.pth.tar that {MADE_BY[stage]} "
+            f"wrote, or the config of the {found} stage"
+        )
     return content
 
 
@@ -47,11 +49,16 @@ def load_strictly(module: nn.Module, state: dict, path) -> None:
     own = module.state_dict()
     wrong = [f"missing {name}" for name in own if name not in state]
     wrong += [f"left over {name}" for name in state if name not in own]
-    wrong += [f"{name} is {tuple(state[name].shape)}, expected {tuple(own[name].shape)}"
-              for name in own if name in state and state[name].shape != own[name].shape]
+    wrong += [
+        f"{name} is {tuple(state[name].shape)}, expected {tuple(own[name].shape)}"
+        for name in own
+        if name in state and state[name].shape != own[name].shape
+    ]
     if wrong:
-        raise UserError(f"{path} does not fit the model of the config ({len(wrong)} of {len(own)} tensors): "
-                        f"{'; '.join(wrong[:3])}; check backbone, model_kwargs, num_classes and num_heads")
+        raise UserError(
+            f"{path} does not fit the model of the config ({len(wrong)} of {len(own)} tensors): "
+            f"{'; '.join(wrong[:3])}; check backbone, model_kwargs, num_classes and num_heads"
+        )
     module.load_state_dict(state)
 
 

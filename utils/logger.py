@@ -29,9 +29,14 @@ class Logger:
         self._write({"warning": text}, colored(f"warning: {text}", "yellow"))
 
     def epoch(self, epoch: int, metrics: dict[str, float], remark: str = "") -> None:
-        """Metrics are named `<split>/<name>`; `remark` is for the console alone."""
-        line = "  ".join(f"{name} {_readable(value)}" for name, value in metrics.items())
-        self._write({"epoch": epoch, **metrics}, f"{colored(f'epoch {epoch:3d}', attrs=['bold'])}  {line}  {remark}")
+        """Metrics are named `<split>/<name>`: one console line a split. `remark` is for the console alone."""
+        splits: dict[str, list[str]] = {}
+        for name, value in metrics.items():
+            split, _, short = name.partition("/")
+            splits.setdefault(split, []).append(f"{short} {_readable(value)}")
+        lines = [f"{split:<5}  {'  '.join(values)}" for split, values in splits.items()]
+        heading = colored(f"epoch {epoch:3d}", attrs=["bold"])
+        self._write({"epoch": epoch, **metrics}, f"{heading}  {(chr(10) + ' ' * 11).join(lines)}  {remark}")
         if self.tensorboard:
             for name, value in metrics.items():
                 self.tensorboard.add_scalar(name, value, epoch)

@@ -173,4 +173,4 @@ def load_neighbors(path: Path, num_images: int, num_neighbors: int | None = None
             f"num_neighbors {num_neighbors} is more than the {mined} mined in {path}: set num_neighbors to at "
             f"most {mined}, or mine more with simclr.py num_neighbors={num_neighbors}"
         )
-    return torch.from_numpy(neighbors[:, : num_neighbors + 1 if num_neighbors else None].astype(np.int64))
+    return torch.from_numpy(neighbors[:, : num_neighbors + 1 if num_neighbors is not None else None].astype(np.int64))

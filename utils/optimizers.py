@@ -6,12 +6,16 @@ from collections.abc import Iterable
 import torch
 from torch.optim import Optimizer
 
-OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
+OPTIMIZERS = {  # name: class, and the optimizer_kwargs that it reads
+    "sgd": (torch.optim.SGD, ("lr", "weight_decay", "momentum", "nesterov")),
+    "adam": (torch.optim.Adam, ("lr", "weight_decay")),
+}
 
 
 def build_optimizer(cfg, parameters: Iterable[torch.nn.Parameter]) -> Optimizer:
     """Plain SGD or Adam over all parameters given, weight decay on biases and batch norms too (as published)."""
-    return OPTIMIZERS[cfg.optimizer](parameters, **cfg.optimizer_kwargs)
+    optimizer, reads = OPTIMIZERS[cfg.optimizer]
+    return optimizer(parameters, **{name: cfg.optimizer_kwargs[name] for name in reads})
 
 
 def learning_rate(cfg, epoch: int) -> float:

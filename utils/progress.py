@@ -18,39 +18,37 @@ class Progress:
     def __init__(self, loader, epoch: int, log_every: int):
         self.loader, self.epoch, self.log_every = loader, epoch, log_every
         self.sums: dict[str, Tensor] = {}
-        self.steps, self.first_bad_step = 0, None
+        self.step = self.measured = 0  # the loader's step, from 1, and how many of them were measured
+        self.first_bad_step = torch.zeros((), dtype=torch.long)  # 0: none so far
 
     def __iter__(self) -> Iterator:
         start, images = time.perf_counter(), 0
         total = len(self.loader) * self.loader.batch_size
         with tqdm(total=total, unit="img", desc=f"epoch {self.epoch + 1}", disable=None, leave=False) as bar:
-            for step, batch in enumerate(self.loader, start=1):
+            for batch in self.loader:
+                self.step += 1
                 yield batch
                 images += len(batch.index)
                 bar.update(len(batch.index))
-                if step % self.log_every == 0 and "loss" in self.sums and not bar.disable:
-                    bar.set_postfix(loss=f"{self.sums['loss'].item() / self.steps:.4f}")
+                if self.step % self.log_every == 0 and self.measured and not bar.disable:
+                    bar.set_postfix(loss=f"{self.sums['loss'].item() / self.measured:.4f}")
         self.images_per_second = images / (time.perf_counter() - start)
 
     def update(self, **values: Tensor) -> None:
-        """Add one step's measurements: 0-d tensors, or plain numbers."""
-        finite = torch.ones((), dtype=torch.bool)
-        for name, value in values.items():
-            value = torch.as_tensor(value).detach()
-            self.sums[name] = self.sums.get(name, 0) + value.double()
-            finite = finite.to(value.device) & value.isfinite()
-        if self.first_bad_step is None:                              # on the device: no wait in a step
-            self.first_bad_step = torch.full_like(finite, -1, dtype=torch.long)
-        new = ~finite & (self.first_bad_step < 0)
-        self.first_bad_step = torch.where(new, self.steps, self.first_bad_step)
-        self.steps += 1
+        """Add one step's measurements, 0-d tensors on one device: `loss` and what else there is."""
+        measurements = torch.stack([value.detach() for value in values.values()]).double()
+        for name, value in zip(values, measurements, strict=True):
+            self.sums[name] = self.sums.get(name, 0) + value
+        first_bad = self.first_bad_step.to(measurements.device)
+        self.first_bad_step = torch.where(measurements.isfinite().all() | (first_bad > 0), first_bad, self.step)
+        self.measured += 1
 
     def averages(self) -> dict[str, float]:
-        """The mean over the steps, named `train/<name>`. Raises RunError naming the first step that was not finite."""
-        if self.steps and (bad := int(self.first_bad_step)) >= 0:
+        """The mean over the measured steps, named `train/<name>`. Raises RunError naming the first non-finite step."""
+        if bad := int(self.first_bad_step):
             raise RunError(
-                f"the loss was not finite in epoch {self.epoch + 1}, step {bad + 1}: nothing of this epoch was saved; "
+                f"the loss was not finite in epoch {self.epoch + 1}, step {bad}: nothing of this epoch was saved; "
                 "a lower optimizer_kwargs.lr or precision: fp32 usually helps"
             )
-        averages = {f"train/{name}": (value / self.steps).item() for name, value in self.sums.items()}
+        averages = {f"train/{name}": (value / self.measured).item() for name, value in self.sums.items()}
         return averages | {"train/images_per_second": self.images_per_second}

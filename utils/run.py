@@ -45,7 +45,7 @@ def choose_device(name: str) -> torch.device:
 class Run:
     """The folder `root_dir/<run_name>/<stage>`, made on entry: config.yml, log.jsonl, checkpoint.pth.tar.
 
-    Seeds PyTorch for the weights that are drawn next. Raises UserError if a checkpoint of another config stands there."""
+    Seeds PyTorch for the weights drawn next. Raises UserError if a checkpoint of another config stands there."""
 
     def __init__(self, cfg):
         self.cfg, self.device = cfg, choose_device(cfg.device)

@@ -136,7 +136,7 @@ def plot_confusion_matrix(matrix: np.ndarray, classes: Sequence[str], path: str 
 
 
 def plot_matching(dataset, predictions: Tensor, metrics: dict, path: str | os.PathLike) -> None:
-    """Draw the confusion matrix of predicted clusters (N,) under `metrics["hungarian_match"]`, where labels are known."""
+    """Draw the confusion matrix of predicted clusters (N,) under `metrics["hungarian_match"]`, if labels gave one."""
     if "hungarian_match" in metrics:
         matched = map_clusters(predictions, metrics["hungarian_match"])
         matrix = confusion_matrix(dataset.targets, matched, len(dataset.classes))
@@ -245,7 +245,7 @@ def _quiet(axes: Axes) -> None:
 def _save(figure: Figure, path: str | Path, **options) -> None:
     """Write the PNG whole or not at all."""
     part = Path(f"{path}.part")
-    figure.savefig(part, format="png", dpi=DPI, facecolor="white", pil_kwargs={"optimize": True}, **options)
+    figure.savefig(part, format="png", dpi=DPI, facecolor="white", **options)
     os.replace(part, path)
 
 

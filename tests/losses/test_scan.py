@@ -87,16 +87,18 @@ def test_a_batch_collapsed_into_one_cluster_is_finite_in_value_and_gradient(scal
     assert anchors.grad.isfinite().all() and neighbors.grad.isfinite().all()
 
 
-def test_an_empty_cluster_counts_with_the_floor_of_1e_8():
-    logits = 1000 * torch.eye(5)[[2] * 6]  # 4 of the 5 clusters are empty
-    expected = -4 * 1e-8 * math.log(1e-8)
-    assert scan_loss(logits, logits, 1.0).entropy.item() == pytest.approx(expected, rel=1e-5)
+def test_a_mean_under_1e_8_is_floored_there_not_shifted():
+    anchors = torch.tensor([[0.0, -19.5, -19.5]])  # 3.4e-9 in each of the last two
+    expected = -2 * 1e-8 * math.log(1e-8) + 2 * math.exp(-19.5)  # -p log p is 1 - p near p = 1
+    assert scan_loss(anchors, anchors, 1.0).entropy.item() == pytest.approx(expected, abs=1e-8)  # shifted: 4.9e-7
 
 
-def test_below_the_floor_a_cluster_gives_no_entropy_gradient():
-    anchors = torch.tensor([[0.0, 0.0, -30.0]]).requires_grad_()  # 1e-13 < 1e-8
+def test_under_the_floor_a_cluster_gives_no_entropy_gradient_of_its_own():
+    anchors = torch.tensor([[0.0, 0.0, -19.5]]).requires_grad_()
     (grad,) = torch.autograd.grad(scan_loss(anchors, torch.zeros(1, 3), 1.0).entropy, anchors)
-    torch.testing.assert_close(grad, torch.zeros(1, 3), rtol=0, atol=1e-12)
+    # Only the other two lose what it gains: p_3 * sum_k p_k (1 + log p_k). Its own share would be 17 times that.
+    expected = math.exp(-19.5) / 2 * (1 - math.log(2))
+    assert grad[0, 2].item() == pytest.approx(expected, rel=1e-3, abs=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

@@ -121,6 +121,12 @@ def test_half_precision_is_computed_in_fp32_and_stays_finite(scale, dtype):
     assert strong.grad.isfinite().all()
 
 
+def test_the_confidence_of_bf16_logits_is_not_rounded_to_bf16():
+    weak = torch.tensor([[4.59375, -0.01373291015625]], dtype=torch.bfloat16)  # 0.9901, 0.988 if rounded
+    assert 0.99 < weak.double().softmax(dim=1).max() < 0.9902
+    assert confidence_based_ce(weak, weak, 0.99, True).n_kept.item() == 1
+
+
 def test_no_shape_depends_on_the_data_and_nothing_is_read_back():
     # Meta tensors have no values: .item(), boolean indexing or nonzero would fail on them.
     weak, strong = torch.empty(8, 4, device="meta"), torch.empty(8, 4, device="meta")

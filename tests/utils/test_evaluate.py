@@ -302,21 +302,26 @@ def test_each_cluster_takes_its_own_images_and_an_empty_one_has_no_entry():
 
 
 def test_the_distance_is_euclidean_and_the_features_are_not_normalised():
-    features = torch.tensor([[1.0, 0.0], [9.0, 0.1], [9.0, 9.0], [5.0, 4.0]])  # mean (6, 3.3): row 3
-    assert prototypes(one_cluster([0.9, 0.8, 0.7, 0.6]), features)[0][0] == 3
+    # Mean (10, 1). Row 1 is nearest, 2.8 against 3; by city blocks (4 against 3) or by angle it would be row 0.
+    features = torch.tensor([[13.0, 1.0], [12.0, 3.0], [5.0, -1.0]])
+    assert prototypes(one_cluster([0.9, 0.8, 0.7]), features)[0][0] == 1
 
 
 # -- kmeans_accuracy
 
 
-def test_kmeans_finds_separate_blobs_and_never_reads_the_train_targets():
+def test_kmeans_finds_separate_blobs():
     features, targets = make_blobs([20, 30, 25], centers=[[0, 0], [9, 0], [0, 9]], cluster_std=0.5, random_state=0)
-    arguments = features[30:], targets[30:], 3, 0
-    assert kmeans_accuracy(features[:60], targets[:60], *arguments) == 1.0
-    assert kmeans_accuracy(features[:60], np.full(60, -1), *arguments) == 1.0
+    assert kmeans_accuracy(features[:60], features[30:], targets[30:], 3, seed=0) == 1.0
+
+
+def test_kmeans_is_fitted_on_the_first_features_and_only_applied_to_the_others():
+    features = torch.tensor([[0.0], [1.0], [9.0], [10.0]])
+    eval_features = torch.tensor([[0.0], [1.0], [8.0], [100.0]])  # fitted on these, 100 would be alone
+    assert kmeans_accuracy(features, eval_features, torch.tensor([0, 0, 1, 1]), 2, seed=0) == 1.0
 
 
 def test_kmeans_with_fewer_clusters_than_classes_is_matched_one_to_one():
     features = torch.tensor([[0.0], [0.1], [9.0], [9.1], [9.2], [9.3]])
     targets = torch.tensor([0, 0, 1, 1, 2, 2])
-    assert kmeans_accuracy(features, targets, features, targets, 2, 0) == pytest.approx(4 / 6)
+    assert kmeans_accuracy(features, features, targets, 2, seed=0) == pytest.approx(4 / 6)

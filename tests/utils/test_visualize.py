@@ -1,10 +1,8 @@
 """What the pictures of a run show. Pixel counts follow the layout: small images fill 64 px, frames are 3 px wide."""
 
 import json
-import os
-import subprocess
+import runpy
 import sys
-from collections import Counter
 
 import numpy as np
 import pytest
@@ -13,10 +11,12 @@ from matplotlib.figure import Figure
 from PIL import Image
 from sklearn.metrics import confusion_matrix as sklearn_confusion_matrix
 
+from utils import visualize
 from utils.visualize import (
     confusion_matrix,
     plot_confusion_matrix,
     plot_curves,
+    plot_matching,
     plot_neighbors,
     plot_prototypes,
     read_epochs,
@@ -71,14 +71,11 @@ def pixels(path):
         return np.asarray(image.convert("RGB"))
 
 
-def packed(path):
-    return pixels(path) @ np.array([1 << 16, 1 << 8, 1])  # (H, W), one number per colour
-
-
 def count(path, *colors):
     """Pixels of each of the colours."""
-    found = Counter(packed(path).ravel().tolist())
-    counts = [found[(r << 16) + (g << 8) + b] for r, g, b in colors]
+    with Image.open(path) as image:
+        found = {color: pixels for pixels, color in image.convert("RGB").getcolors(maxcolors=1 << 12)}
+    counts = [found.get(color, 0) for color in colors]
     return counts if len(counts) > 1 else counts[0]
 
 
@@ -196,7 +193,7 @@ def test_confusion_refuses_unequal_lengths_and_unknown_classes(targets, predicte
         confusion_matrix(targets, predicted, 2)
 
 
-@pytest.mark.parametrize("num_classes", [2, 10, 20, 60, 200, 1000])
+@pytest.mark.parametrize("num_classes", [2, 20, 60, 1000])
 def test_the_confusion_picture_stays_small_and_loses_no_class(folder, num_classes):
     path = folder / "confusion.png"
     plot_confusion_matrix(np.eye(num_classes), [f"class {i}" for i in range(num_classes)], path)
@@ -217,6 +214,15 @@ def test_the_unmatched_column_is_one_cell_wide(folder):
 def test_class_names_are_no_formulas_and_long_ones_are_cut(folder):
     plot_confusion_matrix(np.eye(3), ["$x_{", "été", "shark " * 50], folder / "confusion.png")
     assert pixels(folder / "confusion.png").shape[1] < 700
+
+
+def test_the_confusion_of_a_matching_is_drawn_where_labels_gave_one(folder):
+    dataset, clusters = ColorDataset(4, [0, 0, 1, -1]), torch.tensor([1, 1, 0, 0])
+    plot_matching(dataset, clusters, {}, folder / "unlabelled.png")
+    plot_matching(dataset, clusters, {"hungarian_match": [(0, 1), (1, 0)]}, folder / "matched.png")
+    plot_confusion_matrix(np.eye(2), dataset.classes, folder / "expected.png")
+    assert not (folder / "unlabelled.png").exists()
+    assert (folder / "matched.png").read_bytes() == (folder / "expected.png").read_bytes()
 
 
 # Neighbors
@@ -306,23 +312,19 @@ def test_each_cluster_has_one_framed_prototype(folder):
 
 
 def test_many_clusters_stand_in_two_columns_and_none_is_lost(folder):
-    dataset, path = ColorDataset(50), folder / "prototypes.png"
-    assert plot_prototypes(dataset, {c: [c] for c in range(50)}, dict.fromkeys(range(50), "name " * 99), path) == [path]
-    assert count(path, *dataset.colors()) == [64**2] * 50
-    assert corner(path, dataset.color(24))[1] < corner(path, dataset.color(25))[1]
+    dataset, path = ColorDataset(21), folder / "prototypes.png"
+    assert plot_prototypes(dataset, {c: [c] for c in range(21)}, dict.fromkeys(range(21), "name " * 99), path) == [path]
+    assert count(path, *dataset.colors()) == [64**2] * 21
+    lefts = [corner(path, dataset.color(cluster))[1] for cluster in (0, 10, 11, 20)]
+    assert lefts[0] == lefts[1] < lefts[2] == lefts[3]
 
 
 def test_very_many_clusters_fill_numbered_pages(folder):
-    dataset = ColorDataset(101)
-    paths = plot_prototypes(dataset, {c: [c] for c in range(101)}, dict.fromkeys(range(101), ""), folder / "p.q.png")
-    assert paths == [folder / "p.q-1.png", folder / "p.q-2.png", folder / "p.q-3.png"]
-    assert sorted(folder.iterdir()) == paths
-    pages = [count(path, *dataset.colors()) for path in paths]
-    assert [[cluster for cluster, seen in enumerate(page) if seen] for page in pages] == [
-        [*range(50)],
-        [*range(50, 100)],
-        [100],
-    ]
+    dataset = ColorDataset(51)
+    paths = plot_prototypes(dataset, {c: [c] for c in range(51)}, dict.fromkeys(range(51), ""), folder / "p.q.png")
+    assert paths == sorted(folder.iterdir()) == [folder / "p.q-1.png", folder / "p.q-2.png"]
+    assert count(paths[0], *dataset.colors()) == [64**2] * 50 + [0]
+    assert count(paths[1], *dataset.colors()) == [0] * 50 + [64**2]
 
 
 def test_clusters_without_images_are_left_out(folder):
@@ -335,14 +337,13 @@ def test_clusters_without_images_are_left_out(folder):
 
 
 def test_show_opens_one_window_per_page(folder, monkeypatch):
-    monkeypatch.setenv("MPLBACKEND", "agg")
     from matplotlib import pyplot as plt
 
     plt.switch_backend("agg")
     shown = []
     monkeypatch.setattr(plt, "show", lambda: shown.extend(plt.get_figlabels()))
     dataset, path = ColorDataset(51), folder / "p.png"
-    plot_prototypes(dataset, {c: [c] for c in range(51)}, dict.fromkeys(range(51), ""), path)
+    plot_prototypes(dataset, {0: [0]}, {0: ""}, path)
     assert shown == []
     plot_prototypes(dataset, {c: [c] for c in range(51)}, dict.fromkeys(range(51), ""), path, show=True)
     plt.close("all")
@@ -375,15 +376,13 @@ def test_a_full_disk_leaves_the_old_picture_whole(folder, monkeypatch):
     assert path.read_bytes() == old
 
 
-def test_pictures_need_no_display_and_no_window_system(folder):
-    code = """
-import sys
-from utils.visualize import plot_confusion_matrix
-import numpy as np
-plot_confusion_matrix(np.eye(2), ["a", "b"], sys.argv[1])
-assert "matplotlib.pyplot" not in sys.modules
-"""
-    environment = {name: value for name, value in os.environ.items() if name not in ("DISPLAY", "WAYLAND_DISPLAY")}
-    command = [sys.executable, "-c", code, str(folder / "confusion.png")]
-    subprocess.run(command, env=environment | {"MPLBACKEND": "tkagg", "PYTHONPATH": os.getcwd()}, check=True)
-    assert pixels(folder / "confusion.png").shape[2] == 3
+def test_pictures_need_no_display_and_no_window_system(folder, monkeypatch):
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.setenv("MPLBACKEND", "tkagg")
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)  # importing it is an error now
+    fresh = runpy.run_path(visualize.__file__)
+    fresh["plot_confusion_matrix"](np.eye(2), ["a", "b"], folder / "confusion.png")
+    fresh["plot_curves"](write_log(folder, {"epoch": 0, "a": 1.0}), folder / "curves.png")
+    fresh["plot_neighbors"](ColorDataset(2), np.array([[0, 1], [1, 0]]), folder / "neighbors.png")
+    fresh["plot_prototypes"](ColorDataset(2), {0: [0, 1]}, {0: "0"}, folder / "prototypes.png")
+    assert len(list(folder.glob("*.png"))) == 4

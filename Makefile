@@ -1,0 +1,27 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test test-all lint
+
+demo: .venv/ready  ## the three stages and the evaluation on scikit-learn's digits, on the CPU
+	$(BIN)/python simclr.py --config_env configs/env.yml --config_exp configs/pretext/simclr_digits.yml
+	$(BIN)/python scan.py --config_env configs/env.yml --config_exp configs/scan/scan_digits.yml
+	$(BIN)/python selflabel.py --config_env configs/env.yml --config_exp configs/selflabel/selflabel_digits.yml
+	$(BIN)/python eval.py --config_exp configs/selflabel/selflabel_digits.yml \
+		--model results/digits/selflabel/model.pth.tar --visualize_prototypes
+	@echo "Pictures: results/digits/pretext/neighbors.png, results/digits/selflabel/prototypes.png," \
+		"confusion_matrix.png and curves.png of each stage"
+
+test: .venv/ready
+	$(BIN)/python -m pytest
+
+test-all: .venv/ready
+	$(BIN)/python -m pytest -m ""
+
+lint: .venv/ready
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+.venv/ready: requirements.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -r requirements.txt
+	touch $@

@@ -1,0 +1,43 @@
+"""Images that the tests of augmentation share: photographs, and the edge cases that operations treat on their own."""
+
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+
+@cache
+def _photographs() -> list[Image.Image]:
+    return [Image.fromarray(photograph) for photograph in load_sample_images().images]  # 640 x 427
+
+
+@cache
+def _pictures(height: int, width: int) -> torch.Tensor:
+    rng = np.random.default_rng(0)
+    pictures = []
+    for number in range(24):  # from enlarged details to shrunk scenes
+        photograph, side = _photographs()[number % 2], int(rng.integers(12, 420))
+        left, top = (int(rng.integers(0, length - side + 1)) for length in photograph.size)
+        pictures.append(photograph.resize((width, height), Image.BILINEAR, (left, top, left + side, top + side)))
+    colours = ["black", "white", "red", "lime", "blue", "yellow", (90, 90, 90), (1, 2, 3), (254, 255, 254)]
+    pictures += [Image.new("RGB", (width, height), colour) for colour in colours]
+    images = np.stack([np.asarray(picture) for picture in pictures] + [np.asarray(pictures[0])] * 4)
+    images[-4, :, :, 1] = 77  # one flat channel
+    images[-3] = 255 * (images[-3] > 110)  # nothing but pure colours
+    images[-2, 5:] = 255  # nearly white: too few other pixels for a histogram to be equalized
+    images[-1] = rng.integers(0, 256, images[-1].shape)  # noise
+    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+
+
+@pytest.fixture
+def pictures():
+    """pictures(height, width) -> uint8 (37, 3, height, width)."""
+    return lambda height, width: _pictures(height, width).clone()
+
+
+@pytest.fixture(params=[(32, 32), (24, 40)], ids=["square", "oblong"])
+def images(request, pictures):
+    return pictures(*request.param)

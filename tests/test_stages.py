@@ -1,0 +1,251 @@
+"""The three stages and the evaluation, run as a user runs them, on a small network and few epochs."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import data
+import eval as evaluation
+import scan
+import selflabel
+import simclr
+from data.digits import digits
+from utils.errors import RunError, UserError
+
+SMALL = ["device=cpu", "model_kwargs.width=4", "batch_size=64"]
+EPOCHS = 2
+
+
+@pytest.fixture(autouse=True)
+def few_digits(monkeypatch):
+    """Every seventh digit: 206 to train on, 52 held out."""
+    few_of(monkeypatch, digits)
+
+
+def few_of(monkeypatch, reader, change_targets=lambda targets: targets):
+    def few(split):
+        whole = reader(split)
+        return data.dataset.ResidentDataset(whole.images[::7], change_targets(whole.targets[::7]), whole.classes)
+
+    monkeypatch.setitem(data.DATASETS, "digits", few)
+
+
+def run_stage(main, stage, root, *overrides, epochs=EPOCHS):
+    config = f"configs/{stage}/{main.__module__}_digits.yml"
+    main(["--config_exp", config, f"root_dir={root}", f"epochs={epochs}", *SMALL, *overrides])
+    return root / "digits" / stage
+
+
+def run_recipe(root):
+    return {
+        "pretext": run_stage(simclr.main, "pretext", root),
+        "scan": run_stage(scan.main, "scan", root),
+        "selflabel": run_stage(selflabel.main, "selflabel", root, "confidence_threshold=0.15"),
+    }
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """One whole run: folder of each stage."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        few_of(monkeypatch, digits)
+        return run_recipe(tmp_path_factory.mktemp("finished"))
+
+
+def weights(folder):
+    content = torch.load(folder / "model.pth.tar", weights_only=True)
+    return content.get("model", content)
+
+
+def same_weights(first, second):
+    first, second = weights(first), weights(second)
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def log_of(folder):
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def epochs_of(folder):
+    return [line for line in log_of(folder) if "epoch" in line]
+
+
+def test_every_stage_leaves_the_files_the_next_one_and_the_user_need(finished):
+    always = {"checkpoint.pth.tar", "model.pth.tar", "config.yml", "log.jsonl", "curves.png"}
+    also = {
+        "pretext": {"topk-train-neighbors.npy", "topk-val-neighbors.npy", "neighbors.png"},
+        "scan": {"confusion_matrix.png"},
+        "selflabel": {"confusion_matrix.png"},
+    }
+    for stage, folder in finished.items():
+        files = {path.name for path in folder.iterdir() if path.is_file()}
+        assert files == always | also[stage]
+
+
+def test_the_files_have_the_published_formats(finished):
+    train, val = (np.load(finished["pretext"] / f"topk-{split}-neighbors.npy") for split in ("train", "val"))
+    assert train.dtype == val.dtype == np.int64
+    assert train.shape == (206, 21) and val.shape == (52, 6)
+    assert (train[:, 0] == np.arange(206)).all() and (val[:, 0] == np.arange(52)).all()
+
+    pretext, scanned, labelled = (
+        torch.load(folder / "model.pth.tar", weights_only=True) for folder in finished.values()
+    )
+    assert {name.split(".")[0] for name in pretext} == {"backbone", "contrastive_head"}
+    assert scanned.keys() == {"model", "head"} and scanned["head"] == 0
+    heads = {"cluster_head.0.weight", "cluster_head.0.bias"}
+    assert {name for name in labelled if not name.startswith("backbone.")} == heads
+
+    checkpoint = torch.load(finished["scan"] / "checkpoint.pth.tar", weights_only=True)
+    assert checkpoint["epoch"] == EPOCHS
+    assert type(checkpoint["best_loss"]) is float and type(checkpoint["best_loss_head"]) is int
+
+
+def test_the_same_seed_gives_bit_identical_weights_and_labels_change_nothing(finished, tmp_path, monkeypatch):
+    shuffled = torch.Generator().manual_seed(1)
+    few_of(monkeypatch, digits, lambda targets: targets[torch.randperm(len(targets), generator=shuffled)])
+    for stage, folder in run_recipe(tmp_path).items():
+        assert same_weights(folder, finished[stage]), stage
+
+
+def test_another_seed_gives_other_weights(finished, tmp_path):
+    assert not same_weights(run_stage(simclr.main, "pretext", tmp_path, "seed=1", epochs=1), finished["pretext"])
+
+
+def test_without_labels_label_metrics_are_absent_and_the_weights_are_the_same(finished, tmp_path, monkeypatch, capsys):
+    few_of(monkeypatch, digits, lambda targets: None)
+    for stage, folder in run_recipe(tmp_path).items():
+        assert same_weights(folder, finished[stage]), stage
+        assert not (folder / "confusion_matrix.png").exists()
+        names = {name for line in log_of(folder) for name in line}
+        assert not {name for name in names if "ACC" in name or "NMI" in name or "right" in name or "NN" in name}
+    assert "val/used_clusters" in epochs_of(tmp_path / "digits" / "scan")[0]
+    model = str(tmp_path / "digits" / "pretext" / "model.pth.tar")
+    with pytest.raises(UserError, match="label"):
+        evaluation.main(["--config_exp", "configs/pretext/simclr_digits.yml", "--model", model, *SMALL])
+
+
+def test_a_restarted_run_goes_on_after_the_last_whole_epoch_and_ends_the_same(tmp_path, finished, monkeypatch):
+    class Stopped(Exception):
+        pass
+
+    for main, stage in ((scan.main, "scan"), (selflabel.main, "selflabel")):
+        module = scan if main is scan.main else selflabel
+        whole_epoch = module.train_epoch
+
+        def stop_in_second_epoch(*arguments, whole_epoch=whole_epoch):
+            if arguments[-1] == 1:
+                raise Stopped
+            return whole_epoch(*arguments)
+
+        start_from = [f"pretext_dir={finished['pretext']}", f"scan_dir={finished['scan']}"]
+        start_from += ["confidence_threshold=0.15"] if stage == "selflabel" else []
+        monkeypatch.setattr(module, "train_epoch", stop_in_second_epoch)
+        with pytest.raises(Stopped):
+            run_stage(main, stage, tmp_path, *start_from)
+        monkeypatch.setattr(module, "train_epoch", whole_epoch)
+        folder = run_stage(main, stage, tmp_path, *start_from)
+        assert [line["epoch"] for line in epochs_of(folder)] == [1, 2]
+        assert same_weights(folder, finished[stage]), stage
+
+
+def test_scan_keeps_the_epoch_of_lowest_validation_loss(finished, tmp_path):
+    losses = [line["val/total_loss"] for line in epochs_of(finished["scan"])]
+    checkpoint = torch.load(finished["scan"] / "checkpoint.pth.tar", weights_only=True)
+    assert checkpoint["best_loss"] == min(losses)
+
+
+def test_heads_only_scan_leaves_the_backbone_as_the_pretext_task_made_it(finished, tmp_path):
+    overrides = [f"pretext_dir={finished['pretext']}", "update_cluster_head_only=True", "num_heads=3"]
+    trained = weights(run_stage(scan.main, "scan", tmp_path, *overrides))
+    pretext = weights(finished["pretext"])
+    backbone = {name for name in pretext if name.startswith("backbone.")}
+    assert all(torch.equal(trained[name], pretext[name]) for name in backbone)
+    assert {name for name in trained if name not in backbone} == {
+        f"cluster_head.{head}.{part}" for head in range(3) for part in ("weight", "bias")
+    }
+
+
+def test_selflabel_without_a_confident_image_stops_with_the_quantiles_and_three_remedies(finished, tmp_path):
+    with pytest.raises(RunError) as error:
+        run_stage(selflabel.main, "selflabel", tmp_path, f"scan_dir={finished['scan']}", "confidence_threshold=0.999")
+    message = str(error.value)
+    assert "confidence at 10, 50, 90, 100 %" in message
+    assert all(remedy in message for remedy in ("epochs", "batch_size", "confidence_threshold"))
+    assert not (tmp_path / "digits" / "selflabel" / "model.pth.tar").exists()
+
+
+def test_selflabel_skips_and_counts_the_batches_without_a_confident_image(finished, tmp_path, monkeypatch):
+    class NothingInTheFirstBatch(torch.nn.Module):
+        def __init__(self, *_, **__):
+            super().__init__()
+            self.calls = 0
+
+        def forward(self, weak, strong):
+            self.calls += 1
+            kept = 0 if self.calls == 1 else len(strong)
+            return strong.logsumexp(dim=1).mean() * (kept > 0), torch.tensor(kept)
+
+    monkeypatch.setattr(selflabel, "ConfidenceBasedCE", NothingInTheFirstBatch)
+    folder = run_stage(selflabel.main, "selflabel", tmp_path, f"scan_dir={finished['scan']}", epochs=1)
+    (epoch,) = epochs_of(folder)
+    assert epoch["train/skipped_steps"] == 1
+    assert epoch["train/confident_share"] == pytest.approx(2 / 3)  # 206 images make 3 batches of 64
+
+
+def test_selflabel_warns_when_a_cluster_dies(finished, tmp_path, monkeypatch):
+    used = iter([10, 10, 9])
+    monkeypatch.setattr(selflabel, "evaluate_clusters", lambda *_: {"used_clusters": next(used, 9)})
+    folder = run_stage(
+        selflabel.main, "selflabel", tmp_path, f"scan_dir={finished['scan']}", "confidence_threshold=0.15"
+    )
+    (warning,) = (line["warning"] for line in log_of(folder) if "warning" in line)
+    assert "epoch 2 uses 9 clusters, 10 before" in warning
+
+
+@pytest.mark.parametrize("stage, script", [("pretext", "simclr"), ("scan", "scan"), ("selflabel", "selflabel")])
+def test_eval_reports_every_stage(finished, stage, script, capsys):
+    model = str(finished[stage] / "model.pth.tar")
+    config = f"configs/{stage}/{script}_digits.yml"
+    evaluation.main(["--config_exp", config, "--model", model, "--visualize_prototypes", *SMALL])
+    printed = capsys.readouterr().out
+    expected = {
+        "pretext": ["top 1 ", "top 5 ", "top 20 "],
+        "scan": ["ACC", "ARI", "NMI", "AMI", "ACC Top-5", "hungarian_match", "ACC many-to-one", "used_clusters"],
+    }
+    assert all(name in printed for name in expected.get(stage, expected["scan"]))
+    assert (finished[stage] / "prototypes.png").exists() == (stage != "pretext")
+    if stage == "selflabel":  # the figures are those of the end of the stage
+        (final,) = (line for line in log_of(finished[stage]) if "final" in line)
+        assert f"{final['NMI']:.4f}" in printed
+
+
+def test_eval_names_the_stage_of_a_model_given_with_another_stages_config(finished):
+    model = str(finished["selflabel"] / "model.pth.tar")
+    with pytest.raises(UserError, match=r"selflabel model.*scan"):
+        evaluation.main(["--config_exp", "configs/scan/scan_digits.yml", "--model", model, *SMALL])
+
+
+MISTAKES = {
+    "scan before simclr": (scan.main, "scan", [], r"topk-train-neighbors.npy not found.*simclr.py"),
+    "selflabel before scan": (selflabel.main, "selflabel", [], r"model.pth.tar not found"),
+    "batch above the data": (simclr.main, "pretext", ["batch_size=207"], r"batch_size 207.*206 images"),
+    "too many neighbors": (scan.main, "scan", ["num_neighbors=21", "PRETEXT"], r"num_neighbors 21.*20"),
+    "another width": (scan.main, "scan", ["model_kwargs.width=8", "PRETEXT"], r"does not fit.*width|model_kwargs"),
+    "another data set's neighbors": (scan.main, "scan", ["PRETEXT", "WHOLE"], r"\(206, 21\).*1438 images"),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_a_users_mistake_is_one_line_before_anything_is_written(case, finished, tmp_path, monkeypatch):
+    main, stage, overrides, message = MISTAKES[case]
+    if "WHOLE" in overrides:
+        monkeypatch.setitem(data.DATASETS, "digits", digits)
+    replaced = {"PRETEXT": [f"pretext_dir={finished['pretext']}"], "WHOLE": []}
+    overrides = [word for override in overrides for word in replaced.get(override, [override])]
+    with pytest.raises(UserError, match=message) as error:
+        run_stage(main, stage, tmp_path, *overrides)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "digits" / stage / "model.pth.tar").exists()
