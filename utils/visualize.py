@@ -119,6 +119,7 @@ def plot_confusion_matrix(matrix: np.ndarray, classes: Sequence[str], path: str 
     axes.set_ylabel("class", fontsize=8, color=INK)
     extra = " (last column: unmatched)" if num_columns > num_rows else ""
     axes.set_xlabel("class matched to the cluster" + extra, fontsize=8, color=INK)
+    axes.spines[:].set_position(("outward", 0.6))  # with zorder: the frame hides no cell
     _quiet(axes)
     _quiet(bar.ax)
 

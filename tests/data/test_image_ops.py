@@ -41,16 +41,15 @@ def test_an_operation_without_parameter_is_pillows_to_the_bit(name, images):
     assert torch.equal(images, before)
 
 
+def enhance(kind):
+    return lambda picture, factor: kind(picture).enhance(factor)
+
+
 WITH_PARAMETER = {  # name: ours, Pillow's, lowest and highest parameter
-    "saturation": (image_ops.saturation, lambda picture, factor: ImageEnhance.Color(picture).enhance(factor), 0, 2),
-    "contrast": (image_ops.contrast, lambda picture, factor: ImageEnhance.Contrast(picture).enhance(factor), 0, 2),
-    "brightness": (
-        image_ops.brightness,
-        lambda picture, factor: ImageEnhance.Brightness(picture).enhance(factor),
-        0,
-        2,
-    ),
-    "sharpness": (image_ops.sharpness, lambda picture, factor: ImageEnhance.Sharpness(picture).enhance(factor), 0, 2),
+    "saturation": (image_ops.saturation, enhance(ImageEnhance.Color), 0, 2),
+    "contrast": (image_ops.contrast, enhance(ImageEnhance.Contrast), 0, 2),
+    "brightness": (image_ops.brightness, enhance(ImageEnhance.Brightness), 0, 2),
+    "sharpness": (image_ops.sharpness, enhance(ImageEnhance.Sharpness), 0, 2),
     "solarize": (image_ops.solarize, ImageOps.solarize, 0, 256),
     "posterize": (image_ops.posterize, lambda picture, bits: ImageOps.posterize(picture, int(bits)), 1, 8),
 }

@@ -4,6 +4,7 @@ import json
 import runpy
 import sys
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -29,7 +30,7 @@ FRAME = 70**2 - 64**2  # pixels of a 3 px frame around a cell of 64 px
 class ColorDataset:
     """Image i is 8 x 8 pixels of one colour of its own."""
 
-    classes = ("night $x_{", "été")
+    classes = ("night $x_{$", "été")  # no valid formula
 
     def __init__(self, size, targets=None):
         self.size, self.targets = size, None if targets is None else torch.tensor(targets)
@@ -212,7 +213,7 @@ def test_the_unmatched_column_is_one_cell_wide(folder):
 
 
 def test_class_names_are_no_formulas_and_long_ones_are_cut(folder):
-    plot_confusion_matrix(np.eye(3), ["$x_{", "été", "shark " * 50], folder / "confusion.png")
+    plot_confusion_matrix(np.eye(3), ["$x_{$", "été", "shark " * 50], folder / "confusion.png")
     assert pixels(folder / "confusion.png").shape[1] < 700
 
 
@@ -303,7 +304,7 @@ def test_large_images_are_cut_to_the_centre_square_and_shrunk(folder):
 def test_each_cluster_has_one_framed_prototype(folder):
     dataset, path = ColorDataset(30), folder / "prototypes.png"
     prototypes = {cluster: [3 * cluster, 3 * cluster + 1, 3 * cluster + 2] for cluster in range(10)}
-    assert plot_prototypes(dataset, prototypes, {c: f"cluster {c}: '$x_{{'" for c in range(10)}, path) == [path]
+    assert plot_prototypes(dataset, prototypes, {c: f"cluster {c}: '$x_{{$'" for c in range(10)}, path) == [path]
     assert count(path, *dataset.colors()) == [64**2] * 30
     assert count(path, BLUE) == 10 * FRAME
     for cluster in (0, 4, 9):
@@ -317,6 +318,12 @@ def test_many_clusters_stand_in_two_columns_and_none_is_lost(folder):
     assert count(path, *dataset.colors()) == [64**2] * 21
     lefts = [corner(path, dataset.color(cluster))[1] for cluster in (0, 10, 11, 20)]
     assert lefts[0] == lefts[1] < lefts[2] == lefts[3]
+
+
+def test_rows_of_unequal_length_lose_no_image(folder):
+    dataset, path = ColorDataset(12), folder / "prototypes.png"
+    plot_prototypes(dataset, {0: [0], 1: range(1, 12)}, {0: "", 1: ""}, path)
+    assert count(path, *dataset.colors()) == [64**2] * 12
 
 
 def test_very_many_clusters_fill_numbered_pages(folder):
@@ -380,9 +387,10 @@ def test_pictures_need_no_display_and_no_window_system(folder, monkeypatch):
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.setenv("MPLBACKEND", "tkagg")
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)  # importing it is an error now
+    monkeypatch.delattr(matplotlib, "pyplot", raising=False)
     fresh = runpy.run_path(visualize.__file__)
     fresh["plot_confusion_matrix"](np.eye(2), ["a", "b"], folder / "confusion.png")
-    fresh["plot_curves"](write_log(folder, {"epoch": 0, "a": 1.0}), folder / "curves.png")
+    fresh["plot_curves"](write_log(folder, {"epoch": 0, "$x_{$": 1.0}), folder / "curves.png")
     fresh["plot_neighbors"](ColorDataset(2), np.array([[0, 1], [1, 0]]), folder / "neighbors.png")
     fresh["plot_prototypes"](ColorDataset(2), {0: [0, 1]}, {0: "0"}, folder / "prototypes.png")
     assert len(list(folder.glob("*.png"))) == 4

@@ -1,0 +1,197 @@
+"""`build_model` gives, from the published YAMLs alone, the networks whose state dicts were published."""
+
+import math
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from models import build_model
+from models.heads import ClusteringModel, ContrastiveModel
+from utils.config import load_config
+from utils.errors import UserError
+
+NORM = ("weight", "bias", "running_mean", "running_var")
+SMALL, IMAGENET = ("cifar10", "cifar20", "stl10"), ("imagenet_50", "imagenet_100", "imagenet_200")
+PUBLISHED = [
+    *(f"configs/pretext/simclr_{name}.yml" for name in SMALL),
+    *(f"configs/pretext/moco_{name.replace('_', '')}.yml" for name in IMAGENET),
+    *(f"configs/{stage}/{stage}_{name}.yml" for stage in ("scan", "selflabel") for name in SMALL + IMAGENET),
+    "configs/scan/imagenet_eval.yml",
+]
+
+
+def model_of(path, *overrides):
+    """The network on the meta device: names and shapes alone."""
+    with torch.device("meta"):
+        return build_model(load_config(None, path, overrides))
+
+
+def names_and_shapes(model):
+    return {name: tuple(value.shape) for name, value in model.state_dict().items()}
+
+
+def norm_of(name, channels):
+    return {f"{name}.{part}": (channels,) for part in NORM} | {f"{name}.num_batches_tracked": ()}
+
+
+def published_resnet18():
+    """Names and shapes of the published ResNet-18, for 32 and for 96 px alike."""
+    tensors = {"conv1.weight": (64, 3, 3, 3)} | norm_of("bn1", 64)
+    before = 64
+    for stage, channels in enumerate((64, 128, 256, 512), start=1):
+        for block in (0, 1):
+            name = f"layer{stage}.{block}"
+            tensors |= {f"{name}.conv1.weight": (channels, before, 3, 3)} | norm_of(f"{name}.bn1", channels)
+            tensors |= {f"{name}.conv2.weight": (channels, channels, 3, 3)} | norm_of(f"{name}.bn2", channels)
+            if stage > 1 and block == 0:
+                tensors |= {f"{name}.shortcut.0.weight": (channels, before, 1, 1)}
+                tensors |= norm_of(f"{name}.shortcut.1", channels)
+            before = channels
+    return tensors
+
+
+def published_resnet50():
+    with torch.device("meta"):
+        tensors = names_and_shapes(torchvision.models.resnet50())
+    return {name: shape for name, shape in tensors.items() if not name.startswith("fc.")}
+
+
+def linear_of(name, size_in, size_out):
+    return {f"{name}.weight": (size_out, size_in), f"{name}.bias": (size_out,)}
+
+
+def published_model(cfg):
+    backbone, dim = {"resnet18": (published_resnet18, 512), "resnet50": (published_resnet50, 2048)}[cfg.backbone]
+    tensors = {f"backbone.{name}": shape for name, shape in backbone().items()}
+    if cfg.setup in ("simclr", "moco"):
+        return tensors | linear_of("contrastive_head.0", dim, dim) | linear_of("contrastive_head.2", dim, 128)
+    for head in range(cfg.num_heads):
+        tensors |= linear_of(f"cluster_head.{head}", dim, cfg.num_classes)
+    return tensors
+
+
+@pytest.mark.parametrize("path", PUBLISHED)
+def test_a_published_config_builds_the_published_names_and_shapes(path):
+    assert names_and_shapes(model_of(path)) == published_model(load_config(None, path))
+
+
+def test_the_published_resnet18_has_the_well_known_number_of_parameters():
+    backbone = model_of("configs/scan/scan_cifar10.yml").backbone
+    assert sum(parameter.numel() for parameter in backbone.parameters()) == 11_173_962 - (512 * 10 + 10)  # less its fc
+
+
+# -- the form of the first layers
+
+
+FIRST_STAGE = {"cifar": 96, "stl": 49, "imagenet": 24}  # side of the first stage's maps, from 96 px
+
+
+def stem_of(model):
+    sides = []
+    model.backbone.layer1.register_forward_hook(lambda module, arguments, output: sides.append(output.shape[-1]))
+    model(torch.empty(2, 3, 96, 96, device="meta"))
+    return next(stem for stem, side in FIRST_STAGE.items() if [side] == sides)
+
+
+@pytest.mark.parametrize(
+    "path, overrides, stem",
+    [
+        ("scan/scan_cifar10", [], "cifar"),
+        ("pretext/simclr_cifar20", [], "cifar"),
+        ("selflabel/selflabel_stl10", [], "stl"),
+        ("pretext/moco_imagenet50", [], "imagenet"),
+        ("scan/imagenet_eval", [], "imagenet"),
+        ("scan/scan_cifar10", ["transformation_kwargs.crop_size=224"], "cifar"),
+        ("scan/scan_stl10", ["transformation_kwargs.crop_size=32"], "stl"),
+        ("scan/scan_cifar10", ["model_kwargs.stem=imagenet"], "imagenet"),
+        ("scan/scan_stl10", ["model_kwargs.stem=cifar"], "cifar"),
+        ("scan/scan_imagenet_50", ["model_kwargs.stem=stl"], "stl"),
+        ("scan/scan_digits", [], "cifar"),
+        ("scan/scan_digits", ["transformation_kwargs.crop_size=48"], "cifar"),
+        ("scan/scan_digits", ["transformation_kwargs.crop_size=49"], "stl"),
+        ("scan/scan_digits", ["transformation_kwargs.crop_size=128"], "stl"),
+        ("scan/scan_digits", ["transformation_kwargs.crop_size=129"], "imagenet"),
+        ("scan/scan_digits", ["transformation_kwargs.crop_size=129", "model_kwargs.stem=cifar"], "cifar"),
+    ],
+)
+def test_the_stem_follows_the_published_data_set_else_the_crop_size_unless_it_is_named(path, overrides, stem):
+    assert stem_of(model_of(f"configs/{path}.yml", *overrides)) == stem
+
+
+def test_width_scales_every_stage_of_resnet18():
+    model = model_of("configs/scan/scan_cifar10.yml", "model_kwargs.width=16")
+    stages = [getattr(model.backbone, f"layer{stage}") for stage in (1, 2, 3, 4)]
+    assert [stage[1].conv2.weight.shape[0] for stage in stages] == [16, 32, 64, 128]
+    assert model.cluster_head[0].weight.shape == (10, 128)
+
+
+def test_width_with_resnet50_is_refused_naming_value_and_remedy():
+    with pytest.raises(UserError, match=r"^model_kwargs\.width 32: resnet50 .*resnet18$"):
+        model_of("configs/scan/scan_imagenet_50.yml", "model_kwargs.width=32")
+
+
+# -- heads
+
+
+class Pooled(nn.Module):
+    """A backbone of three features: the mean of each channel."""
+
+    features_dim = 3
+
+    def forward(self, images):
+        return images.mean(dim=(2, 3))
+
+
+@pytest.fixture
+def images():
+    return torch.randn(4, 3, 2, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def affine(x, state, name):
+    return x @ state[f"{name}.weight"].T + state[f"{name}.bias"]
+
+
+def unit_length(x):
+    return x / (x**2).sum(dim=1, keepdim=True).sqrt()
+
+
+def test_the_mlp_head_is_linear_relu_linear_and_unit_length(images):
+    torch.manual_seed(0)
+    model = ContrastiveModel(Pooled(), "mlp", 5).double()
+    state = model.state_dict()
+    hidden = affine(Pooled()(images), state, "contrastive_head.0").clamp(min=0)
+    torch.testing.assert_close(model(images), unit_length(affine(hidden, state, "contrastive_head.2")))
+
+
+def test_the_linear_head_is_one_layer_and_unit_length(images):
+    torch.manual_seed(0)
+    model = ContrastiveModel(Pooled(), "linear", 5).double()
+    assert names_and_shapes(model) == linear_of("contrastive_head", 3, 5)
+    features = affine(Pooled()(images), model.state_dict(), "contrastive_head")
+    torch.testing.assert_close(model(images), unit_length(features))
+
+
+def test_cluster_heads_give_logits_of_the_unnormalised_features_one_tensor_a_head(images):
+    torch.manual_seed(0)
+    model = ClusteringModel(Pooled(), num_clusters=6, num_heads=3).double()
+    logits = model(images)
+    assert [head.shape for head in logits] == [(4, 6)] * 3
+    for head in range(3):
+        expected = affine(Pooled()(images), model.state_dict(), f"cluster_head.{head}")
+        torch.testing.assert_close(logits[head], expected)
+
+
+def test_heads_start_as_pytorchs_linear_layers_do_each_with_its_own_draw():
+    torch.manual_seed(0)
+    backbone = nn.Module()
+    backbone.features_dim = 512
+    bound = 1 / math.sqrt(512)  # of nn.Linear's uniform draw
+    contrastive, clustering = ContrastiveModel(backbone, "mlp", 128), ClusteringModel(backbone, 10, num_heads=2)
+    weights = [contrastive.contrastive_head[0], contrastive.contrastive_head[2], *clustering.cluster_head]
+    for layer in weights:
+        assert 0.99 * bound < layer.weight.abs().max() <= bound
+        assert 0.5 * bound < layer.bias.abs().max() <= bound
+    first, second = clustering.cluster_head
+    assert not torch.equal(first.weight, second.weight)

@@ -1,0 +1,73 @@
+import copy
+
+import torch
+from torch import nn
+
+from models.ema import InPlaceEMA
+
+LR, MOMENTUM, ALPHA, STEPS = 0.1, 0.9, 0.75, 4
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)).double()
+
+
+def batches():
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(8, 3, generator=generator, dtype=torch.float64) for _ in range(STEPS)]
+
+
+def loss_of(model, images):
+    return (model(images) ** 2).mean() + model(2 * images).exp().mean()
+
+
+def train(model):
+    optimizer = torch.optim.SGD(model.parameters(), lr=LR, momentum=MOMENTUM)
+    ema = InPlaceEMA(model, ALPHA)
+    for images in batches():
+        optimizer.zero_grad()
+        loss_of(model, images).backward()
+        optimizer.step()
+        ema.step()
+    return optimizer
+
+
+def by_hand(model):
+    """Weights that move by 1 - alpha of each SGD step; momentum as if there were no average."""
+    model = copy.deepcopy(model)
+    velocities = [torch.zeros_like(parameter) for parameter in model.parameters()]
+    for images in batches():
+        gradients = torch.autograd.grad(loss_of(model, images), list(model.parameters()))
+        velocities = [MOMENTUM * velocity + g for velocity, g in zip(velocities, gradients, strict=True)]
+        with torch.no_grad():
+            for parameter, velocity in zip(model.parameters(), velocities, strict=True):
+                parameter -= (1 - ALPHA) * LR * velocity
+    return list(model.parameters()), velocities
+
+
+def test_each_step_moves_the_weights_by_1_minus_alpha_of_the_optimizers_step_and_leaves_its_momentum():
+    model = network()
+    weights, velocities = by_hand(model)
+    optimizer = train(model)
+    for parameter, weight, velocity in zip(model.parameters(), weights, velocities, strict=True):
+        torch.testing.assert_close(parameter, weight)
+        torch.testing.assert_close(optimizer.state[parameter]["momentum_buffer"], velocity)
+
+
+def test_batch_norm_buffers_are_put_back_to_their_start_after_every_step():
+    model = network()
+    model(10 + torch.randn(8, 3, dtype=torch.float64))  # start from buffers that are not 0 and 1
+    start = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    train(model)
+    assert start["1.num_batches_tracked"] == 1
+    for name, buffer in model.named_buffers():
+        assert torch.equal(buffer, start[name]), name
+
+
+def test_the_parameters_stay_the_ones_the_optimizer_holds_and_still_take_gradients():
+    model = network()
+    before = list(model.parameters())
+    train(model)
+    after = list(model.parameters())
+    assert all(one is other and other.requires_grad for one, other in zip(before, after, strict=True))

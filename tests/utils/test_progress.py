@@ -1,0 +1,128 @@
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from utils import progress as module
+from utils.errors import RunError
+from utils.progress import Progress
+
+
+class Loader:
+    """Batches of the given sizes."""
+
+    batch_size = 4
+
+    def __init__(self, *sizes):
+        self.sizes = sizes
+
+    def __len__(self):
+        return len(self.sizes)
+
+    def __iter__(self):
+        return (SimpleNamespace(index=torch.arange(size)) for size in self.sizes)
+
+
+def run_epoch(losses, epoch=0, **others):
+    """An epoch with these losses, step by step, and other measurements by name; None: the step is not measured."""
+    progress = Progress(Loader(*[4] * len(losses)), epoch, log_every=10)
+    for step, _ in enumerate(progress):
+        if losses[step] is not None:
+            progress.update(**{name: torch.tensor(each[step]) for name, each in {"loss": losses, **others}.items()})
+    return progress.averages()
+
+
+def test_averages_are_means_over_the_steps_named_as_training_metrics():
+    averages = run_epoch([1.0, 2.0, 6.0], entropy=[0.5, 1.0, 0.0])
+    averages.pop("train/images_per_second")
+    assert averages == {"train/loss": 3.0, "train/entropy": 0.5}
+    assert all(type(value) is float for value in averages.values())
+
+
+def test_sums_are_kept_in_double_precision_whatever_the_loss_is_in():
+    assert run_epoch([2.0**24, 1.0, 1.0])["train/loss"] == (2.0**24 + 2) / 3  # float32 would drop both ones
+
+
+def test_the_mean_is_over_the_steps_that_were_measured():
+    assert run_epoch([0.0, None, 2.0])["train/loss"] == 1.0
+    assert run_epoch([None, None]).keys() == {"train/images_per_second"}
+
+
+def test_batches_come_through_in_order_and_every_image_is_counted_once(monkeypatch):
+    clock = iter([10.0, 12.0])
+    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    progress = Progress(Loader(4, 4, 3), epoch=0, log_every=10)
+    assert [len(batch.index) for batch in progress] == [4, 4, 3]
+    assert progress.averages() == {"train/images_per_second": 11 / 2}
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("place", [0, 2])
+def test_the_first_step_that_is_not_finite_is_named_counted_from_1(bad, place):
+    losses = [1.0, 1.0, 1.0, math.nan]
+    losses[place] = bad
+    with pytest.raises(RunError, match=rf"epoch 6, step {place + 1}:") as error:
+        run_epoch(losses, epoch=5)
+    assert "\n" not in str(error.value)
+
+
+def test_steps_that_were_not_measured_count_in_the_number_of_the_bad_one():
+    with pytest.raises(RunError, match="epoch 1, step 3:"):
+        run_epoch([None, 1.0, math.nan, 1.0])
+
+
+def test_any_measurement_that_is_not_finite_stops_the_epoch_though_a_later_one_of_the_step_is():
+    with pytest.raises(RunError, match="epoch 1, step 2:"):
+        run_epoch([1.0, 1.0, 1.0], entropy=[1.0, math.nan, 1.0], last=[1.0, 1.0, 1.0])
+
+
+def test_opposite_infinities_do_not_hide_each_other():
+    with pytest.raises(RunError, match="step 1:"):
+        run_epoch([math.inf, -math.inf, 1.0])
+
+
+def test_nothing_is_kept_attached_to_the_graph():
+    weight = torch.ones((), requires_grad=True)
+    progress = Progress(Loader(4), epoch=0, log_every=10)
+    for _ in progress:
+        progress.update(loss=2 * weight)
+    kept = [*progress.sums.values(), progress.first_bad_step]
+    assert not any(tensor.requires_grad for tensor in kept)
+
+
+@pytest.fixture
+def bars(monkeypatch):
+    """The bars that were drawn, in place of tqdm's."""
+    drawn = []
+
+    class Bar:
+        disable = False
+
+        def __init__(self, total, desc, **_):
+            self.total, self.desc, self.done, self.shown = total, desc, [], []
+            drawn.append(self)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            return None
+
+        def update(self, count):
+            self.done.append(count)
+
+        def set_postfix(self, **values):
+            self.shown.append(values)
+
+    monkeypatch.setattr(module, "tqdm", Bar)
+    return drawn
+
+
+def test_the_bar_counts_images_and_shows_the_running_loss_every_log_every_steps(bars):
+    progress = Progress(Loader(4, 4, 4, 4, 4), epoch=2, log_every=2)
+    for step, _ in enumerate(progress, start=1):
+        progress.update(loss=torch.tensor(float(step)))
+    (bar,) = bars
+    assert (bar.total, bar.desc, bar.done) == (20, "epoch 3", [4] * 5)
+    assert bar.shown == [{"loss": "1.5000"}, {"loss": "2.5000"}]  # means of 1, 2 and of 1, 2, 3, 4
