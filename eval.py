@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> None:
     cfg = load_config(None, arguments.config_exp, arguments.overrides)
     check_stage(cfg, "eval")
     content = read_file(arguments.model)
-    stage = stage_of(content)
+    stage = stage_of(content, arguments.model)
     if stage != FOLDERS[cfg.setup]:
         raise UserError(
             f"{arguments.model} is a {stage} model, but {arguments.config_exp} is a config of the {cfg.setup} stage: "
@@ -74,10 +74,10 @@ def main(argv: list[str] | None = None) -> None:
             print(f"prototypes: {written}")
 
 
-def cluster_names(metrics: dict, classes: list[str], num_clusters: int) -> list[str]:
+def cluster_names(metrics: dict, classes: list[str], num_clusters: int) -> dict[int, str]:
     """`cluster 3`, with the class that it was matched to where labels are known."""
     matched = dict(metrics.get("hungarian_match", []))
-    return [f"cluster {k}: {classes[matched[k]]}" if k in matched else f"cluster {k}" for k in range(num_clusters)]
+    return {k: f"cluster {k}: {classes[matched[k]]}" if k in matched else f"cluster {k}" for k in range(num_clusters)}
 
 
 if __name__ == "__main__":

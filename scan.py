@@ -79,11 +79,11 @@ def main(argv: list[str] | None = None) -> None:
         if losses[head] < best_loss:  # selection sees no label
             best_loss, best_head = losses[head], head
             save_weights({"model": model.state_dict(), "head": head}, run.folder / "model.pth.tar")
-        run.save(epoch, model, optimizer, best_loss=best_loss, best_loss_head=best_head)
         probabilities = predictions[head]
         report = validations[head] | evaluate_clusters(probabilities, val_set.targets)
         report.pop("hungarian_match", None)
         run.log_epoch(epoch, metrics | {f"val/{name}": value for name, value in report.items()})
+        run.save(epoch, model, optimizer, best_loss=best_loss, best_loss_head=best_head)
 
     best = read_model(run.folder / "model.pth.tar", "scan")
     load_strictly(model, best["model"], run.folder / "model.pth.tar")

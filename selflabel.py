@@ -35,6 +35,8 @@ def train_epoch(run: Run, model, loader, criterion, optimizer, ema, epoch: int) 
         loss, n_kept = criterion(weak, strong)
         if n_kept == 0:  # the one wait in a step
             skipped += 1
+            if ema:
+                ema.restore_buffers()
             continue
         optimizer.zero_grad()
         loss.backward()
@@ -96,8 +98,8 @@ def main(argv: list[str] | None = None) -> None:
             )
         live = report["used_clusters"]
         report.pop("hungarian_match", None)
-        run.save(epoch, model, optimizer)
         run.log_epoch(epoch, metrics | {f"val/{name}": value for name, value in report.items()})
+        run.save(epoch, model, optimizer)
 
     save_weights(model.state_dict(), run.folder / "model.pth.tar")
     probabilities = predict(model, val_loader)[0]

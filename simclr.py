@@ -89,8 +89,8 @@ def main(argv: list[str] | None = None) -> None:
         if run.is_due(epoch, cfg.knn_every) and labelled(train_set, val_set):
             memory, queries = (features_of(run, model, dataset) for dataset in (train_set, val_set))
             metrics["val/knn_accuracy"] = knn_accuracy(memory, train_set, queries, val_set)
-        run.save(epoch, model, optimizer)
         run.log_epoch(epoch, metrics)
+        run.save(epoch, model, optimizer)
 
     save_weights(model.state_dict(), run.folder / "model.pth.tar")
     mine(run, model, train_set, val_set)

@@ -1,6 +1,6 @@
 """The whole recipe on digits over several seeds: accuracy of each stage with mean and spread, and CPU minutes.
 
-    python benchmarks/seeds.py --seeds 0 1 2 3 4 [--root_dir results/seeds] [key=value of all three stages ...]
+python benchmarks/seeds.py --seeds 0 1 2 3 4 [--root_dir results/seeds] [key=value of all three stages ...]
 """
 
 import argparse

@@ -1,9 +1,9 @@
 """Images: data sets by name, batched augmentation, and the loader that hands out augmented views."""
 
-from data.digits import digits
+from data.digits import read_digits
 from utils.errors import UserError
 
-DATASETS = {"digits": digits}  # name -> function of the split
+DATASETS = {"digits": read_digits}  # name -> function of the split
 
 
 def build_dataset(cfg, split: str):

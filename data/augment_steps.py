@@ -198,7 +198,7 @@ class StrongOperations:
 
     def apply(self, images: Tensor, values: Tensor) -> Tensor:
         images = images.clone()
-        chosen, magnitude = values.split(self.number, dim=1)
+        chosen, magnitude = values[:, : self.number], values[:, self.number :]
         for place in range(self.number):
             for number, (_, _, operation) in enumerate(STRONG_OPERATIONS.values()):
                 _change_rows(images, chosen[:, place] == number, magnitude[:, place], operation)

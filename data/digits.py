@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from data.dataset import ResidentDataset
 
 
-def digits(split: str) -> ResidentDataset:
+def read_digits(split: str) -> ResidentDataset:
     """The `train` (1,438) or `val` (359) split, enlarged to 16 x 16 px.
 
     Every fifth image in scikit-learn's order (index 4, 9, 14, ...) is held out: a rule that sees no label."""

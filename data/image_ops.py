@@ -59,7 +59,7 @@ def hue(images: Tensor, shift: Tensor) -> Tensor:
     red, green, blue = ((value[:, None] - channels) / chroma.where(coloured, 1)[:, None]).unbind(dim=1)
     is_red, is_green = channels[:, 0] == value, channels[:, 1] == value
     angle = torch.where(is_red, blue - green, torch.where(is_green, 2 + red - blue, 4 + green - red))
-    angle = (((angle / 6 + 1) % 1) * 255).floor() * coloured  # 0..255, and 0 where there is no colour
+    angle = (((angle / 6 + 1) % 1) * 255).floor()  # 0..255
     saturated = ((chroma / value.clamp(min=1)) * 255).floor() / 255
     angle = (angle + (shift * 255).trunc().view(-1, 1, 1)) % 256
     sector = angle[:, None] * 6 / 255 + torch.tensor([5.0, 3.0, 1.0], device=images.device).view(1, 3, 1, 1)
@@ -141,7 +141,8 @@ def affine_bilinear(images: Tensor, matrix: Tensor) -> Tensor:
     size = torch.tensor([width, height], device=images.device)
     inside = ((points >= 0) & (points < size)).all(dim=-1)  # (B, H, W)
     moved = F.grid_sample(images.float(), 2 * points / size - 1, padding_mode="border", align_corners=False)
-    return moved.to(torch.uint8) * inside[:, None]
+    moved = (moved + 1e-3).to(torch.uint8)  # cut off, as Pillow does, but not where float32 makes 254.9999 of white
+    return moved * inside[:, None]
 
 
 def _triangle_weights(start: Tensor, length: Tensor, size: int, pixels: int) -> Tensor:

@@ -66,7 +66,7 @@ class ResidentLoader:
             sources[1] = self.neighbors[index, column]
         tables = [draw(strategy, len(index), generator) for strategy in self.views]
         views = [apply(self._gather(source), table) for source, table in zip(sources, tables, strict=True)]
-        views = [view.contiguous(memory_format=torch.channels_last) for view in views]         # convolutions' fast form
+        views = [view.contiguous(memory_format=torch.channels_last) for view in views]  # convolutions' fast form
         return Batch(index, views, None if self.dataset.targets is None else self.dataset.targets[index])
 
     def _gather(self, index: Tensor) -> Tensor:
@@ -87,4 +87,6 @@ def build_loader(
             f"batch_size {batch_size} is larger than the training set ({len(dataset)} images), which leaves no batch: "
             f"set batch_size to at most {len(dataset)}"
         )
+    if neighbors is not None and len(neighbors) != len(dataset):
+        raise ValueError(f"{len(neighbors)} rows of neighbors for {len(dataset)} images")
     return ResidentLoader(dataset, views, batch_size, device, train, neighbors, seed)

@@ -7,6 +7,7 @@ from models.resnet import ResNet18, resnet50
 from utils.errors import UserError
 
 PUBLISHED_STEMS = {"cifar-10": "cifar", "cifar-20": "cifar", "stl-10": "stl"}
+PUBLISHED_STEMS |= dict.fromkeys(("imagenet", "imagenet_50", "imagenet_100", "imagenet_200"), "imagenet")
 
 
 def stem_for(cfg) -> str:

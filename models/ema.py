@@ -20,5 +20,10 @@ class InPlaceEMA:
         for average, parameter in zip(self.average, self.model.parameters(), strict=True):
             average.mul_(self.alpha).add_(parameter, alpha=1 - self.alpha)
             parameter.copy_(average)
+        self.restore_buffers()
+
+    @torch.no_grad()
+    def restore_buffers(self) -> None:
+        """Put the batch-norm buffers back; also after a step that was skipped, for its forward passes moved them."""
         for start, buffer in zip(self.buffers, self.model.buffers(), strict=True):
             buffer.copy_(start)

@@ -15,31 +15,37 @@ def read_file(path) -> dict:
     if not Path(path).is_file():
         raise UserError(f"{path} not found: it holds the weights to start from; run the stage before, or mend the path")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{path} is no readable weight file ({Path(path).stat().st_size} bytes): {reason}") from error
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch, pickle and zipfile raise a dozen kinds for a bad file
+        raise UserError(
+            f"{path} ({Path(path).stat().st_size} bytes) cannot be read: it is damaged, no PyTorch file, or holds more "
+            "than tensors and plain values; nothing in it was run"
+        ) from error
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
+        raise UserError(f"{path} holds no named weights but a {type(content).__name__}: give a model.pth.tar")
+    return content
 
 
-def stage_of(content: dict) -> str:
+def stage_of(content: dict, path) -> str:
     """`pretext`, `scan` or `selflabel`: which stage a model file comes from, by what is in it."""
-    if set(content) == {"model", "head"}:
+    if content.keys() == {"model", "head"}:
         return "scan"
     if any(name.startswith("contrastive_head.") for name in content):
         return "pretext"
     if any(name.startswith("cluster_head.") for name in content):
         return "selflabel"
-    raise UserError("the file holds no model of ours: neither a contrastive head nor cluster heads are in it")
+    if "optimizer" in content:
+        raise UserError(f"{path} is a checkpoint for a restart: give the model.pth.tar beside it")
+    raise UserError(f"{path} holds no model of ours: there is neither a contrastive head nor a cluster head in it")
 
 
 def read_model(path, stage: str) -> dict:
     """The content of the model file of one stage. Raises UserError if it comes from another stage."""
     content = read_file(path)
-    found = stage_of(content)
+    found = stage_of(content, path)
     if found != stage:
         raise UserError(
-            f"{path} is a {found} model, not a {stage} model: give the model.pth.tar that {MADE_BY[stage]} "
-            f"wrote, or the config of the {found} stage"
+            f"{path} is a {found} model, not a {stage} model: give the model.pth.tar that {MADE_BY[stage]} wrote"
         )
     return content
 
@@ -74,7 +80,9 @@ def load_backbone(model: nn.Module, path) -> int:
 def load_best_head(model: nn.Module, path) -> int:
     """Load a scan model file with its best head alone, as `cluster_head.0`; returns which head that was."""
     content = read_model(path, "scan")
-    head = int(content["head"])
+    head, heads = content["head"], sum(name.endswith(".bias") for name in content["model"] if "cluster_head." in name)
+    if not 0 <= head < heads:
+        raise UserError(f"{path} names head {head} as its best, but holds {heads} heads: it is no whole scan model")
     state = {name: value for name, value in content["model"].items() if not name.startswith("cluster_head.")}
     for part in ("weight", "bias"):
         state[f"cluster_head.0.{part}"] = content["model"][f"cluster_head.{head}.{part}"]

@@ -11,7 +11,7 @@ import eval as evaluation
 import scan
 import selflabel
 import simclr
-from data.digits import digits
+from data.digits import read_digits
 from utils.errors import RunError, UserError
 
 SMALL = ["device=cpu", "model_kwargs.width=4", "batch_size=64"]
@@ -21,7 +21,7 @@ EPOCHS = 2
 @pytest.fixture(autouse=True)
 def few_digits(monkeypatch):
     """Every seventh digit: 206 to train on, 52 held out."""
-    few_of(monkeypatch, digits)
+    few_of(monkeypatch, read_digits)
 
 
 def few_of(monkeypatch, reader, change_targets=lambda targets: targets):
@@ -50,7 +50,7 @@ def run_recipe(root):
 def finished(tmp_path_factory):
     """One whole run: folder of each stage."""
     with pytest.MonkeyPatch.context() as monkeypatch:
-        few_of(monkeypatch, digits)
+        few_of(monkeypatch, read_digits)
         return run_recipe(tmp_path_factory.mktemp("finished"))
 
 
@@ -105,7 +105,7 @@ def test_the_files_have_the_published_formats(finished):
 
 def test_the_same_seed_gives_bit_identical_weights_and_labels_change_nothing(finished, tmp_path, monkeypatch):
     shuffled = torch.Generator().manual_seed(1)
-    few_of(monkeypatch, digits, lambda targets: targets[torch.randperm(len(targets), generator=shuffled)])
+    few_of(monkeypatch, read_digits, lambda targets: targets[torch.randperm(len(targets), generator=shuffled)])
     for stage, folder in run_recipe(tmp_path).items():
         assert same_weights(folder, finished[stage]), stage
 
@@ -115,7 +115,7 @@ def test_another_seed_gives_other_weights(finished, tmp_path):
 
 
 def test_without_labels_label_metrics_are_absent_and_the_weights_are_the_same(finished, tmp_path, monkeypatch, capsys):
-    few_of(monkeypatch, digits, lambda targets: None)
+    few_of(monkeypatch, read_digits, lambda targets: None)
     for stage, folder in run_recipe(tmp_path).items():
         assert same_weights(folder, finished[stage]), stage
         assert not (folder / "confusion_matrix.png").exists()
@@ -242,7 +242,7 @@ MISTAKES = {
 def test_a_users_mistake_is_one_line_before_anything_is_written(case, finished, tmp_path, monkeypatch):
     main, stage, overrides, message = MISTAKES[case]
     if "WHOLE" in overrides:
-        monkeypatch.setitem(data.DATASETS, "digits", digits)
+        monkeypatch.setitem(data.DATASETS, "digits", read_digits)
     replaced = {"PRETEXT": [f"pretext_dir={finished['pretext']}"], "WHOLE": []}
     overrides = [word for override in overrides for word in replaced.get(override, [override])]
     with pytest.raises(UserError, match=message) as error:

@@ -35,7 +35,7 @@ SIMCLR, OURS, AFFINE = (f"augmentation_strategy={name}" for name in ("simclr", "
 KEYS = (
     # What is run
     Key("setup", "str", ("simclr", "moco", "scan", "selflabel"), ALL, "stage that the file is for"),
-    Key("seed", "int", ">=0", STAGES, "seed of every random draw and of the initial weights", default=0),
+    Key("seed", "int", ">=0 <4294967296", STAGES, "seed of every random draw and of the initial weights", default=0),
     Key("run_name", "str", "", "", "folder of the run under root_dir; when absent, train_db_name"),
     Key("root_dir", "path", "", ALL, "folder of all results", default="results", may_change=True),
     Key("pretext_dir", "path", "", "", "where the pretext files are; when absent, this run's own", may_change=True),

@@ -40,6 +40,7 @@ class Logger:
         if self.tensorboard:
             for name, value in metrics.items():
                 self.tensorboard.add_scalar(name, value, epoch)
+            self.tensorboard.flush()
 
     def final(self, title: str, metrics: dict) -> None:
         print_metrics(title, metrics)

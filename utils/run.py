@@ -63,8 +63,10 @@ class Run:
         if not self.checkpoint.exists() or not (self.folder / "config.yml").exists():
             return
         if differences := resume_differences(load_config(None, self.folder / "config.yml"), self.cfg):
-            raise UserError(f"{self.folder} holds a run with other settings ({'; '.join(differences[:4])}): "
-                            "give this one its own run_name=..., or remove that folder")
+            raise UserError(
+                f"{self.folder} holds a run with other settings ({'; '.join(differences[:4])}): "
+                "give this one its own run_name=..., or remove that folder"
+            )
 
     def autocast(self) -> AbstractContextManager:
         """bfloat16 where `precision: bf16` asks for it; `auto` is fp32."""
@@ -75,6 +77,8 @@ class Run:
         if not self.checkpoint.exists():
             return {}
         state = read_file(self.checkpoint)
+        if not {"model", "optimizer", "epoch"} <= state.keys():
+            raise UserError(f"{self.checkpoint} is no checkpoint to go on from: move it away to start anew")
         load_strictly(model, state.pop("model"), self.checkpoint)
         optimizer.load_state_dict(state.pop("optimizer"))
         self.finished_epochs = state.pop("epoch")

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +15,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from utils.evaluate import map_clusters
+from utils.files import replacing
 
 DPI = 128  # a power of two: pixels / DPI * DPI is exact, so a picture has the very size asked for
 INK, FAINT, BLUE, RED = "#222222", "#8a8a8a", "#2f6db3", "#d62728"
@@ -136,7 +136,7 @@ def plot_confusion_matrix(matrix: np.ndarray, classes: Sequence[str], path: str 
     _save(figure, path, bbox_inches="tight", pad_inches=0.12)
 
 
-def plot_matching(dataset, predictions: Tensor, metrics: dict, path: str | os.PathLike) -> None:
+def plot_matching(dataset, predictions: Tensor, metrics: dict, path: str | Path) -> None:
     """Draw the confusion matrix of predicted clusters (N,) under `metrics["hungarian_match"]`, if labels gave one."""
     if "hungarian_match" in metrics:
         matched = map_clusters(predictions, metrics["hungarian_match"])
@@ -245,9 +245,8 @@ def _quiet(axes: Axes) -> None:
 
 def _save(figure: Figure, path: str | Path, **options) -> None:
     """Write the PNG whole or not at all."""
-    part = Path(f"{path}.part")
-    figure.savefig(part, format="png", dpi=DPI, facecolor="white", **options)
-    os.replace(part, path)
+    with replacing(path) as file:
+        figure.savefig(file, format="png", dpi=DPI, facecolor="white", **options)
 
 
 def _show(paths: list[Path]) -> None:

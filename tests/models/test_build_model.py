@@ -195,3 +195,9 @@ def test_heads_start_as_pytorchs_linear_layers_do_each_with_its_own_draw():
         assert 0.5 * bound < layer.bias.abs().max() <= bound
     first, second = clustering.cluster_head
     assert not torch.equal(first.weight, second.weight)
+
+
+def test_the_published_imagenet_form_holds_at_any_crop_size():
+    cfg = load_config(None, "configs/scan/scan_imagenet_50.yml", ["transformation_kwargs.crop_size=112"])
+    with torch.device("meta"):
+        assert build_model(cfg).backbone.conv1.weight.shape == (64, 3, 7, 7)

@@ -313,3 +313,11 @@ def test_a_command_line_that_argparse_refuses_ends_in_2(sigterm, capsys):
         command(lambda: stage_config([], "scan", ""))
     assert end.value.code == 2
     assert re.search("--config_exp", capsys.readouterr().err)
+
+
+def test_a_bare_state_dict_at_the_checkpoints_place_is_a_users_mistake(tmp_path):
+    run = Run(load_config(None, "configs/pretext/simclr_digits.yml", [f"root_dir={tmp_path}", "device=cpu"]))
+    layer = nn.Linear(2, 2)
+    torch.save(layer.state_dict(), run.checkpoint)
+    with pytest.raises(UserError, match=r"checkpoint\.pth\.tar is no checkpoint"):
+        run.resume(layer, torch.optim.SGD(layer.parameters(), lr=0.1))

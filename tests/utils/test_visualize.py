@@ -373,8 +373,7 @@ def test_a_full_disk_leaves_the_old_picture_whole(folder, monkeypatch):
     old = path.read_bytes()
 
     def fail(self, target, **options):
-        with open(target, "wb") as file:
-            file.write(b"half")
+        target.write(b"half")
         raise OSError("No space left on device")
 
     monkeypatch.setattr(Figure, "savefig", fail)
