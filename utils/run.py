@@ -127,7 +127,7 @@ def command(main: Callable[[], None]) -> None:
     except (RunError, OSError) as error:
         sys.exit(_say(error, 3))
     except KeyboardInterrupt:
-        sys.exit(_say("stopped; the same command goes on after the last finished epoch", 130))
+        sys.exit(_say("stopped; given again, the command of a stage goes on after its last whole epoch", 130))
 
 
 def _say(message, code: int) -> int:
