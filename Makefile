@@ -4,9 +4,9 @@ BIN := .venv/bin
 .PHONY: demo test test-all lint
 
 demo: .venv/ready  ## the three stages and the evaluation on scikit-learn's digits, on the CPU
-	$(BIN)/python simclr.py --config_env configs/env.yml --config_exp configs/pretext/simclr_digits.yml
-	$(BIN)/python scan.py --config_env configs/env.yml --config_exp configs/scan/scan_digits.yml
-	$(BIN)/python selflabel.py --config_env configs/env.yml --config_exp configs/selflabel/selflabel_digits.yml
+	$(BIN)/python simclr.py --config_exp configs/pretext/simclr_digits.yml root_dir=results
+	$(BIN)/python scan.py --config_exp configs/scan/scan_digits.yml root_dir=results
+	$(BIN)/python selflabel.py --config_exp configs/selflabel/selflabel_digits.yml root_dir=results
 	$(BIN)/python eval.py --config_exp configs/selflabel/selflabel_digits.yml \
 		--model results/digits/selflabel/model.pth.tar --visualize_prototypes
 	@echo "Pictures: results/digits/pretext/neighbors.png, results/digits/selflabel/prototypes.png," \

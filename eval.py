@@ -7,6 +7,7 @@ import torch
 
 from data import build_dataset
 from data.augment import val_strategy
+from data.dataset import is_labelled
 from models import build_model
 from models.weights import load_strictly, read_file, stage_of
 from utils.config import check_stage, load_config
@@ -15,7 +16,7 @@ from utils.evaluate import evaluate_clusters, neighbor_accuracy, prototypes
 from utils.features import eval_loader, extract_features, predict
 from utils.logger import print_metrics
 from utils.neighbors import mine_neighbors
-from utils.run import FOLDERS, choose_device, command
+from utils.run import STAGE_FOLDERS, choose_device, command
 from utils.visualize import plot_prototypes
 
 NEIGHBORS = (1, 5, 20)
@@ -28,7 +29,10 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--visualize_prototypes", action="store_true", help="write prototypes.png beside the model")
     parser.add_argument("--show", action="store_true", help="also open the picture in a window")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over the YAML")
-    return parser.parse_args(argv)
+    arguments = parser.parse_intermixed_args(argv)
+    if arguments.show and not arguments.visualize_prototypes:
+        parser.error("--show opens the picture that --visualize_prototypes makes: give both")
+    return arguments
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -37,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
     check_stage(cfg, "eval")
     content = read_file(arguments.model)
     stage = stage_of(content, arguments.model)
-    if stage != FOLDERS[cfg.setup]:
+    if stage != STAGE_FOLDERS[cfg.setup]:
         raise UserError(
             f"{arguments.model} is a {stage} model, but {arguments.config_exp} is a config of the {cfg.setup} stage: "
             f"give the config under configs/{stage}/"
@@ -51,7 +55,11 @@ def main(argv: list[str] | None = None) -> None:
     title = f"{stage} model {arguments.model} on the val split of {cfg.val_db_name}, {len(dataset)} images"
 
     if stage == "pretext":
-        if dataset.targets is None:
+        if arguments.visualize_prototypes:
+            raise UserError(
+                "prototypes are of clusters, and a pretext model has none: leave --visualize_prototypes out"
+            )
+        if not is_labelled(dataset):
             raise UserError(
                 f"{cfg.val_db_name} has no labels, and a pretext model is judged by its neighbors' labels: "
                 "look at neighbors.png beside the model instead"

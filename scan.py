@@ -60,6 +60,7 @@ def main(argv: list[str] | None = None) -> None:
         model.backbone.requires_grad_(False)
     criterion = SCANLoss(**cfg.criterion_kwargs)
     optimizer = build_optimizer(cfg, [parameter for parameter in model.parameters() if parameter.requires_grad])
+    run.starts_from(pretext / "model.pth.tar")
     state = run.resume(model, optimizer)
     best_loss, best_head = state.get("best_loss", math.inf), state.get("best_loss_head", 0)
     bound = criterion.entropy_weight * math.log(cfg.num_classes)
@@ -72,6 +73,7 @@ def main(argv: list[str] | None = None) -> None:
     for epoch in run.epochs():
         set_learning_rate(optimizer, cfg, epoch)
         metrics = train_epoch(run, model, loader, criterion, optimizer, epoch)
+        run.check_finite(epoch, model)
         predictions = predict(model, val_loader)  # (N, K) for each head
         validations = [scan_validation(probabilities, val_neighbors) for probabilities in predictions]
         losses = [validation["total_loss"] for validation in validations]

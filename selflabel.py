@@ -28,9 +28,9 @@ def train_epoch(run: Run, model, loader, criterion, optimizer, ema, epoch: int) 
     skipped = kept = 0
     for batch in progress:
         weak_images, strong_images = batch.views
-        with run.autocast():
-            with torch.no_grad():
-                (weak,) = model(weak_images)  # (B, K), in train mode and first: both passes move the batch norm
+        with torch.no_grad(), run.autocast():
+            (weak,) = model(weak_images)  # (B, K), in train mode and first: both passes move the batch norm
+        with run.autocast():  # its own: weights cast under no_grad would carry no gradient
             (strong,) = model(strong_images)
         loss, n_kept = criterion(weak, strong)
         if n_kept == 0:  # the one wait in a step
@@ -76,6 +76,7 @@ def main(argv: list[str] | None = None) -> None:
     model = model.to(run.device, memory_format=torch.channels_last)
     criterion = ConfidenceBasedCE(cfg.confidence_threshold, **cfg.criterion_kwargs)
     optimizer = build_optimizer(cfg, model.parameters())
+    run.starts_from(start)
     run.resume(model, optimizer)
     ema = InPlaceEMA(model, cfg.ema_alpha) if cfg.use_ema else None
     run.log.note(confidence_summary(predict(model, train_loader)[0], cfg.confidence_threshold))
@@ -84,6 +85,7 @@ def main(argv: list[str] | None = None) -> None:
     for epoch in run.epochs():
         set_learning_rate(optimizer, cfg, epoch)
         metrics = train_epoch(run, model, loader, criterion, optimizer, ema, epoch)
+        run.check_finite(epoch, model)
         if metrics["train/confident_share"] == 0:
             raise RunError(
                 f"no image was confident in epoch {epoch + 1}, so there is nothing to learn from: "

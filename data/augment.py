@@ -1,7 +1,8 @@
 """Augmentation of whole batches, in two pure steps: draw a table of random numbers, then apply it.
 
-A strategy is a tuple of steps (`augment_steps.py`). `draw` asks each step for its columns, one row an image, on the
-CPU; `apply` has each step read its columns back, on any device. `STRATEGIES` names the strategies of the configs.
+A strategy is a tuple of steps (`augment_steps.py`, `augment_strong.py`). `draw` asks each step for its columns, one row
+an image, on the CPU; `apply` has each step read its columns back, on any device. `STRATEGIES` names the strategies of
+the configs.
 """
 
 from dataclasses import dataclass
@@ -19,8 +20,8 @@ from data.augment_steps import (
     RandomAffine,
     RandomCrop,
     RandomResizedCrop,
-    StrongOperations,
 )
+from data.augment_strong import StrongOperations
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,11 @@ from data.image_ops import affine_matrix
 from utils.errors import UserError
 
 
-def _uniform(low, high, shape: tuple, generator: torch.Generator) -> Tensor:
+def uniform(low, high, shape: tuple, generator: torch.Generator) -> Tensor:
     return low + (high - low) * torch.rand(shape, generator=generator)
 
 
-def _change_rows(images: Tensor, chosen: Tensor, values: Tensor, operation) -> None:
+def change_rows(images: Tensor, chosen: Tensor, values: Tensor, operation) -> None:
     """Replace the images chosen by the (B,) mask by operation(images, values), in place. Mask and values on the CPU."""
     rows = chosen.nonzero().squeeze(1)
     if len(rows):
@@ -39,8 +39,8 @@ class RandomResizedCrop:
     columns = 2 * tries + 2  # area shares, aspects (width : height), and where: down, across
 
     def draw(self, batch: int, generator: torch.Generator) -> Tensor:
-        area = _uniform(*self.scale, (batch, self.tries), generator)
-        aspect = _uniform(math.log(self.ratio[0]), math.log(self.ratio[1]), (batch, self.tries), generator).exp()
+        area = uniform(*self.scale, (batch, self.tries), generator)
+        aspect = uniform(math.log(self.ratio[0]), math.log(self.ratio[1]), (batch, self.tries), generator).exp()
         return torch.cat([area, aspect, torch.rand(batch, 2, generator=generator)], dim=1)
 
     def boxes(self, values: Tensor, height: int, width: int) -> Tensor:
@@ -92,7 +92,7 @@ class ColorJitter:
         reach = torch.tensor([self.brightness, self.contrast, self.saturation, self.hue])
         middle = torch.tensor([1.0, 1.0, 1.0, 0.0])
         low = torch.cat([(1 - reach[:3]).clamp(min=0), -reach[3:]])
-        amounts = _uniform(low, middle + reach, (batch, 4), generator)
+        amounts = uniform(low, middle + reach, (batch, 4), generator)
         order = torch.rand(batch, 4, generator=generator).argsort(dim=1).float()
         return torch.cat([chosen, amounts, order], dim=1)
 
@@ -103,7 +103,7 @@ class ColorJitter:
         for place in range(4):
             for number, operation in enumerate(self.operations):
                 if reach[number] > 0:
-                    _change_rows(images, chosen & (order[:, place] == number), amounts[:, number], operation)
+                    change_rows(images, chosen & (order[:, place] == number), amounts[:, number], operation)
         return images
 
 
@@ -158,53 +158,6 @@ class CenterCrop:
         return images[:, :, down : down + self.size, across : across + self.size]
 
 
-def _move(matrix):
-    """A nearest-neighbour operation from matrix(amount (B,), height, width) -> (B, 6)."""
-    return lambda images, amount: image_ops.affine_nearest(images, matrix(amount.double(), *images.shape[2:]))
-
-
-STRONG_OPERATIONS = {  # name: lowest and highest magnitude, operation(images, magnitude)
-    "identity": (0, 0, lambda images, _: images),
-    "autocontrast": (0, 0, lambda images, _: image_ops.autocontrast(images)),
-    "equalize": (0, 0, lambda images, _: image_ops.equalize(images)),
-    "solarize": (0, 256, image_ops.solarize),
-    "posterize": (4, 8, lambda images, bits: image_ops.posterize(images, bits.floor())),
-    "color": (0.05, 0.95, image_ops.saturation),
-    "contrast": (0.05, 0.95, image_ops.contrast),
-    "brightness": (0.05, 0.95, image_ops.brightness),
-    "sharpness": (0.05, 0.95, image_ops.sharpness),
-    "shear x": (-0.1, 0.1, _move(lambda shear, height, width: affine_matrix(1, shear, 0, 0, 1, 0, shear))),
-    "shear y": (-0.1, 0.1, _move(lambda shear, height, width: affine_matrix(1, 0, 0, shear, 1, 0, shear))),
-    "translate x": (-0.1, 0.1, _move(lambda share, height, width: affine_matrix(1, 0, share * width, 0, 1, 0, share))),
-    "translate y": (-0.1, 0.1, _move(lambda share, height, width: affine_matrix(1, 0, 0, 0, 1, share * height, share))),
-    "rotate": (-30, 30, _move(image_ops.rotation)),
-}
-
-
-@dataclass(frozen=True)
-class StrongOperations:
-    """The strong set of SCAN: `number` operations drawn with replacement, each with its own magnitude."""
-
-    number: int
-
-    @property
-    def columns(self) -> int:
-        return 2 * self.number  # which operations, then their magnitudes
-
-    def draw(self, batch: int, generator: torch.Generator) -> Tensor:
-        low, high = torch.tensor([entry[:2] for entry in STRONG_OPERATIONS.values()]).unbind(dim=1)  # (14,) each
-        chosen = torch.randint(len(low), (batch, self.number), generator=generator)
-        return torch.cat([chosen.float(), _uniform(low[chosen], high[chosen], chosen.shape, generator)], dim=1)
-
-    def apply(self, images: Tensor, values: Tensor) -> Tensor:
-        images = images.clone()
-        chosen, magnitude = values[:, : self.number], values[:, self.number :]
-        for place in range(self.number):
-            for number, (_, _, operation) in enumerate(STRONG_OPERATIONS.values()):
-                _change_rows(images, chosen[:, place] == number, magnitude[:, place], operation)
-        return images
-
-
 @dataclass(frozen=True)
 class RandomAffine:
     """Mild turning, zooming, slanting and shifting about the centre, bilinear: for pictures with a right way up.
@@ -220,9 +173,9 @@ class RandomAffine:
     columns = 6  # angle, zoom across and down, shear, shift across and down
 
     def draw(self, batch: int, generator: torch.Generator) -> Tensor:
-        angle, shear = (_uniform(-reach, reach, (batch,), generator) for reach in (self.degrees, self.shear))
-        scale, aspect = (_uniform(*reach, (batch,), generator) for reach in (self.scale, self.aspect))
-        shift = _uniform(-self.translate, self.translate, (batch, 2), generator)
+        angle, shear = (uniform(-reach, reach, (batch,), generator) for reach in (self.degrees, self.shear))
+        scale, aspect = (uniform(*reach, (batch,), generator) for reach in (self.scale, self.aspect))
+        shift = uniform(-self.translate, self.translate, (batch, 2), generator)
         columns = torch.stack([angle, scale * aspect.sqrt(), scale / aspect.sqrt(), shear], dim=1)
         return torch.cat([columns, shift], dim=1)
 
@@ -248,7 +201,10 @@ class Normalize:
     columns = 0
 
     def apply(self, images: Tensor, values: Tensor) -> Tensor:
-        mean, std = (torch.tensor(v, device=images.device).view(1, 3, 1, 1) for v in (self.mean, self.std))
+        mean, std = (
+            torch.tensor(channels).view(1, 3, 1, 1).to(images.device, non_blocking=True)
+            for channels in (self.mean, self.std)
+        )
         return (images.float() / 255 - mean) / std
 
 

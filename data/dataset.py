@@ -1,9 +1,15 @@
 """What every data set offers: who the images are. How they are drawn and augmented is the loader's business."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import torch
 from PIL import Image
 from torch import Tensor
+
+
+def is_labelled(dataset) -> bool:
+    """Whether any image of the data set has a known label."""
+    return dataset.targets is not None and bool((dataset.targets >= 0).any())
 
 
 @dataclass(frozen=True)
@@ -16,9 +22,18 @@ class ResidentDataset:
     images: Tensor
     targets: Tensor | None
     classes: list[str]
+    _copies: dict = field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def images_on(self, device: torch.device) -> Tensor:
+        """The images where a loader for `device` reads them: on it, if they take at most a quarter of its free memory,
+        else in host memory. All loaders share one copy."""
+        if device not in self._copies:
+            fits = device.type == "cuda" and self.images.nbytes <= torch.cuda.mem_get_info(device)[0] / 4
+            self._copies[device] = self.images.to(device) if fits else self.images
+        return self._copies[device]
 
     def get_image(self, index: int) -> Image.Image:
         return Image.fromarray(self.images[index].permute(1, 2, 0).numpy())

@@ -62,7 +62,8 @@ def hue(images: Tensor, shift: Tensor) -> Tensor:
     angle = (((angle / 6 + 1) % 1) * 255).floor()  # 0..255
     saturated = ((chroma / value.clamp(min=1)) * 255).floor() / 255
     angle = (angle + (shift * 255).trunc().view(-1, 1, 1)) % 256
-    sector = angle[:, None] * 6 / 255 + torch.tensor([5.0, 3.0, 1.0], device=images.device).view(1, 3, 1, 1)
+    offsets = torch.arange(5, 0, -2, device=images.device).view(1, 3, 1, 1)  # of red, green and blue
+    sector = angle[:, None] * 6 / 255 + offsets
     sector = sector % 6
     share = torch.minimum(sector, 4 - sector).clamp_(0, 1)  # how much of the chroma is missing
     return (value[:, None] * (1 - saturated[:, None] * share) + 0.5).to(torch.uint8)
@@ -101,7 +102,8 @@ def equalize(images: Tensor) -> Tensor:
 
 def affine_matrix(a, b, c, d, e, f, like: Tensor) -> Tensor:
     """(B, 6) float64 matrix rows from numbers and (B,) tensors."""
-    entries = [torch.as_tensor(entry, dtype=torch.float64, device=like.device) for entry in (a, b, c, d, e, f)]
+    like = like.double()
+    entries = (entry if isinstance(entry, Tensor) else like.new_full((), entry) for entry in (a, b, c, d, e, f))
     return torch.stack([entry.expand(len(like)) for entry in entries], dim=1)
 
 
@@ -138,7 +140,7 @@ def affine_bilinear(images: Tensor, matrix: Tensor) -> Tensor:
     y = torch.arange(height, device=images.device).view(-1, 1).expand(-1, width) + 0.5
     points = torch.stack([x, y, torch.ones_like(x)], dim=-1)  # (H, W, 3): pixel centres
     points = (points.view(1, -1, 3) @ matrix.transpose(1, 2)).view(-1, height, width, 2)  # in the input
-    size = torch.tensor([width, height], device=images.device)
+    size = torch.tensor([width, height]).to(images.device, non_blocking=True)
     inside = ((points >= 0) & (points < size)).all(dim=-1)  # (B, H, W)
     moved = F.grid_sample(images.float(), 2 * points / size - 1, padding_mode="border", align_corners=False)
     moved = (moved + 1e-3).to(torch.uint8)  # cut off, as Pillow does, but not where float32 makes 254.9999 of white

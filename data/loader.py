@@ -33,15 +33,9 @@ class ResidentLoader:
     def __init__(self, dataset, views: list, batch_size: int, device, train: bool, neighbors: Tensor | None, seed: int):
         self.dataset, self.views, self.batch_size, self.device = dataset, views, batch_size, torch.device(device)
         self.train, self.neighbors, self.seed, self.epoch = train, neighbors, seed, 0
-        self.images = dataset.images.to(self._residence())
-
-    def _residence(self) -> torch.device:
-        """The images live on the device if they take at most a quarter of its free memory, else in host memory."""
-        if self.device.type == "cuda":
-            free, _ = torch.cuda.mem_get_info(self.device)
-            if self.dataset.images.nbytes <= free / 4:
-                return self.device
-        return torch.device("cpu")
+        self.images = dataset.images_on(self.device)
+        for strategy in views:  # what does not fit the images is said before the first epoch
+            apply(self.images[:1], draw(strategy, 1, torch.Generator()))
 
     def __len__(self) -> int:
         """Batches in a pass: training drops the last incomplete one, evaluation keeps it."""

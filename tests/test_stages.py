@@ -111,11 +111,14 @@ def test_the_same_seed_gives_bit_identical_weights_and_labels_change_nothing(fin
 
 
 def test_another_seed_gives_other_weights(finished, tmp_path):
-    assert not same_weights(run_stage(simclr.main, "pretext", tmp_path, "seed=1", epochs=1), finished["pretext"])
+    assert not same_weights(run_stage(simclr.main, "pretext", tmp_path, "seed=1"), finished["pretext"])
 
 
-def test_without_labels_label_metrics_are_absent_and_the_weights_are_the_same(finished, tmp_path, monkeypatch, capsys):
-    few_of(monkeypatch, read_digits, lambda targets: None)
+@pytest.mark.parametrize("unlabelled", [lambda targets: None, lambda targets: torch.full_like(targets, -1)])
+def test_without_labels_label_metrics_are_absent_and_the_weights_are_the_same(
+    unlabelled, finished, tmp_path, monkeypatch
+):
+    few_of(monkeypatch, read_digits, unlabelled)
     for stage, folder in run_recipe(tmp_path).items():
         assert same_weights(folder, finished[stage]), stage
         assert not (folder / "confusion_matrix.png").exists()
@@ -127,34 +130,75 @@ def test_without_labels_label_metrics_are_absent_and_the_weights_are_the_same(fi
         evaluation.main(["--config_exp", "configs/pretext/simclr_digits.yml", "--model", model, *SMALL])
 
 
-def test_a_restarted_run_goes_on_after_the_last_whole_epoch_and_ends_the_same(tmp_path, finished, monkeypatch):
-    class Stopped(Exception):
-        pass
-
-    for main, stage in ((scan.main, "scan"), (selflabel.main, "selflabel")):
-        module = scan if main is scan.main else selflabel
-        whole_epoch = module.train_epoch
-
-        def stop_in_second_epoch(*arguments, whole_epoch=whole_epoch):
-            if arguments[-1] == 1:
-                raise Stopped
-            return whole_epoch(*arguments)
-
-        start_from = [f"pretext_dir={finished['pretext']}", f"scan_dir={finished['scan']}"]
-        start_from += ["confidence_threshold=0.15"] if stage == "selflabel" else []
-        monkeypatch.setattr(module, "train_epoch", stop_in_second_epoch)
-        with pytest.raises(Stopped):
-            run_stage(main, stage, tmp_path, *start_from)
-        monkeypatch.setattr(module, "train_epoch", whole_epoch)
-        folder = run_stage(main, stage, tmp_path, *start_from)
-        assert [line["epoch"] for line in epochs_of(folder)] == [1, 2]
-        assert same_weights(folder, finished[stage]), stage
+class Stopped(Exception):
+    pass
 
 
-def test_scan_keeps_the_epoch_of_lowest_validation_loss(finished, tmp_path):
-    losses = [line["val/total_loss"] for line in epochs_of(finished["scan"])]
-    checkpoint = torch.load(finished["scan"] / "checkpoint.pth.tar", weights_only=True)
-    assert checkpoint["best_loss"] == min(losses)
+STAGES = [(simclr, "pretext"), (scan, "scan"), (selflabel, "selflabel")]
+
+
+@pytest.mark.parametrize("script, stage", STAGES, ids=[stage for _, stage in STAGES])
+def test_a_restarted_run_goes_on_after_the_last_whole_epoch_and_ends_the_same(
+    script, stage, tmp_path, finished, monkeypatch
+):
+    overrides = [f"pretext_dir={finished['pretext']}", f"scan_dir={finished['scan']}"]
+    overrides += ["confidence_threshold=0.15"] if stage == "selflabel" else []
+    whole_epoch = script.train_epoch
+
+    def stop_in_second_epoch(*arguments):
+        if arguments[-1] == 1:
+            raise Stopped
+        return whole_epoch(*arguments)
+
+    monkeypatch.setattr(script, "train_epoch", stop_in_second_epoch)
+    with pytest.raises(Stopped):
+        run_stage(script.main, stage, tmp_path, *overrides)
+    monkeypatch.setattr(script, "train_epoch", whole_epoch)
+    folder = run_stage(script.main, stage, tmp_path, *overrides)
+    assert [line["epoch"] for line in epochs_of(folder)] == [1, 2]
+    assert same_weights(folder, finished[stage])
+
+
+def test_a_finished_stage_given_another_start_is_refused_rather_than_reported_again(finished, tmp_path):
+    first = run_stage(scan.main, "scan", tmp_path, f"pretext_dir={finished['pretext']}", epochs=1)
+    other = run_stage(simclr.main, "pretext", tmp_path, "seed=1", epochs=1)
+    with pytest.raises(UserError, match="began with other weights"):
+        run_stage(scan.main, "scan", tmp_path, f"pretext_dir={other}", epochs=1)
+    assert len(epochs_of(first)) == 1
+
+
+def scan_with_validation_losses(losses, monkeypatch, tmp_path, finished, *overrides):
+    """Run SCAN for 3 epochs; `losses` are taken for the heads' validation losses, epoch by epoch. Returns the content
+    of model.pth.tar and the weights after each epoch."""
+    losses = iter(losses)
+    monkeypatch.setattr(scan, "scan_validation", lambda *_: {"total_loss": next(losses)})
+    after_epoch, whole_epoch = [], scan.train_epoch
+
+    def train_epoch(run, model, *rest):
+        metrics = whole_epoch(run, model, *rest)
+        after_epoch.append({name: value.clone() for name, value in model.state_dict().items()})
+        return metrics
+
+    monkeypatch.setattr(scan, "train_epoch", train_epoch)
+    folder = run_stage(scan.main, "scan", tmp_path, f"pretext_dir={finished['pretext']}", *overrides, epochs=3)
+    return torch.load(folder / "model.pth.tar", weights_only=True), after_epoch
+
+
+def is_epoch(content, after_epoch):
+    return [all(torch.equal(content["model"][name], weights[name]) for name in weights) for weights in after_epoch]
+
+
+def test_scan_keeps_the_epoch_of_strictly_lowest_validation_loss(finished, tmp_path, monkeypatch):
+    content, after_epoch = scan_with_validation_losses([-1.0, -2.0, -2.0], monkeypatch, tmp_path, finished)
+    assert is_epoch(content, after_epoch) == [False, True, False]
+    assert content["head"] == 0
+
+
+def test_scan_keeps_the_best_head_the_first_one_in_a_tie(finished, tmp_path, monkeypatch):
+    losses = [-1.0, -1.0, -1.0, -1.0, -3.0, -3.0, -2.0, -2.0, -2.9]  # three heads, three epochs
+    content, after_epoch = scan_with_validation_losses(losses, monkeypatch, tmp_path, finished, "num_heads=3")
+    assert is_epoch(content, after_epoch) == [False, True, False]
+    assert content["head"] == 1
 
 
 def test_heads_only_scan_leaves_the_backbone_as_the_pretext_task_made_it(finished, tmp_path):
@@ -177,22 +221,53 @@ def test_selflabel_without_a_confident_image_stops_with_the_quantiles_and_three_
     assert not (tmp_path / "digits" / "selflabel" / "model.pth.tar").exists()
 
 
-def test_selflabel_skips_and_counts_the_batches_without_a_confident_image(finished, tmp_path, monkeypatch):
-    class NothingInTheFirstBatch(torch.nn.Module):
+def nothing_confident_in(batches):
+    """In place of the loss: keeps nothing in the batches of these numbers, from 1, everything in the others."""
+
+    class Criterion(torch.nn.Module):
         def __init__(self, *_, **__):
             super().__init__()
             self.calls = 0
 
         def forward(self, weak, strong):
             self.calls += 1
-            kept = 0 if self.calls == 1 else len(strong)
+            kept = 0 if self.calls in batches else len(strong)
             return strong.logsumexp(dim=1).mean() * (kept > 0), torch.tensor(kept)
 
-    monkeypatch.setattr(selflabel, "ConfidenceBasedCE", NothingInTheFirstBatch)
-    folder = run_stage(selflabel.main, "selflabel", tmp_path, f"scan_dir={finished['scan']}", epochs=1)
+    return Criterion
+
+
+@pytest.mark.parametrize("ema", [[], ["use_ema=True", "ema_alpha=0.5"]], ids=["plain", "EMA"])
+def test_selflabel_skips_and_counts_the_batches_without_a_confident_image(ema, finished, tmp_path, monkeypatch):
+    monkeypatch.setattr(selflabel, "ConfidenceBasedCE", nothing_confident_in({2, 3}))  # of 3: 206 images by 64
+    folder = run_stage(selflabel.main, "selflabel", tmp_path, f"scan_dir={finished['scan']}", *ema, epochs=1)
     (epoch,) = epochs_of(folder)
-    assert epoch["train/skipped_steps"] == 1
-    assert epoch["train/confident_share"] == pytest.approx(2 / 3)  # 206 images make 3 batches of 64
+    assert epoch["train/skipped_steps"] == 2
+    assert epoch["train/confident_share"] == pytest.approx(1 / 3)
+    optimizer = torch.load(folder / "checkpoint.pth.tar", weights_only=True)["optimizer"]
+    assert {state["step"].item() for state in optimizer["state"].values()} == {1}  # Adam went one step
+
+
+def test_selflabel_under_ema_leaves_the_batch_norm_buffers_as_scan_left_them(finished, tmp_path, monkeypatch):
+    monkeypatch.setattr(selflabel, "ConfidenceBasedCE", nothing_confident_in({3}))  # the last step is a skipped one
+    overrides = [f"scan_dir={finished['scan']}", "use_ema=True", "ema_alpha=0.5"]
+    trained = weights(run_stage(selflabel.main, "selflabel", tmp_path, *overrides, epochs=1))
+    start = weights(finished["scan"])
+    buffers = {name for name in start if "running" in name or "num_batches" in name}
+    assert buffers and all(torch.equal(trained[name], start[name]) for name in buffers)
+    assert not torch.equal(trained["backbone.conv1.weight"], start["backbone.conv1.weight"])
+
+
+@pytest.mark.parametrize("script, stage", STAGES, ids=[stage for _, stage in STAGES])
+def test_in_bfloat16_every_parameter_is_trained(script, stage, finished, tmp_path, monkeypatch):
+    optimizers, build = [], script.build_optimizer
+    monkeypatch.setattr(script, "build_optimizer", lambda *a: optimizers.append(build(*a)) or optimizers[-1])
+    overrides = [f"pretext_dir={finished['pretext']}", f"scan_dir={finished['scan']}", "precision=bf16"]
+    overrides += ["confidence_threshold=0.15"] if stage == "selflabel" else []
+    run_stage(script.main, stage, tmp_path, *overrides, epochs=1)
+    parameters = [parameter for group in optimizers[0].param_groups for parameter in group["params"]]
+    assert len(parameters) > 60
+    assert all(parameter.grad is not None and parameter.dtype == torch.float32 for parameter in parameters)
 
 
 def test_selflabel_warns_when_a_cluster_dies(finished, tmp_path, monkeypatch):
@@ -209,7 +284,8 @@ def test_selflabel_warns_when_a_cluster_dies(finished, tmp_path, monkeypatch):
 def test_eval_reports_every_stage(finished, stage, script, capsys):
     model = str(finished[stage] / "model.pth.tar")
     config = f"configs/{stage}/{script}_digits.yml"
-    evaluation.main(["--config_exp", config, "--model", model, "--visualize_prototypes", *SMALL])
+    prototypes = ["--visualize_prototypes"] if stage != "pretext" else []
+    evaluation.main(["--config_exp", config, "--model", model, *prototypes, *SMALL])
     printed = capsys.readouterr().out
     expected = {
         "pretext": ["top 1 ", "top 5 ", "top 20 "],
@@ -228,18 +304,34 @@ def test_eval_names_the_stage_of_a_model_given_with_another_stages_config(finish
         evaluation.main(["--config_exp", "configs/scan/scan_digits.yml", "--model", model, *SMALL])
 
 
+def test_eval_says_that_a_pretext_model_has_no_prototypes_and_what_a_window_needs(finished):
+    model = ["--model", str(finished["pretext"] / "model.pth.tar"), *SMALL]
+    with pytest.raises(UserError, match="prototypes are of clusters"):
+        evaluation.main(["--config_exp", "configs/pretext/simclr_digits.yml", "--visualize_prototypes", *model])
+    with pytest.raises(SystemExit) as ended:
+        evaluation.main(["--config_exp", "configs/pretext/simclr_digits.yml", "--show", *model])
+    assert ended.value.code == 2
+
+
 MISTAKES = {
     "scan before simclr": (scan.main, "scan", [], r"topk-train-neighbors.npy not found.*simclr.py"),
     "selflabel before scan": (selflabel.main, "selflabel", [], r"model.pth.tar not found"),
     "batch above the data": (simclr.main, "pretext", ["batch_size=207"], r"batch_size 207.*206 images"),
+    "too many to mine": (simclr.main, "pretext", ["num_neighbors=206"], r"206 images are too few to mine 206"),
+    "crop above the images": (simclr.main, "pretext", ["transformation_kwargs.crop_size=32"], r"crop_size 32.*16 x 16"),
     "too many neighbors": (scan.main, "scan", ["num_neighbors=21", "PRETEXT"], r"num_neighbors 21.*20"),
-    "another width": (scan.main, "scan", ["model_kwargs.width=8", "PRETEXT"], r"does not fit.*width|model_kwargs"),
+    "another width": (
+        scan.main,
+        "scan",
+        ["model_kwargs.width=8", "PRETEXT"],
+        r"model\.pth\.tar does not fit .*is \(4,.*expected \(8,",
+    ),
     "another data set's neighbors": (scan.main, "scan", ["PRETEXT", "WHOLE"], r"\(206, 21\).*1438 images"),
 }
 
 
 @pytest.mark.parametrize("case", MISTAKES)
-def test_a_users_mistake_is_one_line_before_anything_is_written(case, finished, tmp_path, monkeypatch):
+def test_a_users_mistake_is_one_line_before_any_training(case, finished, tmp_path, monkeypatch):
     main, stage, overrides, message = MISTAKES[case]
     if "WHOLE" in overrides:
         monkeypatch.setitem(data.DATASETS, "digits", read_digits)
@@ -248,4 +340,4 @@ def test_a_users_mistake_is_one_line_before_anything_is_written(case, finished, 
     with pytest.raises(UserError, match=message) as error:
         run_stage(main, stage, tmp_path, *overrides)
     assert "\n" not in str(error.value)
-    assert not (tmp_path / "digits" / stage / "model.pth.tar").exists()
+    assert not list(tmp_path.rglob("*.pth.tar"))

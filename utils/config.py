@@ -17,7 +17,7 @@ from utils.files import replacing
 
 DEFAULT_ENV = Path("configs/env.yml")
 CRITERIA = {"simclr": "simclr", "scan": "scan", "selflabel": "confidence-cross-entropy"}
-MINED_NEIGHBORS = {"simclr": 20, "moco": 50}
+MINED_LATER = ("simclr", "moco")  # their num_neighbors matters after training only
 
 BY_NAME = {key.name: key for key in KEYS}
 GROUPS = {name[:end] for name in BY_NAME for end, letter in enumerate(name) if letter == "."}
@@ -44,7 +44,7 @@ def load_config(env_path: str | Path | None, exp_path: str | Path, overrides: Se
     Keys that are missing are not asked for here: see `check_stage`. Raises UserError, naming key and source."""
     if env_path is None and DEFAULT_ENV.is_file():
         env_path = DEFAULT_ENV
-    values = {key.name: key.default for key in KEYS if key.default is not None}
+    values = {key.name: key.default for key in KEYS if key.default is not None and not isinstance(key.default, dict)}
     for path in (env_path, exp_path):
         if path is not None:
             values |= _read_file(path)
@@ -54,8 +54,9 @@ def load_config(env_path: str | Path | None, exp_path: str | Path, overrides: Se
             raise UserError(f"command line: {override!r} sets nothing; write it as key=value, such as seed=1")
         values |= _check({name: _parse_yaml(text, f"command line: {name}")}, "command line")
 
-    if values.get("setup") in MINED_NEIGHBORS:
-        values.setdefault("num_neighbors", MINED_NEIGHBORS[values["setup"]])
+    for key in KEYS:
+        if isinstance(key.default, dict) and values.get("setup") in key.default:
+            values.setdefault(key.name, key.default[values["setup"]])
     if "train_db_name" in values:
         values.setdefault("run_name", values["train_db_name"])
     if "run_name" in values:
@@ -77,6 +78,9 @@ def check_stage(cfg: EasyDict, stage: str) -> None:
         raise UserError(f"criterion {cfg.criterion} does not fit setup: {stage}; write criterion: {criterion}")
     if missing := [key.name for key in KEYS if key.name not in values and _is_needed(key, stage, values)]:
         raise UserError(f"{stage}.py needs keys that the config lacks: {', '.join(missing)}; add them to its YAML")
+    kwargs = cfg.get("optimizer_kwargs", {})
+    if kwargs.get("nesterov") and not kwargs.get("momentum"):
+        raise UserError("optimizer_kwargs.nesterov is True with momentum 0: give a momentum, or nesterov: False")
     if stage == "selflabel" and cfg.num_heads != 1:
         raise UserError(f"num_heads is {cfg.num_heads}: selflabel.py trains the best head alone; write num_heads: 1")
 
@@ -93,7 +97,8 @@ def resume_differences(saved: EasyDict, current: EasyDict) -> list[str]:
     return [
         f"{key.name}: {old.get(key.name, 'absent')} -> {new.get(key.name, 'absent')}"
         for key in KEYS
-        if not key.may_change and old.get(key.name) != new.get(key.name)
+        if not (key.may_change or (key.name == "num_neighbors" and current.setup in MINED_LATER))
+        and old.get(key.name) != new.get(key.name)
     ]
 
 
@@ -210,12 +215,9 @@ def _convert_scalar(kind: str, text: Any) -> Any:
         raise ValueError
     if kind == "float":
         return number
-    try:
-        return int(text)  # not through the float, which rounds large seeds
-    except ValueError:
-        if not number.is_integer():
-            raise
-        return int(number)
+    if not number.is_integer():
+        raise ValueError
+    return int(number)
 
 
 def _within(bound: str, number: float) -> bool:

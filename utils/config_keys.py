@@ -2,12 +2,13 @@
 
 from typing import Any, NamedTuple
 
-from utils.mypath import FOLDERS
+from utils.mypath import DATASET_FOLDERS
 
 
 class Key(NamedTuple):
     """One key.
 
+    default: a value, or one for each `setup` that has any.
     type: str, path, bool, int, float, ints (a list), range (two numbers, low and high) or rgb (three numbers).
     allowed: the accepted names, or the bounds of each number, such as ">0 <=1"; empty for no restriction.
     needed: the scripts that cannot do without the key (a default will do), or `other_key=values`: those that need the
@@ -23,7 +24,7 @@ class Key(NamedTuple):
     may_change: bool = False
 
 
-DATASETS = (*FOLDERS, "digits")
+DATASET_NAMES = (*DATASET_FOLDERS, "digits")
 
 TRAIN = "simclr scan selflabel"
 STAGES = "simclr moco scan selflabel"
@@ -50,9 +51,9 @@ KEYS = (
     Key("knn_backend", "str", ("auto", "faiss", "torch"), ALL, "search for neighbors", default="auto", may_change=True),
     Key("num_workers", "int", ">=0", ALL, "processes that read images from disk", default=4, may_change=True),
     # Data
-    Key("train_db_name", "str", DATASETS, ALL, "data set to train on"),
-    Key("val_db_name", "str", DATASETS, ALL, "data set to evaluate on"),
-    *(Key(f"db_root_dir.{name}", "path", "", "", f"folder of {name}", may_change=True) for name in FOLDERS),
+    Key("train_db_name", "str", DATASET_NAMES, ALL, "data set to train on"),
+    Key("val_db_name", "str", DATASET_NAMES, ALL, "data set to evaluate on"),
+    *(Key(f"db_root_dir.{name}", "path", "", "", f"folder of {name}", may_change=True) for name in DATASET_FOLDERS),
     # Network
     Key("backbone", "str", ("resnet18", "resnet50"), ALL, "network without its heads"),
     Key("model_kwargs.head", "str", ("mlp", "linear"), PRETEXT, "form of the contrastive head"),
@@ -74,7 +75,8 @@ KEYS = (
         "int",
         ">=1",
         "scan",
-        "neighbors each image is paired with; in simclr (20) and moco (50): how many to mine",
+        "neighbors each image is paired with; in simclr and moco: how many to mine",
+        default={"simclr": 20, "moco": 50},
     ),
     Key("update_cluster_head_only", "bool", "", "scan", "True freezes the backbone"),
     Key("temperature", "float", ">0", "", "published in the moco files, plays no part"),

@@ -7,7 +7,7 @@ from utils.errors import UserError
 
 IMAGENET = ("datasets/imagenet", "SCAN_IMAGENET_DIR")  # one folder for ImageNet and its subsets
 
-FOLDERS = {  # name: (default folder, environment variable that overrides it)
+DATASET_FOLDERS = {  # name: (default folder, environment variable that overrides it)
     "cifar-10": ("datasets/cifar-10", "SCAN_CIFAR_10_DIR"),
     "cifar-20": ("datasets/cifar-20", "SCAN_CIFAR_20_DIR"),
     "stl-10": ("datasets/stl-10", "SCAN_STL_10_DIR"),
@@ -25,9 +25,9 @@ class MyPath:
 
         overrides: data set name -> folder, the config's `db_root_dir`; `imagenet` there serves the subsets too.
         Raises UserError for a name without a folder."""
-        if name not in FOLDERS:
-            raise UserError(f"no folder is known for data set {name!r}: choose one of {', '.join(FOLDERS)}")
-        default, variable = FOLDERS[name]
+        if name not in DATASET_FOLDERS:
+            raise UserError(f"no folder is known for data set {name!r}: choose one of {', '.join(DATASET_FOLDERS)}")
+        default, variable = DATASET_FOLDERS[name]
         overrides = overrides or {}
-        shared = overrides.get("imagenet") if FOLDERS[name] is IMAGENET else None
+        shared = overrides.get("imagenet") if DATASET_FOLDERS[name] is IMAGENET else None
         return os.path.expanduser(os.environ.get(variable) or overrides.get(name) or shared or default)

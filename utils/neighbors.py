@@ -26,19 +26,26 @@ def mine_neighbors(features: Tensor, topk: int, backend: str = "auto") -> Tensor
     by falling similarity. Raises UserError for too few images, rows without a direction, or faiss asked for in vain.
     """
     features = features.detach().float()
-    check_features(features, topk)
+    check_minable(len(features), topk, backend)
+    check_features(features)
     if backend == "auto":
         backend = "faiss" if faiss_serves(features) else "torch"
     return itself_first(SEARCHES[backend](features, topk + 1))
 
 
-def check_features(features: Tensor, topk: int) -> None:
-    """Raise UserError unless every one of the N rows has a direction and topk other rows beside it."""
-    if len(features) < topk + 1:
+def check_minable(num_images: int, topk: int, backend: str) -> None:
+    """Raise UserError if mining is bound to fail: known before the training that it follows."""
+    if num_images < topk + 1:
         raise UserError(
-            f"{len(features)} images are too few to mine {topk} neighbors each: at least {topk + 1} are needed. "
-            "Mine fewer neighbors or add images."
+            f"{num_images} images are too few to mine {topk} neighbors each: at least {topk + 1} are needed. "
+            "Mine fewer neighbors (num_neighbors) or add images."
         )
+    if backend == "faiss" and import_faiss() is None:
+        raise UserError("knn_backend is faiss, which is not installed: install it, or set knn_backend to torch")
+
+
+def check_features(features: Tensor) -> None:
+    """Raise UserError unless every row has a direction."""
     norms = features.norm(dim=1)  # (N,)
     bad = (~(norms.isfinite() & (norms > 0))).nonzero().flatten().tolist()
     if bad:
@@ -72,8 +79,6 @@ def torch_search(features: Tensor, k: int) -> Tensor:
 def faiss_search(features: Tensor, k: int) -> Tensor:
     """As torch_search, by faiss's flat index: on the GPU if the features are there and faiss can, else on the CPU."""
     faiss = import_faiss()
-    if faiss is None:
-        raise UserError("knn_backend is faiss, which is not installed: install it, or set knn_backend to torch")
     index = faiss.IndexFlatIP(features.shape[1])
     if features.is_cuda and faiss_has_gpu(faiss):
         resources = faiss.StandardGpuResources()
@@ -156,16 +161,20 @@ def load_neighbors(path: Path, num_images: int, num_neighbors: int | None = None
             f"{path} not found: scan.py starts from the neighbors that simclr.py mines; run simclr.py with "
             "this data set's config under configs/pretext/ first, or set pretext_dir=..."
         )
-    neighbors = np.load(path, allow_pickle=False)
+    try:
+        neighbors = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise UserError(f"{path} ({path.stat().st_size} bytes) is no readable .npy file: mine it again") from error
     if neighbors.ndim != 2 or len(neighbors) != num_images or not np.issubdtype(neighbors.dtype, np.integer):
         raise UserError(
             f"{path} holds {neighbors.dtype} {neighbors.shape}, but the split has {num_images} images: mine "
             "the neighbors again with simclr.py on this data set"
         )
-    if neighbors.min() < 0 or neighbors.max() >= num_images:
+    low, high = neighbors.min(), neighbors.max()
+    if low < 0 or high >= num_images:
         raise UserError(
-            f"{path} names image {neighbors.max()}, but the split has {num_images} images (0 to "
-            f"{num_images - 1}): mine the neighbors again with simclr.py on this data set"
+            f"{path} names image {low if low < 0 else high}, but the split's images are 0 to {num_images - 1}: mine "
+            "the neighbors again with simclr.py on this data set"
         )
     mined = neighbors.shape[1] - 1
     if num_neighbors is not None and num_neighbors > mined:

@@ -22,17 +22,16 @@ class Progress:
         self.first_bad_step = torch.zeros((), dtype=torch.long)  # 0: none so far
 
     def __iter__(self) -> Iterator:
-        start, images = time.perf_counter(), 0
+        self.start, self.images = time.perf_counter(), 0
         total = len(self.loader) * self.loader.batch_size
         with tqdm(total=total, unit="img", desc=f"epoch {self.epoch + 1}", disable=None, leave=False) as bar:
             for batch in self.loader:
                 self.step += 1
                 yield batch
-                images += len(batch.index)
+                self.images += len(batch.index)
                 bar.update(len(batch.index))
-                if self.step % self.log_every == 0 and self.measured and not bar.disable:
-                    bar.set_postfix(loss=f"{self.sums['loss'].item() / self.measured:.4f}")
-        self.images_per_second = images / (time.perf_counter() - start)
+                if self.step % self.log_every == 0 and self.measured:
+                    bar.set_postfix(loss=f"{self.averages()['train/loss']:.4f}")
 
     def update(self, **values: Tensor) -> None:
         """Add one step's measurements, 0-d tensors on one device: `loss` and what else there is."""
@@ -44,11 +43,13 @@ class Progress:
         self.measured += 1
 
     def averages(self) -> dict[str, float]:
-        """The mean over the measured steps, named `train/<name>`. Raises RunError naming the first non-finite step."""
-        if bad := int(self.first_bad_step):
+        """The mean over the steps measured so far, named `train/<name>`, and `train/images_per_second`.
+
+        Raises RunError naming the first step that was not finite."""
+        if bad := int(self.first_bad_step):  # waits for the device
             raise RunError(
                 f"the loss was not finite in epoch {self.epoch + 1}, step {bad}: nothing of this epoch was saved; "
                 "a lower optimizer_kwargs.lr or precision: fp32 usually helps"
             )
         averages = {f"train/{name}": (value / self.measured).item() for name, value in self.sums.items()}
-        return averages | {"train/images_per_second": self.images_per_second}
+        return averages | {"train/images_per_second": self.images / (time.perf_counter() - self.start)}

@@ -1,6 +1,7 @@
 """A run of one stage: its arguments, folder, log, checkpoints, and how it ends."""
 
 import argparse
+import hashlib
 import signal
 import sys
 import time
@@ -18,7 +19,7 @@ from utils.errors import RunError, UserError
 from utils.files import replacing
 from utils.logger import Logger
 
-FOLDERS = {"simclr": "pretext", "moco": "pretext", "scan": "scan", "selflabel": "selflabel"}
+STAGE_FOLDERS = {"simclr": "pretext", "moco": "pretext", "scan": "scan", "selflabel": "selflabel"}
 
 
 def stage_config(argv: list[str] | None, stage: str, description: str):
@@ -27,7 +28,7 @@ def stage_config(argv: list[str] | None, stage: str, description: str):
     parser.add_argument("--config_env", help="where results go (default: configs/env.yml, if present)")
     parser.add_argument("--config_exp", required=True, help="the YAML of this stage and data set, under configs/")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over both files")
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_intermixed_args(argv)
     cfg = load_config(arguments.config_env, arguments.config_exp, arguments.overrides)
     check_stage(cfg, stage)
     return cfg
@@ -49,13 +50,13 @@ class Run:
 
     def __init__(self, cfg):
         self.cfg, self.device = cfg, choose_device(cfg.device)
-        self.folder = Path(cfg.root_dir) / cfg.run_name / FOLDERS[cfg.setup]
+        self.folder = Path(cfg.root_dir) / cfg.run_name / STAGE_FOLDERS[cfg.setup]
         self.checkpoint = self.folder / "checkpoint.pth.tar"
         self.folder.mkdir(parents=True, exist_ok=True)
         self._refuse_other_config()
         save_config(cfg, self.folder / "config.yml")
         self.log = Logger(self.folder)
-        self.finished_epochs = 0
+        self.finished_epochs, self.start_digest = 0, None
         torch.manual_seed(cfg.seed)
         self.log.heading(f"{cfg.setup} on {cfg.train_db_name}  ({self.device}, seed {cfg.seed})  ->  {self.folder}")
 
@@ -72,13 +73,30 @@ class Run:
         """bfloat16 where `precision: bf16` asks for it; `auto` is fp32."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.cfg.precision == "bf16")
 
+    def starts_from(self, path: Path) -> None:
+        """Note the weights that the stage begins with: a restart that finds others there is refused."""
+        self.start_digest = hashlib.sha256(path.read_bytes()).hexdigest()
+
     def resume(self, model: nn.Module, optimizer: Optimizer) -> dict:
         """Take up after the last whole epoch, if there is a checkpoint; returns what `save` was given besides."""
         if not self.checkpoint.exists():
             return {}
-        state = read_file(self.checkpoint)
+        try:
+            state = read_file(self.checkpoint)
+        except UserError as error:
+            raise UserError(f"{error}; move it away to start anew") from error
         if not {"model", "optimizer", "epoch"} <= state.keys():
             raise UserError(f"{self.checkpoint} is no checkpoint to go on from: move it away to start anew")
+        if state.pop("start_digest", None) != self.start_digest:
+            raise UserError(
+                f"{self.folder} began with other weights than now lie in the stage before: give this run its own "
+                "run_name=..., or remove that folder"
+            )
+        if state["epoch"] > self.cfg.epochs:
+            raise UserError(
+                f"{self.checkpoint} has finished {state['epoch']} epochs, more than epochs: {self.cfg.epochs}; give "
+                "this run its own run_name=..., or at least as many epochs"
+            )
         load_strictly(model, state.pop("model"), self.checkpoint)
         optimizer.load_state_dict(state.pop("optimizer"))
         self.finished_epochs = state.pop("epoch")
@@ -94,7 +112,17 @@ class Run:
         """Checkpoint after epoch `epoch`: weights, optimizer, number of finished epochs, and plain values."""
         self.finished_epochs = epoch + 1
         content = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch + 1, **state}
+        if self.start_digest:
+            content["start_digest"] = self.start_digest
         save_weights(content, self.checkpoint)
+
+    def check_finite(self, epoch: int, model: nn.Module) -> None:
+        """Raise RunError if the last step left weights that are not finite, before any of them is saved."""
+        if not all(value.isfinite().all() for value in model.state_dict().values()):
+            raise RunError(
+                f"the weights were not finite after epoch {epoch + 1}: nothing of this epoch was saved; a lower "
+                "optimizer_kwargs.lr or precision: fp32 usually helps"
+            )
 
     def log_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
         """Log the epoch's metrics, with the time that the stage still needs."""

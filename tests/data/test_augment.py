@@ -17,7 +17,6 @@ from torchvision.transforms import functional as F
 
 from data.augment import Table, apply, draw, train_strategy, val_strategy
 from data.augment_steps import (
-    STRONG_OPERATIONS,
     CenterCrop,
     ColorJitter,
     Cutout,
@@ -27,8 +26,8 @@ from data.augment_steps import (
     RandomAffine,
     RandomCrop,
     RandomResizedCrop,
-    StrongOperations,
 )
+from data.augment_strong import STRONG_OPERATIONS, StrongOperations
 from utils.config import load_config
 from utils.errors import UserError
 

@@ -227,3 +227,13 @@ def test_an_image_and_its_neighbor_are_augmented_each_by_its_own_numbers():
     itself = torch.arange(50)[:, None]
     batch = next(iter(build_loader(equal_images(), [RANDOM] * 2, 8, train=True, neighbors=itself)))
     assert len(torch.cat(batch.views).flatten(1).unique(dim=0)) == 16
+
+
+def test_a_view_that_does_not_fit_the_images_is_refused_when_the_loader_is_built():
+    with pytest.raises(UserError, match=r"crop_size 9 .*8 x 8"):
+        build_loader(numbered_images(), [(RandomCrop(9), *PLAIN)], 8, train=True)
+
+
+def test_neighbors_of_another_number_of_images_are_refused():
+    with pytest.raises(ValueError, match="49 rows of neighbors for 50 images"):
+        build_loader(numbered_images(), [PLAIN] * 2, 8, train=True, neighbors=torch.zeros(49, 2, dtype=torch.long))

@@ -226,7 +226,7 @@ def test_a_file_of_no_stage_and_a_checkpoint_are_named_as_such(tmp_path):
 def test_a_best_head_that_is_not_in_the_file_is_a_users_mistake(tmp_path):
     model = ClusteringModel(ResNet18("cifar", 2), 5, num_heads=1)
     torch.save({"model": model.state_dict(), "head": 3}, tmp_path / "model.pth.tar")
-    with pytest.raises(UserError, match="head 3 .* holds 1 heads"):
+    with pytest.raises(UserError, match=r"head 3 .* holds 1 heads"):
         load_best_head(model, tmp_path / "model.pth.tar")
 
 

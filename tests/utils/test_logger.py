@@ -19,6 +19,9 @@ def writer(monkeypatch):
         def add_scalar(self, name, value, step):
             calls.append((name, value, step))
 
+        def flush(self):
+            calls.append("flushed")
+
     monkeypatch.setattr(module, "SummaryWriter", Writer)
     return calls
 
@@ -62,7 +65,7 @@ def test_tensorboard_gets_every_metric_at_its_epoch_where_it_is_installed(writer
     log.epoch(2, {"train/loss": 1.0, "val/ACC": 0.5})
     folder, *scalars = writer
     assert folder == str(tmp_path / "tensorboard")
-    assert scalars == [("train/loss", 2.0, 1), ("train/loss", 1.0, 2), ("val/ACC", 0.5, 2)]
+    assert scalars == [("train/loss", 2.0, 1), "flushed", ("train/loss", 1.0, 2), ("val/ACC", 0.5, 2), "flushed"]
 
 
 def test_a_second_logger_goes_on_in_the_same_file(no_tensorboard, tmp_path):

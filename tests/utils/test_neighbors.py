@@ -2,12 +2,21 @@ import math
 import sys
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
 from utils.errors import UserError
-from utils.neighbors import faiss_has_gpu, itself_first, mine_neighbors, weighted_knn
+from utils.neighbors import (
+    check_minable,
+    faiss_has_gpu,
+    itself_first,
+    load_neighbors,
+    mine_neighbors,
+    save_neighbors,
+    weighted_knn,
+)
 
 
 def unit_features(count=40, dim=8, seed=0):
@@ -219,3 +228,46 @@ def test_queries_are_answered_in_order_across_chunks():
 def test_a_memory_without_labels_is_an_error():
     with pytest.raises(ValueError, match="labelled"):
         weighted_knn(torch.eye(3), torch.full((3,), -1), torch.eye(3), 3)
+
+
+# -- neighbor files
+
+
+def test_a_neighbor_file_gives_back_its_first_columns(tmp_path):
+    neighbors = torch.tensor([[0, 1, 2], [1, 0, 2], [2, 1, 0]])
+    save_neighbors(neighbors, tmp_path / "n.npy")
+    assert np.load(tmp_path / "n.npy").dtype == np.int64
+    assert load_neighbors(tmp_path / "n.npy", 3).tolist() == neighbors.tolist()
+    assert load_neighbors(tmp_path / "n.npy", 3, 1).tolist() == [[0, 1], [1, 0], [2, 1]]  # itself and one neighbor
+
+
+@pytest.mark.parametrize(
+    "content, num_images, num_neighbors, message",
+    [
+        (None, 3, None, "not found.*simclr.py"),
+        (b"", 3, None, r"0 bytes\) is no readable"),
+        (b"no array", 3, None, "is no readable"),
+        (np.zeros((4, 2), np.int64), 3, None, r"\(4, 2\).*3 images"),
+        (np.zeros((3, 2)), 3, None, "float64"),
+        (np.full((3, 2), 7), 3, None, "image 7.*0 to 2"),
+        (np.full((3, 2), -1), 3, None, "image -1.*0 to 2"),
+        (np.zeros((3, 2), np.int64), 3, 2, "num_neighbors 2 .*1 mined.*num_neighbors=2"),
+    ],
+)
+def test_a_neighbor_file_that_does_not_serve_is_named(tmp_path, content, num_images, num_neighbors, message):
+    path = tmp_path / "n.npy"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        np.save(path, content)
+    with pytest.raises(UserError, match=message):
+        load_neighbors(path, num_images, num_neighbors)
+
+
+def test_what_would_stop_the_mining_is_known_beforehand(monkeypatch):
+    check_minable(21, 20, "auto")
+    with pytest.raises(UserError, match="20 images are too few to mine 20"):
+        check_minable(20, 20, "auto")
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(UserError, match="not installed"):
+        check_minable(21, 20, "faiss")

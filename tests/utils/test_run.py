@@ -321,3 +321,49 @@ def test_a_bare_state_dict_at_the_checkpoints_place_is_a_users_mistake(tmp_path)
     torch.save(layer.state_dict(), run.checkpoint)
     with pytest.raises(UserError, match=r"checkpoint\.pth\.tar is no checkpoint"):
         run.resume(layer, torch.optim.SGD(layer.parameters(), lr=0.1))
+
+
+def test_a_restart_that_would_start_from_other_weights_is_refused(config, tmp_path):
+    start_file = tmp_path / "model.pth.tar"
+
+    def started(content):
+        start_file.write_bytes(content)
+        run, model, optimizer, _ = begin(config())
+        run.starts_from(start_file)
+        return run, model, optimizer
+
+    run, model, optimizer = started(b"first")
+    run.save(0, model, optimizer)
+    run, model, optimizer = started(b"first")
+    run.resume(model, optimizer)
+    assert run.finished_epochs == 1
+    run, model, optimizer = started(b"other")
+    with pytest.raises(UserError, match="began with other weights"):
+        run.resume(model, optimizer)
+
+
+def begin(cfg):
+    model, optimizer = network_and_optimizer()
+    return Run(cfg), model, optimizer, None
+
+
+def test_fewer_epochs_than_are_finished_is_refused(config):
+    train(config(), epochs=3)
+    with pytest.raises(UserError, match="finished 3 epochs, more than epochs: 2"):
+        train(config("epochs=2"), epochs=1)
+
+
+def test_a_damaged_checkpoint_says_what_to_do(config):
+    run, model, optimizer, _ = begin(config())
+    run.checkpoint.write_bytes(b"damaged")
+    with pytest.raises(UserError, match="move it away to start anew"):
+        run.resume(model, optimizer)
+
+
+def test_weights_that_are_not_finite_stop_the_run_before_they_are_saved(config):
+    run, model, _, _ = begin(config())
+    run.check_finite(4, model)
+    with torch.no_grad():
+        model[0].weight[0, 0] = float("nan")
+    with pytest.raises(RunError, match="epoch 5"):
+        run.check_finite(4, model)

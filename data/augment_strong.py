@@ -1,0 +1,57 @@
+"""The strong set of SCAN (arXiv:2005.12320): 14 operations, each with its range of magnitudes."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from data import image_ops
+from data.augment_steps import change_rows, uniform
+from data.image_ops import affine_matrix
+
+
+def _move(matrix):
+    """A nearest-neighbour operation from matrix(amount (B,), height, width) -> (B, 6)."""
+    return lambda images, amount: image_ops.affine_nearest(images, matrix(amount.double(), *images.shape[2:]))
+
+
+STRONG_OPERATIONS = {  # name: lowest and highest magnitude, operation(images, magnitude)
+    "identity": (0, 0, lambda images, _: images),
+    "autocontrast": (0, 0, lambda images, _: image_ops.autocontrast(images)),
+    "equalize": (0, 0, lambda images, _: image_ops.equalize(images)),
+    "solarize": (0, 256, image_ops.solarize),
+    "posterize": (4, 8, lambda images, bits: image_ops.posterize(images, bits.floor())),
+    "color": (0.05, 0.95, image_ops.saturation),
+    "contrast": (0.05, 0.95, image_ops.contrast),
+    "brightness": (0.05, 0.95, image_ops.brightness),
+    "sharpness": (0.05, 0.95, image_ops.sharpness),
+    "shear x": (-0.1, 0.1, _move(lambda shear, height, width: affine_matrix(1, shear, 0, 0, 1, 0, shear))),
+    "shear y": (-0.1, 0.1, _move(lambda shear, height, width: affine_matrix(1, 0, 0, shear, 1, 0, shear))),
+    "translate x": (-0.1, 0.1, _move(lambda share, height, width: affine_matrix(1, 0, share * width, 0, 1, 0, share))),
+    "translate y": (-0.1, 0.1, _move(lambda share, height, width: affine_matrix(1, 0, 0, 0, 1, share * height, share))),
+    "rotate": (-30, 30, _move(image_ops.rotation)),
+}
+
+
+@dataclass(frozen=True)
+class StrongOperations:
+    """The strong set of SCAN: `number` operations drawn with replacement, each with its own magnitude."""
+
+    number: int
+
+    @property
+    def columns(self) -> int:
+        return 2 * self.number  # which operations, then their magnitudes
+
+    def draw(self, batch: int, generator: torch.Generator) -> Tensor:
+        low, high = torch.tensor([entry[:2] for entry in STRONG_OPERATIONS.values()]).unbind(dim=1)  # (14,) each
+        chosen = torch.randint(len(low), (batch, self.number), generator=generator)
+        return torch.cat([chosen.float(), uniform(low[chosen], high[chosen], chosen.shape, generator)], dim=1)
+
+    def apply(self, images: Tensor, values: Tensor) -> Tensor:
+        images = images.clone()
+        chosen, magnitude = values[:, : self.number], values[:, self.number :]
+        for place in range(self.number):
+            for number, (_, _, operation) in enumerate(STRONG_OPERATIONS.values()):
+                change_rows(images, chosen[:, place] == number, magnitude[:, place], operation)
+        return images
