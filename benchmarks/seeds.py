@@ -11,9 +11,11 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import eval as evaluation
 import scan
 import selflabel
 import simclr
+from utils.errors import UserError
 from utils.run import command
 
 STAGES = {
@@ -33,10 +35,13 @@ def finals(folder: Path) -> dict:
 def run_recipe(root_dir: Path, seed: int, overrides: list[str]) -> list[float]:
     start = time.process_time()
     run_name = f"digits-{seed}"
+    if (root_dir / run_name).exists():
+        raise UserError(f"{root_dir / run_name} exists: a restart would count too little time; name another --root_dir")
     results = {}
     for stage, (main, config) in STAGES.items():
         main(["--config_exp", config, f"root_dir={root_dir}", f"run_name={run_name}", f"seed={seed}", *overrides])
         results[stage] = finals(root_dir / run_name / stage)
+    evaluation.main(["--config_exp", config, "--model", str(root_dir / run_name / stage / "model.pth.tar")])
     minutes = (time.process_time() - start) / 60
     pretext = [results["pretext"][name] for name in COLUMNS[:2]]
     clusters = [results[stage][metric] for stage in ("scan", "selflabel") for metric in ("ACC", "NMI")]

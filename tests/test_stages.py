@@ -14,7 +14,7 @@ import simclr
 from data.digits import read_digits
 from utils.errors import RunError, UserError
 
-SMALL = ["device=cpu", "model_kwargs.width=4", "batch_size=64"]
+SMALL = ["device=cpu", "model_kwargs.width=4", "batch_size=64", "num_heads=1"]
 EPOCHS = 2
 
 
