@@ -4,26 +4,22 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from utils.evaluate import map_clusters
-from utils.files import replacing
+from utils.image_grid import BLUE, DPI, FAINT, INK, RED, Row, draw_grid, save_figure, shorten
 
-DPI = 128  # a power of two: pixels / DPI * DPI is exact, so a picture has the very size asked for
-INK, FAINT, BLUE, RED = "#222222", "#8a8a8a", "#2f6db3", "#d62728"
 LINE_COLORS = [BLUE, "#e0802b", "#4a9a5b", "#8d6bb8", FAINT]
 
 MAX_NUMBERED_CLASSES, MAX_NAMED_CLASSES, MAX_NAME = 20, 60, 24  # confusion matrix: cell numbers, tick names, letters
-ROWS_PER_COLUMN, ROWS_PER_PAGE = 20, 50  # prototypes
-CAPTION, GUTTER, ASIDE, MARGIN, HEADER = 22, 6, 12, 20, 56  # pixels between and around the images of a grid
+ROWS_PER_PAGE = 50  # prototypes
 
 
 def read_epochs(log_path: str | Path) -> dict[int, dict[str, float]]:
@@ -79,7 +75,7 @@ def plot_curves(log_path: str | Path, path: str | Path) -> None:
     figure.suptitle("Metrics by epoch", x=0.01, ha="left", fontsize=10, color=INK)
     named = [split for split in splits if split]
     figure.legend([legend[split] for split in named], named, loc="upper right", ncols=5, fontsize=8, frameon=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def confusion_matrix(targets: Sequence[int], predicted_classes: Sequence[int], num_classes: int) -> np.ndarray:
@@ -124,7 +120,7 @@ def plot_confusion_matrix(matrix: np.ndarray, classes: Sequence[str], path: str 
     _quiet(bar.ax)
 
     if num_rows <= MAX_NAMED_CLASSES:
-        names = [_shorten(name, MAX_NAME) for name in [*classes, "unmatched"]]
+        names = [shorten(name, MAX_NAME) for name in [*classes, "unmatched"]]
         size = 8 if num_rows <= MAX_NUMBERED_CLASSES else 6
         axes.set_yticks(range(num_rows), names[:num_rows], fontsize=size, parse_math=False)
         axes.set_xticks(range(num_columns), names[:num_columns], fontsize=size, rotation=90, parse_math=False)
@@ -133,7 +129,7 @@ def plot_confusion_matrix(matrix: np.ndarray, classes: Sequence[str], path: str 
         for (row, column), share in np.ndenumerate(100 * matrix):
             color = "white" if share > 55 else INK if share >= 0.5 else "#c4c4c4"
             axes.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=8, color=color)
-    _save(figure, path, bbox_inches="tight", pad_inches=0.12)
+    save_figure(figure, path, bbox_inches="tight", pad_inches=0.12)
 
 
 def plot_matching(dataset, predictions: Tensor, metrics: dict, path: str | Path) -> None:
@@ -142,14 +138,6 @@ def plot_matching(dataset, predictions: Tensor, metrics: dict, path: str | Path)
         matched = map_clusters(predictions, metrics["hungarian_match"])
         matrix = confusion_matrix(dataset.targets, matched, len(dataset.classes))
         plot_confusion_matrix(matrix, dataset.classes, path)
-
-
-class Row(NamedTuple):
-    """One row of a grid: its first image stands apart from the others. frames: a colour or None for each image."""
-
-    caption: str
-    images: list[Image.Image]
-    frames: list[str | None]
 
 
 def plot_neighbors(dataset, neighbors: np.ndarray, path: str | Path, anchors: int = 10, columns: int = 11) -> None:
@@ -172,7 +160,7 @@ def plot_neighbors(dataset, neighbors: np.ndarray, path: str | Path, anchors: in
     note = "Blue: the image; then its neighbors, nearest first."
     if compared:
         note += f" Red: another class ({wrong} of {compared} here)."
-    _draw_grid("Nearest neighbors", note, rows, path)
+    draw_grid("Nearest neighbors", note, rows, path)
 
 
 def plot_prototypes(
@@ -195,58 +183,17 @@ def plot_prototypes(
         for cluster in page:
             images = [dataset.get_image(int(i)) for i in prototypes[cluster]]
             rows.append(Row(names[cluster], images, [BLUE] + [None] * (len(images) - 1)))
-        _draw_grid(title, "Blue: the cluster's prototype; then others of its most confident images.", rows, page_path)
+        draw_grid(title, "Blue: the cluster's prototype; then others of its most confident images.", rows, page_path)
         paths.append(page_path)
     if show:
         _show(paths)
     return paths
 
 
-def _draw_grid(title: str, note: str, rows: list[Row], path: str | Path) -> None:
-    """Write one picture: the rows of images under their captions, in two columns when they are many."""
-    columns = 1 if len(rows) <= ROWS_PER_COLUMN else 2
-    side = min(rows[0].images[0].size)
-    enlarged = side * max(1, round(64 / side))  # a whole multiple keeps pixels square
-    cell = min(enlarged, 96 if columns == 1 else 64)
-    per_column = math.ceil(len(rows) / columns)
-    row_width = max(max(len(row.images) for row in rows) * (cell + GUTTER) + ASIDE, 560)  # the note needs its room
-    row_height = CAPTION + cell + GUTTER
-    width = MARGIN + columns * (row_width + MARGIN)
-    height = HEADER + per_column * row_height + MARGIN
-
-    canvas = Image.new("RGB", (width, height), "white")
-    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
-    for i, row in enumerate(rows):
-        left = MARGIN + (i // per_column) * (row_width + MARGIN)
-        top = HEADER + (i % per_column) * row_height + CAPTION
-        caption = _shorten(row.caption, row_width // 8)
-        figure.text(left / width, 1 - (top - 6) / height, caption, fontsize=7, color=INK, parse_math=False)
-        for j, (image, frame) in enumerate(zip(row.images, row.frames, strict=True)):
-            corner = (left + j * (cell + GUTTER) + (ASIDE if j else 0), top)
-            if frame:
-                canvas.paste(frame, (corner[0] - 3, corner[1] - 3, corner[0] + cell + 3, corner[1] + cell + 3))
-            method = Image.Resampling.NEAREST if min(image.size) <= cell else Image.Resampling.BICUBIC
-            canvas.paste(ImageOps.fit(image, (cell, cell), method), corner)  # the centre square
-    figure.figimage(np.asarray(canvas), origin="upper")
-    figure.text(MARGIN / width, 1 - 26 / height, title, fontsize=10, color=INK)
-    figure.text(MARGIN / width, 1 - 46 / height, note, fontsize=7, color=FAINT)
-    _save(figure, path)
-
-
-def _shorten(text: str, length: int) -> str:
-    return text if len(text) <= length else text[: length - 1] + "…"
-
-
 def _quiet(axes: Axes) -> None:
     axes.tick_params(labelsize=7, colors=INK, color=FAINT, width=0.6)
     for spine in axes.spines.values():
         spine.set(color="#bbbbbb", linewidth=0.6)
-
-
-def _save(figure: Figure, path: str | Path, **options) -> None:
-    """Write the PNG whole or not at all."""
-    with replacing(path) as file:
-        figure.savefig(file, format="png", dpi=DPI, facecolor="white", **options)
 
 
 def _show(paths: list[Path]) -> None:
