@@ -4,7 +4,7 @@ import torch
 
 from data.dataset import is_labelled
 from utils.evaluate import kmeans_accuracy, neighbor_accuracy
-from utils.neighbors import check_minable, mine_neighbors, save_neighbors, weighted_knn
+from utils.neighbors import check_minable, choose_backend, mine_neighbors, save_neighbors, weighted_knn
 from utils.run import Run
 from utils.visualize import plot_neighbors
 
@@ -31,12 +31,15 @@ def mine(run: Run, features: dict[str, torch.Tensor], train_set, val_set) -> Non
     """Write both neighbor files and neighbors.png; where labels are known, report what the features are worth.
 
     features: (N, D) of un-augmented images of `train` and `val`, unit length."""
+    backend = choose_backend(features["train"].to(run.device), run.cfg.knn_backend)
     for split, dataset, topk in (("train", train_set, run.cfg.num_neighbors), ("val", val_set, VAL_NEIGHBORS)):
-        neighbors = mine_neighbors(features[split].to(run.device), topk, run.cfg.knn_backend)  # (N, T + 1)
+        neighbors = mine_neighbors(features[split].to(run.device), topk, backend)  # (N, T + 1)
         save_neighbors(neighbors, run.folder / f"topk-{split}-neighbors.npy")
         if is_labelled(dataset):
             accuracy = neighbor_accuracy(neighbors, dataset.targets, topk)
-            run.log.final(f"neighbors of the {split} split", {f"right among the top {topk}": accuracy})
+            run.log.final(
+                f"neighbors of the {split} split, found by {backend}", {f"right among the top {topk}": accuracy}
+            )
         if split == "train":
             plot_neighbors(dataset, neighbors.numpy(), run.folder / "neighbors.png")
     if is_labelled(train_set) and is_labelled(val_set):

@@ -28,9 +28,15 @@ def mine_neighbors(features: Tensor, topk: int, backend: str = "auto") -> Tensor
     features = features.detach().float()
     check_minable(len(features), topk, backend)
     check_features(features)
-    if backend == "auto":
-        backend = "faiss" if faiss_serves(features) else "torch"
-    return itself_first(SEARCHES[backend](features, topk + 1))
+    return itself_first(SEARCHES[choose_backend(features, backend)](features, topk + 1))
+
+
+def choose_backend(features: Tensor, backend: str) -> str:
+    """`faiss` or `torch`: what `auto` stands for, for features where they are; the others stand for themselves."""
+    if backend != "auto":
+        return backend
+    faiss = import_faiss()
+    return "faiss" if faiss is not None and (not features.is_cuda or faiss_has_gpu(faiss)) else "torch"
 
 
 def check_minable(num_images: int, topk: int, backend: str) -> None:
@@ -97,12 +103,6 @@ def import_faiss() -> ModuleType | None:
     except ImportError:
         return None
     return faiss
-
-
-def faiss_serves(features: Tensor) -> bool:
-    """Whether faiss is installed and can search where the features are."""
-    faiss = import_faiss()
-    return faiss is not None and (not features.is_cuda or faiss_has_gpu(faiss))
 
 
 def faiss_has_gpu(faiss: ModuleType) -> bool:
