@@ -40,10 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     run = Run(cfg)
     strategy, plain = train_strategy(cfg), val_strategy(cfg)
     loader = build_loader(train_set, [strategy, strategy], cfg.batch_size, run.device, train=True, seed=cfg.seed)
-    plain_loaders = {
-        "train": eval_loader(train_set, plain, run.device),
-        "val": eval_loader(val_set, plain, run.device),
-    }
+    splits = {"train": eval_loader(train_set, plain, run.device), "val": eval_loader(val_set, plain, run.device)}
     model = build_model(cfg).to(run.device, memory_format=torch.channels_last)
     criterion = SimCLRLoss(**cfg.criterion_kwargs)
     optimizer = build_optimizer(cfg, model.parameters())
@@ -54,13 +51,13 @@ def main(argv: list[str] | None = None) -> None:
         metrics = train_epoch(run, model, loader, criterion, optimizer, epoch)
         run.check_finite(epoch, model)
         if run.is_due(epoch, cfg.knn_every) and is_labelled(train_set) and is_labelled(val_set):
-            features = {split: extract_features(model, plain_loader) for split, plain_loader in plain_loaders.items()}
+            features = {split: extract_features(model, images) for split, images in splits.items()}
             metrics["val/knn_accuracy"] = knn_accuracy(features, train_set, val_set, run.device)
         run.log_epoch(epoch, metrics)
         run.save(epoch, model, optimizer)
 
     save_weights(model.state_dict(), run.folder / "model.pth.tar")
-    features = {split: extract_features(model, plain_loader) for split, plain_loader in plain_loaders.items()}
+    features = {split: extract_features(model, images) for split, images in splits.items()}
     mine(run, features, train_set, val_set)
     plot_curves(run.folder / "log.jsonl", run.folder / "curves.png")
     run.log.note(f"done: {run.folder} holds the model, both neighbor files, neighbors.png and curves.png")

@@ -1,4 +1,4 @@
-"""The table of all config keys: `utils/config.py` reads it, and so does the page that documents the keys."""
+"""The one table of config keys, which `utils/config.py` reads: type, range, default, who needs it, what it means."""
 
 from typing import Any, NamedTuple
 
