@@ -31,15 +31,15 @@ def mine(run: Run, features: dict[str, torch.Tensor], train_set, val_set) -> Non
     """Write both neighbor files and neighbors.png; where labels are known, report what the features are worth.
 
     features: (N, D) of un-augmented images of `train` and `val`, unit length."""
-    backend = choose_backend(features["train"].to(run.device), run.cfg.knn_backend)
     for split, dataset, topk in (("train", train_set, run.cfg.num_neighbors), ("val", val_set, VAL_NEIGHBORS)):
-        neighbors = mine_neighbors(features[split].to(run.device), topk, backend)  # (N, T + 1)
+        vectors = features[split].to(run.device)
+        backend = choose_backend(vectors, run.cfg.knn_backend)
+        neighbors = mine_neighbors(vectors, topk, backend)  # (N, T + 1)
         save_neighbors(neighbors, run.folder / f"topk-{split}-neighbors.npy")
+        run.log.note(f"mined the {topk} nearest neighbors of {len(dataset)} {split} images with {backend}")
         if is_labelled(dataset):
             accuracy = neighbor_accuracy(neighbors, dataset.targets, topk)
-            run.log.final(
-                f"neighbors of the {split} split, found by {backend}", {f"right among the top {topk}": accuracy}
-            )
+            run.log.final(f"neighbors of the {split} split", {f"right among the top {topk}": accuracy})
         if split == "train":
             plot_neighbors(dataset, neighbors.numpy(), run.folder / "neighbors.png")
     if is_labelled(train_set) and is_labelled(val_set):

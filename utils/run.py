@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from torch import nn
@@ -44,7 +45,7 @@ def choose_device(name: str) -> torch.device:
 
 
 class Run:
-    """The folder `root_dir/<run_name>/<stage>`, made on entry: config.yml, log.jsonl, checkpoint.pth.tar.
+    """The folder `root_dir/<run_name>/<stage>`, made on entry, with config.yml, log.jsonl and checkpoint.pth.tar.
 
     Seeds PyTorch for the weights drawn next. Raises UserError if a checkpoint of another config stands there."""
 
@@ -54,7 +55,6 @@ class Run:
         self.checkpoint = self.folder / "checkpoint.pth.tar"
         self.folder.mkdir(parents=True, exist_ok=True)
         self._refuse_other_config()
-        save_config(cfg, self.folder / "config.yml")
         self.log = Logger(self.folder)
         self.finished_epochs, self.start_digest = 0, None
         torch.manual_seed(cfg.seed)
@@ -104,7 +104,8 @@ class Run:
         return state
 
     def epochs(self) -> Iterator[int]:
-        """The epochs still to train, from 0."""
+        """The epochs still to train, from 0. Writes config.yml: whatever refuses this run has spoken by now."""
+        save_config(self.cfg, self.folder / "config.yml")
         self.start, self.first_epoch = time.perf_counter(), self.finished_epochs
         yield from range(self.finished_epochs, self.cfg.epochs)
 
@@ -151,13 +152,13 @@ def command(main: Callable[[], None]) -> None:
     try:
         main()
     except UserError as error:
-        sys.exit(_say(error, 2))
+        _end(f"error: {error}", 2)
     except (RunError, OSError) as error:
-        sys.exit(_say(error, 3))
+        _end(f"error: {error}", 3)
     except KeyboardInterrupt:
-        sys.exit(_say("stopped; given again, the command of a stage goes on after its last whole epoch", 130))
+        _end("\nstopped; given again, the command of a stage goes on after its last whole epoch", 130)
 
 
-def _say(message, code: int) -> int:
-    print(f"error: {message}" if code != 130 else f"\n{message}", file=sys.stderr)
-    return code
+def _end(message: str, code: int) -> NoReturn:
+    print(message, file=sys.stderr)
+    sys.exit(code)

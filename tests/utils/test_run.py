@@ -103,6 +103,7 @@ def test_a_run_makes_its_folder_and_keeps_the_whole_config_there(config, tmp_pat
     cfg = config("run_name=mine", path=path)
     run = Run(cfg)
     assert run.folder == tmp_path / "mine" / stage
+    next(run.epochs())  # training is about to begin
     assert load_config(None, run.folder / "config.yml") == cfg
 
 
@@ -129,8 +130,10 @@ def test_another_config_in_the_folder_of_a_checkpoint_is_refused_naming_folder_a
 
 
 def test_another_config_may_take_a_folder_that_holds_no_checkpoint(config):
-    Run(config())
-    assert load_config(None, Run(config("batch_size=64")).folder / "config.yml").batch_size == 64
+    next(Run(config()).epochs())
+    run = Run(config("batch_size=64"))
+    next(run.epochs())
+    assert load_config(None, run.folder / "config.yml").batch_size == 64
 
 
 # -- save and resume
@@ -349,8 +352,10 @@ def begin(cfg):
 
 def test_fewer_epochs_than_are_finished_is_refused(config):
     train(config(), epochs=3)
+    kept = (Run(config()).folder / "config.yml").read_bytes()
     with pytest.raises(UserError, match="finished 3 epochs, more than epochs: 2"):
         train(config("epochs=2"), epochs=1)
+    assert (Run(config()).folder / "config.yml").read_bytes() == kept
 
 
 def test_a_damaged_checkpoint_says_what_to_do(config):
