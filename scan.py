@@ -16,7 +16,7 @@ from utils.features import eval_loader, predict
 from utils.neighbors import load_neighbors
 from utils.optimizers import build_optimizer, set_learning_rate
 from utils.progress import Progress
-from utils.run import Run, command, save_weights, stage_config
+from utils.run import Run, command, save_weights, stage_arguments, stage_config
 from utils.visualize import plot_curves, plot_matching
 
 
@@ -42,7 +42,7 @@ def train_epoch(run: Run, model, loader, criterion, optimizer, epoch: int) -> di
 
 
 def main(argv: list[str] | None = None) -> None:
-    cfg = stage_config(argv, "scan", __doc__)
+    cfg = stage_config(stage_arguments(argv, __doc__), "scan")
     train_set, val_set = build_dataset(cfg, "train"), build_dataset(cfg, "val")
     pretext, strategy = Path(cfg.pretext_dir), train_strategy(cfg)
     neighbors = load_neighbors(pretext / "topk-train-neighbors.npy", len(train_set), cfg.num_neighbors)

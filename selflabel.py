@@ -16,7 +16,7 @@ from utils.evaluate import evaluate_clusters
 from utils.features import eval_loader, predict
 from utils.optimizers import build_optimizer, set_learning_rate
 from utils.progress import Progress
-from utils.run import Run, command, save_weights, stage_config
+from utils.run import Run, command, save_weights, stage_arguments, stage_config
 from utils.visualize import plot_curves, plot_matching
 
 
@@ -63,7 +63,7 @@ def confidence_summary(probabilities: torch.Tensor, threshold: float) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    cfg = stage_config(argv, "selflabel", __doc__)
+    cfg = stage_config(stage_arguments(argv, __doc__), "selflabel")
     train_set, val_set = build_dataset(cfg, "train"), build_dataset(cfg, "val")
     weak, strong = val_strategy(cfg), train_strategy(cfg)
     start = Path(cfg.scan_dir) / "model.pth.tar"

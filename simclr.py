@@ -2,7 +2,7 @@
 
 import torch
 
-from data import build_dataset
+from data import build_dataset, with_unlabeled
 from data.augment import train_strategy, val_strategy
 from data.dataset import is_labelled
 from data.loader import build_loader
@@ -12,7 +12,7 @@ from utils.features import eval_loader, extract_features
 from utils.mining import check_before_training, knn_accuracy, mine
 from utils.optimizers import build_optimizer, set_learning_rate
 from utils.progress import Progress
-from utils.run import Run, command, save_weights, stage_config
+from utils.run import Run, command, save_weights, stage_arguments, stage_config
 from utils.visualize import plot_curves
 
 
@@ -33,19 +33,14 @@ def train_epoch(run: Run, model, loader, criterion, optimizer, epoch: int) -> di
     return progress.averages()
 
 
-def main(argv: list[str] | None = None) -> None:
-    cfg = stage_config(argv, "simclr", __doc__)
-    train_set, val_set = build_dataset(cfg, "train"), build_dataset(cfg, "val")
-    check_before_training(cfg, train_set, val_set)
-    run = Run(cfg)
-    strategy, plain = train_strategy(cfg), val_strategy(cfg)
-    loader = build_loader(train_set, [strategy, strategy], cfg.batch_size, run.device, train=True, seed=cfg.seed)
-    splits = {"train": eval_loader(train_set, plain, run.device), "val": eval_loader(val_set, plain, run.device)}
-    model = build_model(cfg).to(run.device, memory_format=torch.channels_last)
+def train(run: Run, model, train_set, val_set, splits: dict) -> None:
+    """SimCLR on the train split and what there is of unlabeled images; kNN accuracy is for information alone."""
+    cfg, strategy = run.cfg, train_strategy(run.cfg)
+    dataset = with_unlabeled(cfg, train_set)
+    loader = build_loader(dataset, [strategy, strategy], cfg.batch_size, run.device, train=True, seed=cfg.seed)
     criterion = SimCLRLoss(**cfg.criterion_kwargs)
     optimizer = build_optimizer(cfg, model.parameters())
     run.resume(model, optimizer)
-
     for epoch in run.epochs():
         set_learning_rate(optimizer, cfg, epoch)
         metrics = train_epoch(run, model, loader, criterion, optimizer, epoch)
@@ -55,12 +50,26 @@ def main(argv: list[str] | None = None) -> None:
             metrics["val/knn_accuracy"] = knn_accuracy(features, train_set, val_set, run.device)
         run.log_epoch(epoch, metrics)
         run.save(epoch, model, optimizer)
+    plot_curves(run.folder / "log.jsonl", run.folder / "curves.png")
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = stage_arguments(argv, __doc__, takes_model=True)
+    cfg = stage_config(arguments, "simclr")
+    train_set, val_set = build_dataset(cfg, "train"), build_dataset(cfg, "val")
+    check_before_training(cfg, train_set, val_set)
+    run = Run(cfg)
+    plain = val_strategy(cfg)
+    splits = {"train": eval_loader(train_set, plain, run.device), "val": eval_loader(val_set, plain, run.device)}
+    model = build_model(cfg).to(run.device, memory_format=torch.channels_last)
+    if arguments.model:
+        run.take_over(model, arguments.model)
+    else:
+        train(run, model, train_set, val_set, splits)
 
     save_weights(model.state_dict(), run.folder / "model.pth.tar")
-    features = {split: extract_features(model, images) for split, images in splits.items()}
-    mine(run, features, train_set, val_set)
-    plot_curves(run.folder / "log.jsonl", run.folder / "curves.png")
-    run.log.note(f"done: {run.folder} holds the model, both neighbor files, neighbors.png and curves.png")
+    mine(run, {split: extract_features(model, loader) for split, loader in splits.items()}, train_set, val_set)
+    run.log.note(f"done: {run.folder} holds the model, both neighbor files and neighbors.png")
 
 
 if __name__ == "__main__":

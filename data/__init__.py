@@ -1,16 +1,43 @@
 """Images: data sets by name, batched augmentation, and the loader that hands out augmented views."""
 
+from pathlib import Path
+
+import torch
+
+from data.cifar import read_cifar10, read_cifar20
+from data.dataset import ResidentDataset
 from data.digits import read_digits
+from data.fashion_mnist import read_fashion_mnist
+from data.stl10 import read_stl10
 from utils.errors import UserError
+from utils.mypath import DATASET_FOLDERS, MyPath
 
-DATASETS = {"digits": read_digits}  # name -> function of the split
+DATASETS = {  # name: function of the split, and of the folder of a data set that has one
+    "digits": read_digits,
+    "fashion-mnist": read_fashion_mnist,
+    "cifar-10": read_cifar10,
+    "cifar-20": read_cifar20,
+    "stl-10": read_stl10,
+}
+WITH_UNLABELED = ("stl-10",)  # their readers know a split `unlabeled`, too
 
 
-def build_dataset(cfg, split: str):
+def build_dataset(cfg, split: str) -> ResidentDataset:
     """The `train` or `val` split of the config's data set: `len`, `targets`, `classes` and `get_image(i)`.
 
-    Raises UserError for a data set without a reader."""
-    name = cfg.train_db_name if split == "train" else cfg.val_db_name
+    All but `val` is thinned to `max_images`. Raises UserError for a data set without a reader."""
+    name = cfg.val_db_name if split == "val" else cfg.train_db_name
     if name not in DATASETS:
         raise UserError(f"data set {name!r} has no reader yet: choose one of {', '.join(sorted(DATASETS))}")
-    return DATASETS[name](split)
+    folder = [Path(MyPath.db_root_dir(name, cfg.get("db_root_dir")))] if name in DATASET_FOLDERS else []
+    dataset = DATASETS[name](split, *folder)
+    return dataset.thinned(cfg.max_images) if split != "val" and "max_images" in cfg else dataset
+
+
+def with_unlabeled(cfg, train_set: ResidentDataset) -> ResidentDataset:
+    """What the pretext task trains on: the train split and, on STL-10, the 100,000 unlabeled images after it."""
+    if cfg.train_db_name not in WITH_UNLABELED:
+        return train_set
+    unlabeled = build_dataset(cfg, "unlabeled")
+    images = torch.cat([train_set.images, unlabeled.images])
+    return ResidentDataset(images, torch.cat([train_set.targets, unlabeled.targets]), train_set.classes)

@@ -130,6 +130,65 @@ def test_without_labels_label_metrics_are_absent_and_the_weights_are_the_same(
         evaluation.main(["--config_exp", "configs/pretext/simclr_digits.yml", "--model", model, *SMALL])
 
 
+def take_over(model, root, *overrides):
+    """simclr.py with a trained model, and the folder it writes."""
+    config = "configs/pretext/simclr_digits.yml"
+    simclr.main(["--config_exp", config, "--model", str(model), f"root_dir={root}", *SMALL, *overrides])
+    return root / "digits" / "pretext"
+
+
+def test_a_trained_model_given_to_simclr_is_mined_with_and_not_trained(finished, tmp_path, monkeypatch):
+    monkeypatch.setattr(simclr, "train_epoch", None)
+    folder = take_over(finished["pretext"] / "model.pth.tar", tmp_path)
+    assert same_weights(folder, finished["pretext"])
+    for split in ("train", "val"):
+        mined, expected = (np.load(place / f"topk-{split}-neighbors.npy") for place in (folder, finished["pretext"]))
+        assert np.array_equal(mined, expected)
+    files = {"model.pth.tar", "topk-train-neighbors.npy", "topk-val-neighbors.npy", "neighbors.png", "config.yml"}
+    assert {path.name for path in folder.iterdir() if path.is_file()} == files | {"log.jsonl"}
+    assert same_weights(run_stage(scan.main, "scan", tmp_path), finished["scan"])  # SCAN goes on from there
+
+
+def test_bare_weights_in_the_checkpoints_place_as_in_the_published_tutorial_are_taken_by_name(finished, tmp_path):
+    place = tmp_path / "digits" / "pretext" / "checkpoint.pth.tar"
+    place.parent.mkdir(parents=True)
+    place.write_bytes((finished["pretext"] / "model.pth.tar").read_bytes())
+    with pytest.raises(UserError, match=f"--model {place}"):
+        run_stage(simclr.main, "pretext", tmp_path)
+    assert same_weights(take_over(place, tmp_path), finished["pretext"])
+
+
+def test_a_finished_run_can_mine_more_neighbors_with_its_own_model(finished, tmp_path):
+    folder = run_stage(simclr.main, "pretext", tmp_path)
+    take_over(folder / "model.pth.tar", tmp_path, "num_neighbors=30")
+    more = np.load(folder / "topk-train-neighbors.npy")
+    assert more.shape == (206, 31) and same_weights(folder, finished["pretext"])
+    assert np.array_equal(more[:, :21], np.load(finished["pretext"] / "topk-train-neighbors.npy"))
+
+
+def test_a_model_trained_here_is_not_replaced_by_one_from_elsewhere(finished, tmp_path):
+    folder = run_stage(simclr.main, "pretext", tmp_path, "seed=1", epochs=1)
+    before = (folder / "model.pth.tar").read_bytes()
+    with pytest.raises(UserError, match="holds a training run"):
+        take_over(finished["pretext"] / "model.pth.tar", tmp_path, "seed=1", "epochs=1")
+    assert (folder / "model.pth.tar").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "stage, overrides, message",
+    [
+        ("scan", [], "is a scan model, not a pretext model"),
+        ("pretext", ["model_kwargs.width=8"], r"does not fit .*is \(4,.*expected \(8,"),
+        ("nowhere", [], "not found"),
+    ],
+)
+def test_a_model_that_does_not_fit_is_refused_and_nothing_is_written(stage, overrides, message, finished, tmp_path):
+    model = finished.get(stage, tmp_path) / "model.pth.tar"
+    with pytest.raises(UserError, match=message):
+        take_over(model, tmp_path / "new", *overrides)
+    assert not list((tmp_path / "new").rglob("*.npy")) and not list((tmp_path / "new").rglob("*.pth.tar"))
+
+
 class Stopped(Exception):
     pass
 

@@ -11,6 +11,7 @@ DATASET_FOLDERS = {  # name: (default folder, environment variable that override
     "cifar-10": ("datasets/cifar-10", "SCAN_CIFAR_10_DIR"),
     "cifar-20": ("datasets/cifar-20", "SCAN_CIFAR_20_DIR"),
     "stl-10": ("datasets/stl-10", "SCAN_STL_10_DIR"),
+    "fashion-mnist": ("datasets/fashion-mnist", "SCAN_FASHION_MNIST_DIR"),
     "imagenet": IMAGENET,
     "imagenet_50": IMAGENET,
     "imagenet_100": IMAGENET,

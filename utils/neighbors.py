@@ -168,7 +168,7 @@ def load_neighbors(path: Path, num_images: int, num_neighbors: int | None = None
     if neighbors.ndim != 2 or len(neighbors) != num_images or not np.issubdtype(neighbors.dtype, np.integer):
         raise UserError(
             f"{path} holds {neighbors.dtype} {neighbors.shape}, but the split has {num_images} images: mine "
-            "the neighbors again with simclr.py on this data set"
+            "the neighbors again with simclr.py on this data set, with the max_images of this stage"
         )
     low, high = neighbors.min(), neighbors.max()
     if low < 0 or high >= num_images:

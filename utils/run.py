@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import NoReturn
 
 import torch
+from easydict import EasyDict
 from torch import nn
 from torch.optim import Optimizer
 
-from models.weights import load_strictly, read_file
+from models.weights import load_strictly, read_file, read_model
 from utils.config import check_stage, load_config, resume_differences, save_config
 from utils.errors import RunError, UserError
 from utils.files import replacing
@@ -23,13 +24,19 @@ from utils.logger import Logger
 STAGE_FOLDERS = {"simclr": "pretext", "moco": "pretext", "scan": "scan", "selflabel": "selflabel"}
 
 
-def stage_config(argv: list[str] | None, stage: str, description: str):
-    """The config of a stage script, from `--config_env`, `--config_exp` and trailing `key=value` overrides."""
+def stage_arguments(argv: list[str] | None, description: str, takes_model: bool = False) -> argparse.Namespace:
+    """A stage script's command line: `--config_env`, `--config_exp`, overrides and, if asked for, `--model`."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--config_env", help="where results go (default: configs/env.yml, if present)")
     parser.add_argument("--config_exp", required=True, help="the YAML of this stage and data set, under configs/")
+    if takes_model:
+        parser.add_argument("--model", type=Path, help="a trained model to mine with: nothing is trained")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over both files")
-    arguments = parser.parse_intermixed_args(argv)
+    return parser.parse_intermixed_args(argv)
+
+
+def stage_config(arguments: argparse.Namespace, stage: str) -> EasyDict:
+    """The config of a stage script, checked for its stage."""
     cfg = load_config(arguments.config_env, arguments.config_exp, arguments.overrides)
     check_stage(cfg, stage)
     return cfg
@@ -86,7 +93,10 @@ class Run:
         except UserError as error:
             raise UserError(f"{error}; move it away to start anew") from error
         if not {"model", "optimizer", "epoch"} <= state.keys():
-            raise UserError(f"{self.checkpoint} is no checkpoint to go on from: move it away to start anew")
+            raise UserError(
+                f"{self.checkpoint} is no checkpoint to go on from: move it away to start anew; if it is a trained "
+                f"SimCLR model, as the published tutorial puts it there, mine with it: --model {self.checkpoint}"
+            )
         if state.pop("start_digest", None) != self.start_digest:
             raise UserError(
                 f"{self.folder} began with other weights than now lie in the stage before: give this run its own "
@@ -102,6 +112,19 @@ class Run:
         self.finished_epochs = state.pop("epoch")
         self.log.note(f"resumed after epoch {self.finished_epochs} of {self.cfg.epochs} from {self.checkpoint}")
         return state
+
+    def take_over(self, model: nn.Module, path: Path) -> None:
+        """Load a trained model of this stage from elsewhere, in place of training. Raises UserError where it would
+        replace a model that was trained here."""
+        if self.checkpoint.exists() and path.resolve().parent != self.folder.resolve():
+            raise UserError(
+                f"{self.folder} holds a training run, and its model would be replaced by {path}: give this one its own "
+                "run_name=..., or remove that folder"
+            )
+        state = read_model(path, STAGE_FOLDERS[self.cfg.setup])
+        load_strictly(model, state, path)
+        save_config(self.cfg, self.folder / "config.yml")
+        self.log.note(f"loaded {len(state)} of {len(state)} tensors from {path}: nothing is trained")
 
     def epochs(self) -> Iterator[int]:
         """The epochs still to train, from 0. Writes config.yml: whatever refuses this run has spoken by now."""

@@ -1,6 +1,9 @@
-"""Images that the tests of augmentation share: photographs, and the edge cases that operations treat on their own."""
+"""What the tests of data share: pictures (photographs, and the edge cases that operations treat on their own), and a
+server to download from."""
 
-from functools import cache
+import threading
+from functools import cache, partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -41,3 +44,18 @@ def pictures():
 @pytest.fixture(params=[(32, 32), (24, 40)], ids=["square", "oblong"])
 def images(request, pictures):
     return pictures(*request.param)
+
+
+class _SilentHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def address(tmp_path, monkeypatch):
+    """The address under which a server on this machine offers the files in tmp_path/server."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_SilentHandler, directory=tmp_path / "server")) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()

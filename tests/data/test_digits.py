@@ -4,13 +4,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from easydict import EasyDict
 from PIL import Image
 from sklearn.datasets import load_digits
 
 from data import build_dataset
 from utils.errors import UserError
 
-DIGITS = SimpleNamespace(train_db_name="digits", val_db_name="digits")
+DIGITS = EasyDict(train_db_name="digits", val_db_name="digits")
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +72,7 @@ def test_get_image_gives_the_picture_of_an_index(splits):
 
 
 def test_each_split_is_of_the_data_set_that_the_config_names_for_it(splits):
-    cfg = SimpleNamespace(train_db_name="digits", val_db_name="pebbles")
+    cfg = EasyDict(train_db_name="digits", val_db_name="pebbles")
     assert len(build_dataset(cfg, "train")) == 1438
     with pytest.raises(UserError, match=r"'pebbles' .*digits"):
         build_dataset(cfg, "val")

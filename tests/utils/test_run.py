@@ -12,7 +12,7 @@ from utils import logger
 from utils import run as module
 from utils.config import load_config
 from utils.errors import RunError, UserError
-from utils.run import Run, choose_device, command, stage_config
+from utils.run import Run, choose_device, command, stage_arguments, stage_config
 
 EXPERIMENT = "configs/scan/scan_digits.yml"
 
@@ -242,13 +242,13 @@ def test_stage_config_reads_both_files_and_overrides(tmp_path):
     env = tmp_path / "env.yml"
     env.write_text("root_dir: elsewhere\nlog_every: 3\n")
     argv = ["--config_env", str(env), "--config_exp", EXPERIMENT, "epochs=7", "optimizer_kwargs.lr=1e-4"]
-    cfg = stage_config(argv, "scan", "")
+    cfg = stage_config(stage_arguments(argv, ""), "scan")
     assert (cfg.root_dir, cfg.log_every, cfg.epochs, cfg.optimizer_kwargs.lr) == ("elsewhere", 3, 7, 0.0001)
 
 
 def test_stage_config_refuses_the_config_of_another_stage():
     with pytest.raises(UserError, match=r"scan\.py"):
-        stage_config(["--config_exp", EXPERIMENT], "simclr", "")
+        stage_config(stage_arguments(["--config_exp", EXPERIMENT], ""), "simclr")
 
 
 @pytest.fixture
@@ -313,7 +313,7 @@ def test_sigterm_ends_in_143_and_unwinds_so_that_no_half_written_file_stays(sigt
 
 def test_a_command_line_that_argparse_refuses_ends_in_2(sigterm, capsys):
     with pytest.raises(SystemExit) as end:
-        command(lambda: stage_config([], "scan", ""))
+        command(lambda: stage_arguments([], ""))
     assert end.value.code == 2
     assert re.search("--config_exp", capsys.readouterr().err)
 

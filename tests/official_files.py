@@ -1,0 +1,115 @@
+"""Writes small data sets in the on-disk formats of the official ones, and tells torchvision their checksums."""
+
+import gzip
+import hashlib
+import pickle
+import struct
+import tarfile
+from pathlib import Path
+
+import numpy as np
+from torchvision.datasets import CIFAR10, CIFAR100, STL10, FashionMNIST
+
+CIFAR10_NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+COARSE_NAMES = [f"superclass {number:02d}" for number in range(20)]
+
+
+def md5(path: Path) -> str:
+    return hashlib.md5(path.read_bytes()).hexdigest()
+
+
+def write_cifar10(folder: Path, monkeypatch, train: int, val: int) -> dict[str, dict]:
+    """Five batches that share `train` images and a test batch; returns {"train": ..., "val": ...} as written: pixels
+    (N, 3072), red, green and blue planes row by row, and labels (N,)."""
+    rng, place = np.random.default_rng(0), folder / "cifar-10-batches-py"
+    place.mkdir(parents=True)
+    written = {split: _pixels_and_labels(rng, size, 3072, 10) for split, size in (("train", train), ("val", val))}
+    parts = zip(*(np.array_split(written["train"][key], 5) for key in ("data", "labels")), strict=True)
+    for number, (data, labels) in enumerate(parts, start=1):
+        _pickle(place / f"data_batch_{number}", {"data": data, "labels": labels.tolist(), "batch_label": "part"})
+    data, labels = written["val"]["data"], written["val"]["labels"].tolist()
+    _pickle(place / "test_batch", {"data": data, "labels": labels, "batch_label": "testing batch 1 of 1"})
+    _pickle(place / "batches.meta", {"label_names": CIFAR10_NAMES, "num_vis": 3072})
+    _tell_checksums(monkeypatch, CIFAR10, place)
+    return written
+
+
+def write_cifar100(folder: Path, monkeypatch, train: int, val: int) -> dict[str, dict]:
+    """As `write_cifar10`, with fine labels of 100 and, in `labels`, coarse ones of 20 that are no function of them."""
+    rng, place = np.random.default_rng(1), folder / "cifar-100-python"
+    place.mkdir(parents=True)
+    written = {}
+    for split, file, size in (("train", "train", train), ("val", "test", val)):
+        written[split] = _pixels_and_labels(rng, size, 3072, 20)
+        fine = rng.integers(0, 100, size).tolist()
+        content = {"data": written[split]["data"], "fine_labels": fine}
+        _pickle(place / file, content | {"coarse_labels": written[split]["labels"].tolist()})
+    fine_names = [f"class {number:02d}" for number in range(100)]
+    _pickle(place / "meta", {"fine_label_names": fine_names, "coarse_label_names": COARSE_NAMES})
+    _tell_checksums(monkeypatch, CIFAR100, place)
+    return written
+
+
+def write_stl10(folder: Path, monkeypatch, train: int, val: int, unlabeled: int) -> dict[str, dict]:
+    """pixels (N, 27648): red, green and blue planes COLUMN by column; labels 1 to 10, as in the files."""
+    rng, place = np.random.default_rng(2), folder / "stl10_binary"
+    place.mkdir(parents=True)
+    written = {}
+    for split, file, size in (("train", "train", train), ("val", "test", val), ("unlabeled", "unlabeled", unlabeled)):
+        written[split] = _pixels_and_labels(rng, size, 27648, 10)
+        written[split]["labels"] += 1
+        written[split]["data"].tofile(place / f"{file}_X.bin")
+        if split != "unlabeled":
+            written[split]["labels"].astype(np.uint8).tofile(place / f"{file}_y.bin")
+    _tell_checksums(monkeypatch, STL10, place)
+    return written
+
+
+def write_fashion_mnist(folder: Path, train: int, val: int, zipped: bool = True) -> dict[str, dict]:
+    """pixels (N, 784) row by row, labels (N,), as idx files: big-endian magic number and sizes, then bytes."""
+    rng = np.random.default_rng(3)
+    folder.mkdir(parents=True, exist_ok=True)
+    written = {}
+    for split, prefix, size in (("train", "train", train), ("val", "t10k", val)):
+        written[split] = _pixels_and_labels(rng, size, 784, 10)
+        images = struct.pack(">4i", 0x803, size, 28, 28) + written[split]["data"].tobytes()
+        labels = struct.pack(">2i", 0x801, size) + written[split]["labels"].astype(np.uint8).tobytes()
+        for name, content in ((f"{prefix}-images-idx3-ubyte", images), (f"{prefix}-labels-idx1-ubyte", labels)):
+            path = folder / (f"{name}.gz" if zipped else name)
+            path.write_bytes(gzip.compress(content, mtime=0) if zipped else content)
+    return written
+
+
+def offer_archive(reader, folder: Path, address: str, monkeypatch) -> Path:
+    """Pack `folder`, and make torchvision's `reader` download that archive from `address`."""
+    archive = folder / reader.filename
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(folder / reader.base_folder, reader.base_folder)
+    monkeypatch.setattr(reader, "url", address + archive.name)
+    monkeypatch.setattr(reader, "tgz_md5", md5(archive))
+    return archive
+
+
+def offer_fashion_mnist(folder: Path, address: str, monkeypatch) -> None:
+    """Make torchvision download the gzipped files in `folder` from `address`."""
+    monkeypatch.setattr(FashionMNIST, "mirrors", [address])
+    checksums = [(name, md5(folder / name)) for name, _ in FashionMNIST.resources]
+    monkeypatch.setattr(FashionMNIST, "resources", checksums)
+
+
+def _pixels_and_labels(rng, size: int, values: int, classes: int) -> dict:
+    """Noise around a shade of each image's own, so that images differ as images do."""
+    shade = rng.integers(40, 216, (size, 1))
+    data = (shade + rng.integers(-40, 40, (size, values))).astype(np.uint8)
+    return {"data": data, "labels": np.arange(size) * 7 % classes}
+
+
+def _pickle(path: Path, content: dict) -> None:
+    path.write_bytes(pickle.dumps(content, protocol=2))
+
+
+def _tell_checksums(monkeypatch, reader, place: Path) -> None:
+    for files in ("train_list", "test_list"):
+        monkeypatch.setattr(reader, files, [[name, md5(place / name)] for name, _ in getattr(reader, files)])
+    if hasattr(reader, "meta"):
+        monkeypatch.setattr(reader, "meta", reader.meta | {"md5": md5(place / reader.meta["filename"])})
