@@ -1,6 +1,6 @@
-"""The whole recipe on digits over several seeds: accuracy of each stage with mean and spread, and CPU minutes.
+"""A recipe over several seeds: accuracy of each stage with mean and spread, k-means beside it, and CPU minutes.
 
-python benchmarks/seeds.py --seeds 0 1 2 3 4 [--root_dir results/seeds] [key=value of all three stages ...]
+python benchmarks/seeds.py --recipe digits --seeds 0 1 2 3 4 [--root_dir results/seeds] [key=value of all stages ...]
 """
 
 import argparse
@@ -15,15 +15,23 @@ import eval as evaluation
 import scan
 import selflabel
 import simclr
+from data import build_dataset
+from utils.config import load_config
 from utils.errors import UserError
+from utils.evaluate import kmeans_accuracy
 from utils.run import command
 
-STAGES = {
-    "pretext": (simclr.main, "configs/pretext/simclr_digits.yml"),
-    "scan": (scan.main, "configs/scan/scan_digits.yml"),
-    "selflabel": (selflabel.main, "configs/selflabel/selflabel_digits.yml"),
-}
-COLUMNS = ("weighted kNN", "k-means", "scan ACC", "scan NMI", "selflabel ACC", "selflabel NMI", "CPU minutes")
+STAGES = {"pretext": simclr, "scan": scan, "selflabel": selflabel}
+COLUMNS = (
+    "k-means, pixels",
+    "k-means",
+    "weighted kNN",
+    "scan ACC",
+    "scan NMI",
+    "selflabel ACC",
+    "selflabel NMI",
+    "CPU minutes",
+)
 
 
 def finals(folder: Path) -> dict:
@@ -32,29 +40,44 @@ def finals(folder: Path) -> dict:
     return {name: value for line in lines if "final" in line for name, value in line.items()}
 
 
-def run_recipe(root_dir: Path, seed: int, overrides: list[str]) -> list[float]:
-    start = time.process_time()
-    run_name = f"digits-{seed}"
+def pixels_baseline(config: str, overrides: list[str]) -> float:
+    """ACC on val of k-means fitted on the pixels of the very images that the recipe trains on."""
+    cfg = load_config(None, config, overrides)
+    train, val = build_dataset(cfg, "train"), build_dataset(cfg, "val")
+    pixels = [dataset.images.flatten(1).float() / 255 for dataset in (train, val)]  # (N, 3 H W)
+    return kmeans_accuracy(*pixels, val.targets, len(train.classes), cfg.seed)
+
+
+def run_recipe(recipe: str, root_dir: Path, seed: int, overrides: list[str]) -> list[float]:
+    run_name = f"{recipe}-{seed}"
     if (root_dir / run_name).exists():
         raise UserError(f"{root_dir / run_name} exists: a restart would count too little time; name another --root_dir")
-    results = {}
-    for stage, (main, config) in STAGES.items():
-        main(["--config_exp", config, f"root_dir={root_dir}", f"run_name={run_name}", f"seed={seed}", *overrides])
+    overrides = [f"root_dir={root_dir}", f"run_name={run_name}", f"seed={seed}", *overrides]
+    results, start = {}, time.process_time()
+    for stage, script in STAGES.items():
+        config = f"configs/{stage}/{script.__name__}_{recipe}.yml"
+        script.main(["--config_exp", config, *overrides])
         results[stage] = finals(root_dir / run_name / stage)
-    evaluation.main(["--config_exp", config, "--model", str(root_dir / run_name / stage / "model.pth.tar")])
+    model = root_dir / run_name / stage / "model.pth.tar"
+    evaluation.main(["--config_exp", config, "--model", str(model), *overrides])
     minutes = (time.process_time() - start) / 60
-    pretext = [results["pretext"][name] for name in COLUMNS[:2]]
+    pretext = [pixels_baseline(config, overrides), *(results["pretext"][name] for name in COLUMNS[1:3])]
     clusters = [results[stage][metric] for stage in ("scan", "selflabel") for metric in ("ACC", "NMI")]
     return [*pretext, *clusters, minutes]
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--recipe", default="digits", help="digits, fashion_mnist_small, ...: the end of the configs' names"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--root_dir", type=Path, default=Path("results/seeds"))
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     arguments = parser.parse_intermixed_args(argv)
-    rows = {seed: run_recipe(arguments.root_dir, seed, arguments.overrides) for seed in arguments.seeds}
+    rows = {
+        seed: run_recipe(arguments.recipe, arguments.root_dir, seed, arguments.overrides) for seed in arguments.seeds
+    }
     print("| seed | " + " | ".join(COLUMNS) + " |\n|" + " --- |" * (len(COLUMNS) + 1))
     for seed, row in rows.items():
         print(f"| {seed} | " + " | ".join(f"{value:.3f}" for value in row) + " |")

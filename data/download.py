@@ -30,7 +30,7 @@ def open_or_download(name: str, folder: Path, reader: type[VisionDataset], **spl
 @contextmanager
 def downloading(name: str, place: Path, url: str, by_hand: str) -> Iterator[None]:
     """Say that `name` was looked for at `place` and is fetched from `url`; turn a failure into a UserError."""
-    print(f"{name}: not found, or not whole, in {place}; downloading {url}")
+    print(f"{name} is missing or incomplete in {place}: downloading {url}")
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(STALLED)
     try:
@@ -39,7 +39,7 @@ def downloading(name: str, place: Path, url: str, by_hand: str) -> Iterator[None
         variable = DATASET_FOLDERS[name][1]
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
-            f"{name} is not, or not whole, in {place}, and the download of {url} failed ({reason}): try again, or "
+            f"{name} is missing or incomplete in {place}, and the download of {url} failed ({reason}): try again, or "
             f"download it by hand and {by_hand}; if it lies elsewhere, name that folder in db_root_dir.{name}=... or "
             f"in the environment ({variable})"
         ) from error

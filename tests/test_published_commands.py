@@ -97,7 +97,8 @@ def test_every_stage_takes_the_published_steps_and_hands_over_to_the_next(width,
 def test_a_trained_simclr_model_is_a_way_in_without_training(name, tmp_path):
     arguments = command(name, "pretext", tmp_path, width=1)
     model = build_model(load_config(None, arguments[3], arguments[4:]))
-    torch.save(model.state_dict(), tmp_path / "simclr.pth.tar")
+    legacy = {"_use_new_zipfile_serialization": False}  # the form of most published files
+    torch.save(model.state_dict(), tmp_path / "simclr.pth.tar", **legacy)
     simclr.main([*arguments, "--model", str(tmp_path / "simclr.pth.tar")])
     folder = tmp_path / SETS[name].database / "pretext"
     written = torch.load(folder / "model.pth.tar", weights_only=True)

@@ -67,7 +67,7 @@ def test_a_failing_download_is_one_line_with_address_folder_and_the_way_by_hand(
         build(name)
     message, variable = str(error.value), f"SCAN_{name.upper().replace('-', '_')}_DIR"
     assert "\n" not in message
-    assert f"{name} is not, or not whole, in {folder / SETS[name][0].base_folder}" in message
+    assert f"{name} is missing or incomplete in {folder / SETS[name][0].base_folder}" in message
     for part in (SETS[name][0].url, f"by hand and unpack it in {folder}", f"db_root_dir.{name}=", variable):
         assert part in message
 
@@ -93,7 +93,7 @@ def test_a_damaged_file_is_never_read_but_fetched_anew(name, archive, folder, tm
     damaged.write_bytes(content)
     archive.unlink()
     (folder / archive.name).unlink()
-    with pytest.raises(UserError, match="not whole"):
+    with pytest.raises(UserError, match="incomplete"):
         build(name)
 
 

@@ -87,7 +87,7 @@ def test_a_failing_download_names_the_places_the_address_and_the_ways_by_hand(cf
     message = str(error.value)
     assert "\n" not in message
     for part in (
-        f"not, or not whole, in {tmp_path}/own or {tmp_path}/debian",
+        f"missing or incomplete in {tmp_path}/own or {tmp_path}/debian",
         "file:///no/such/mirror/",
         "put train-images-idx3-ubyte.gz and train-labels-idx1-ubyte.gz into",
         "apt-get install dataset-fashion-mnist",
