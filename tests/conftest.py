@@ -1,5 +1,20 @@
 """Small networks are quickest on one thread, and bit-identical sums need the same number of threads."""
 
+import pytest
 import torch
 
+import scan
+import selflabel
+import simclr
+from utils import mining
+
 torch.set_num_threads(1)
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Stages that draw none: half the time of a short run."""
+    monkeypatch.setattr(mining, "plot_neighbors", lambda *_: None)
+    for script in (simclr, scan, selflabel):
+        monkeypatch.setattr(script, "plot_curves", lambda *_: None)
+        monkeypatch.setattr(script, "plot_matching", lambda *_: None, raising=False)

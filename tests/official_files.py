@@ -65,8 +65,9 @@ def write_stl10(folder: Path, monkeypatch, train: int, val: int, unlabeled: int)
     return written
 
 
-def write_fashion_mnist(folder: Path, train: int, val: int, zipped: bool = True) -> dict[str, dict]:
-    """pixels (N, 784) row by row, labels (N,), as idx files: big-endian magic number and sizes, then bytes."""
+def write_fashion_mnist(folder: Path, monkeypatch, train: int, val: int, zipped: bool = True) -> dict[str, dict]:
+    """pixels (N, 784) row by row, labels (N,), as idx files: big-endian magic number and sizes, then bytes. No
+    checksums are told: our own reader reads them."""
     rng = np.random.default_rng(3)
     folder.mkdir(parents=True, exist_ok=True)
     written = {}

@@ -141,6 +141,7 @@ def test_self_labelling_passes_weak_then_strong_both_in_train_mode_without_gradi
 
 # -- what happens around the steps: the stages on 206 digits, their training replaced where it does not matter
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
 NARROW = ["device=cpu", "model_kwargs.width=1", "batch_size=64"]
 SCRIPTS = {"pretext": simclr, "scan": scan, "selflabel": selflabel}
 

@@ -31,7 +31,7 @@ def cfg(tmp_path):
 @pytest.mark.parametrize("place", ["own", "own/FashionMNIST/raw", "debian"])
 @pytest.mark.parametrize("zipped", [True, False], ids=["gzipped", "plain"])
 def test_files_are_found_in_the_folder_where_torchvision_and_where_debian_puts_them(zipped, place, cfg, tmp_path):
-    written = write_fashion_mnist(tmp_path / place, train=9, val=4, zipped=zipped)
+    written = write_fashion_mnist(tmp_path / place, None, train=9, val=4, zipped=zipped)
     for split, size in (("train", 9), ("val", 4)):
         dataset = build_dataset(cfg, split)
         assert len(dataset) == size and dataset.classes == NAMES
@@ -40,13 +40,13 @@ def test_files_are_found_in_the_folder_where_torchvision_and_where_debian_puts_t
 
 
 def test_the_folder_of_the_config_comes_before_that_of_the_package(cfg, tmp_path, debian):
-    write_fashion_mnist(debian, train=9, val=4)
-    write_fashion_mnist(tmp_path / "own", train=8, val=4)
+    write_fashion_mnist(debian, None, train=9, val=4)
+    write_fashion_mnist(tmp_path / "own", None, train=8, val=4)
     assert len(build_dataset(cfg, "train")) == 8
 
 
 def test_a_28_px_picture_stands_in_a_black_border_of_2_px_in_three_equal_channels(cfg, tmp_path):
-    written = write_fashion_mnist(tmp_path / "own", train=9, val=4)
+    written = write_fashion_mnist(tmp_path / "own", None, train=9, val=4)
     images = build_dataset(cfg, "train").images
     assert images.dtype == torch.uint8 and images.shape == (9, 3, 32, 32)
     for image, row in zip(images, written["train"]["data"], strict=True):
@@ -58,7 +58,7 @@ def test_a_28_px_picture_stands_in_a_black_border_of_2_px_in_three_equal_channel
 def test_what_is_nowhere_is_downloaded_once_into_the_folder_checksums_verified(
     cfg, tmp_path, monkeypatch, capsys, address
 ):
-    written = write_fashion_mnist(tmp_path / "server", train=9, val=4)
+    written = write_fashion_mnist(tmp_path / "server", None, train=9, val=4)
     offer_fashion_mnist(tmp_path / "server", address, monkeypatch)
     assert build_dataset(cfg, "val").targets.tolist() == written["val"]["labels"].tolist()
     files = ["t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"]
@@ -69,7 +69,7 @@ def test_what_is_nowhere_is_downloaded_once_into_the_folder_checksums_verified(
 
 
 def test_a_part_of_a_download_is_not_reused(cfg, tmp_path, monkeypatch, address):
-    write_fashion_mnist(tmp_path / "server", train=9, val=4)
+    write_fashion_mnist(tmp_path / "server", None, train=9, val=4)
     offer_fashion_mnist(tmp_path / "server", address, monkeypatch)
     image_file = tmp_path / "server" / "train-images-idx3-ubyte.gz"
     whole = image_file.read_bytes()
@@ -136,7 +136,7 @@ def test_a_damaged_gzipped_file_is_refused_by_name(content, tmp_path):
 
 
 def test_images_and_labels_of_different_numbers_are_refused(cfg, tmp_path):
-    write_fashion_mnist(tmp_path / "own", train=9, val=4, zipped=False)
+    write_fashion_mnist(tmp_path / "own", None, train=9, val=4, zipped=False)
     labels = (tmp_path / "own" / "t10k-labels-idx1-ubyte").read_bytes()
     (tmp_path / "own" / "train-labels-idx1-ubyte").write_bytes(labels)
     with pytest.raises(UserError, match=r"\(9, 28, 28\).*\(4,\)"):

@@ -1,7 +1,9 @@
-"""The published commands for CIFAR-10, CIFAR-100-20 and STL-10, as written, on small data sets in the official formats.
+"""The published commands for CIFAR-10, CIFAR-100-20 and STL-10, as written, and those for Fashion-MNIST, on small data
+sets in the official formats.
 
-Batch, optimizer, augmentation and schedule are the published ones. Only the epochs are cut to one and the network is
-narrow, except in the slow runs; what so short a training leaves unsure, self-labelling takes at a low threshold.
+Batch, optimizer, augmentation and schedule are those of the config files. Only the epochs are cut to one and the
+network is narrow, except in the slow runs; what so short a training leaves unsure, self-labelling takes at a low
+threshold. No pictures are drawn: they have their own tests.
 """
 
 from collections.abc import Callable
@@ -17,7 +19,7 @@ import scan
 import selflabel
 import simclr
 from models import build_model
-from tests.official_files import write_cifar10, write_cifar100, write_stl10
+from tests.official_files import write_cifar10, write_cifar100, write_fashion_mnist, write_stl10
 from utils.config import load_config
 from utils.mypath import DATASET_FOLDERS
 
@@ -26,40 +28,56 @@ SGD, ADAM = (torch.optim.SGD, 0.4), (torch.optim.Adam, 0.0001)  # with the learn
 
 
 @dataclass(frozen=True)
-class Published:
-    """What a step of each stage is made of: batch size, whole batches in an epoch (the rest is dropped), optimizer."""
+class Recipe:
+    """Where results go, how the data set is written, and what a step of each stage is made of: batch size, whole
+    batches in an epoch (the rest is dropped), optimizer."""
 
-    database: str
+    run_name: str
     write: Callable
     steps: dict[str, tuple]
 
 
-SETS = {  # the name in the config files
-    "cifar10": Published(
+RECIPES = {  # the name in the config files
+    "cifar10": Recipe(
         "cifar-10",
         write_cifar10,
         {"pretext": (512, 1, SGD), "scan": (128, 7, ADAM), "selflabel": (1000, 1, ADAM)},
     ),
-    "cifar20": Published(
+    "cifar20": Recipe(
         "cifar-20",
         write_cifar100,
         {"pretext": (512, 1, SGD), "scan": (512, 1, ADAM), "selflabel": (1000, 1, ADAM)},
     ),
-    "stl10": Published(  # the pretext task takes the unlabeled images too: 1,030
+    "stl10": Recipe(  # the pretext task takes the unlabeled images too: 1,030
         "stl-10",
         partial(write_stl10, unlabeled=UNLABELED),
         {"pretext": (512, 2, SGD), "scan": (128, 7, ADAM), "selflabel": (1000, 1, ADAM)},
     ),
+    "fashion_mnist": Recipe(
+        "fashion-mnist",
+        write_fashion_mnist,
+        {"pretext": (512, 1, SGD), "scan": (128, 7, ADAM), "selflabel": (1000, 1, ADAM)},
+    ),
+    "fashion_mnist_small": Recipe(
+        "fashion-mnist-small",
+        write_fashion_mnist,
+        {
+            "pretext": (256, 3, (torch.optim.Adam, 0.002)),
+            "scan": (256, 3, (torch.optim.Adam, 0.001)),
+            "selflabel": (500, 2, ADAM),
+        },
+    ),
 }
 SCRIPTS = {"pretext": simclr, "scan": scan, "selflabel": selflabel}
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
-@pytest.fixture(params=SETS)
+@pytest.fixture(params=RECIPES)
 def name(request, tmp_path, monkeypatch):
     """A data set in its official format, in the folder that the environment names."""
-    published = SETS[request.param]
-    published.write(tmp_path / "data", monkeypatch, train=TRAIN, val=VAL)
-    monkeypatch.setenv(DATASET_FOLDERS[published.database][1], str(tmp_path / "data"))
+    RECIPES[request.param].write(tmp_path / "data", monkeypatch, train=TRAIN, val=VAL)
+    for _, variable in DATASET_FOLDERS.values():
+        monkeypatch.setenv(variable, str(tmp_path / "data"))
     return request.param
 
 
@@ -70,8 +88,10 @@ def command(name, stage, root, width):
 
 
 @pytest.mark.parametrize("width", [1, pytest.param(64, marks=pytest.mark.slow)], ids=["narrow", "published-width"])
-def test_every_stage_takes_the_published_steps_and_hands_over_to_the_next(width, name, tmp_path, monkeypatch, capsys):
-    published = SETS[name]
+def test_every_stage_takes_the_steps_of_its_config_and_hands_over_to_the_next(
+    width, name, tmp_path, monkeypatch, capsys
+):
+    recipe = RECIPES[name]
     seen = {}
 
     def watch(stage, train_epoch):
@@ -87,11 +107,11 @@ def test_every_stage_takes_the_published_steps_and_hands_over_to_the_next(width,
         monkeypatch.setattr(script, "train_epoch", watch(stage, script.train_epoch))
         unsure = ["confidence_threshold=0.06"] if stage == "selflabel" else []
         script.main([*command(name, stage, tmp_path, width), "epochs=1", *unsure])
-        model = str(tmp_path / published.database / stage / "model.pth.tar")
+        model = str(tmp_path / recipe.run_name / stage / "model.pth.tar")
         evaluation.main([*command(name, stage, tmp_path, width)[2:], "--model", model])
         expected = "right among the top 20" if stage == "pretext" else "hungarian_match"
         assert expected in capsys.readouterr().out
-    assert seen == published.steps
+    assert seen == recipe.steps
 
 
 def test_a_trained_simclr_model_is_a_way_in_without_training(name, tmp_path):
@@ -100,7 +120,7 @@ def test_a_trained_simclr_model_is_a_way_in_without_training(name, tmp_path):
     legacy = {"_use_new_zipfile_serialization": False}  # the form of most published files
     torch.save(model.state_dict(), tmp_path / "simclr.pth.tar", **legacy)
     simclr.main([*arguments, "--model", str(tmp_path / "simclr.pth.tar")])
-    folder = tmp_path / SETS[name].database / "pretext"
+    folder = tmp_path / RECIPES[name].run_name / "pretext"
     written = torch.load(folder / "model.pth.tar", weights_only=True)
     assert all(torch.equal(written[key], value) for key, value in model.state_dict().items())
     train, val = (np.load(folder / f"topk-{split}-neighbors.npy") for split in ("train", "val"))
