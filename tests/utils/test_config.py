@@ -311,8 +311,8 @@ AUGMENT = "augmentation_kwargs"
     "key, accepted, refused",
     [
         ("setup", ["simclr", "moco", "scan", "selflabel"], ["SCAN", "eval"]),
-        ("train_db_name", [*DATA, "digits"], ["cifar10", "imagenet50"]),
-        ("val_db_name", [*DATA, "digits"], ["cifar10", "test"]),
+        ("train_db_name", [*DATA, "digits", "fashion-mnist"], ["cifar10", "imagenet50"]),
+        ("val_db_name", [*DATA, "digits", "fashion-mnist"], ["cifar10", "test"]),
         ("backbone", ["resnet18", "resnet50"], ["resnet34"]),
         ("device", ["auto", "cpu", "cuda"], ["cuda:0", "gpu"]),
         ("precision", ["auto", "fp32", "bf16"], ["fp16"]),
@@ -325,6 +325,7 @@ AUGMENT = "augmentation_kwargs"
         ("augmentation_strategy", ["standard", "simclr", "ours", "affine"], ["strong"]),
         ("seed", [0, 1], [-1]),
         ("epochs", [1], [0]),
+        ("max_images", [1], [0]),
         ("batch_size", [2], [1]),
         ("num_workers", [0], [-1]),
         ("knn_every", [1], [0]),
@@ -654,6 +655,7 @@ def test_a_resume_may_change_where_and_how_long_it_runs(override):
         ("train_db_name=stl-10", "train_db_name: digits -> stl-10"),
         ("model_kwargs.width=32", "model_kwargs.width: 64 -> 32"),
         ("run_name=b", "run_name: a -> b"),
+        ("max_images=500", "max_images: absent -> 500"),
     ],
 )
 def test_a_resume_may_change_nothing_else(override, line):
