@@ -1,4 +1,4 @@
-"""A recipe over several seeds: accuracy of each stage with mean and spread, k-means beside it, and CPU minutes.
+"""A recipe over several seeds: accuracy of each stage with mean and spread, k-means beside it, and what it costs.
 
 python benchmarks/seeds.py --recipe digits --seeds 0 1 2 3 4 [--root_dir results/seeds] [key=value of all stages ...]
 """
@@ -9,6 +9,8 @@ import statistics
 import sys
 import time
 from pathlib import Path
+
+import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import eval as evaluation
@@ -30,7 +32,11 @@ COLUMNS = (
     "scan NMI",
     "selflabel ACC",
     "selflabel NMI",
+    "pretext min",
+    "scan min",
+    "selflabel min",
     "CPU minutes",
+    "peak GPU GiB",
 )
 
 
@@ -53,17 +59,19 @@ def run_recipe(recipe: str, root_dir: Path, seed: int, overrides: list[str]) -> 
     if (root_dir / run_name).exists():
         raise UserError(f"{root_dir / run_name} exists: a restart would count too little time; name another --root_dir")
     overrides = [f"root_dir={root_dir}", f"run_name={run_name}", f"seed={seed}", *overrides]
-    results, start = {}, time.process_time()
+    results, minutes, start = {}, [], time.process_time()
     for stage, script in STAGES.items():
-        config = f"configs/{stage}/{script.__name__}_{recipe}.yml"
+        config, begin = f"configs/{stage}/{script.__name__}_{recipe}.yml", time.perf_counter()
         script.main(["--config_exp", config, *overrides])
+        minutes.append((time.perf_counter() - begin) / 60)
         results[stage] = finals(root_dir / run_name / stage)
     model = root_dir / run_name / stage / "model.pth.tar"
     evaluation.main(["--config_exp", config, "--model", str(model), *overrides])
-    minutes = (time.process_time() - start) / 60
+    minutes.append((time.process_time() - start) / 60)
+    peak = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0.0
     pretext = [pixels_baseline(config, overrides), *(results["pretext"][name] for name in COLUMNS[1:3])]
     clusters = [results[stage][metric] for stage in ("scan", "selflabel") for metric in ("ACC", "NMI")]
-    return [*pretext, *clusters, minutes]
+    return [*pretext, *clusters, *minutes, peak]
 
 
 def main(argv: list[str] | None = None) -> None:

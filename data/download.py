@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from torchvision.datasets import VisionDataset
+from tqdm import tqdm
 
 from utils.errors import UserError
 from utils.mypath import DATASET_FOLDERS
@@ -30,7 +31,7 @@ def open_or_download(name: str, folder: Path, reader: type[VisionDataset], **spl
 @contextmanager
 def downloading(name: str, place: Path, url: str, by_hand: str) -> Iterator[None]:
     """Say that `name` was looked for at `place` and is fetched from `url`; turn a failure into a UserError."""
-    print(f"{name} is missing or incomplete in {place}: downloading {url}")
+    tqdm.write(f"{name} is missing or incomplete in {place}: downloading {url}")
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(STALLED)
     try:
