@@ -8,8 +8,10 @@ from data.dataset import is_labelled
 from data.loader import build_loader
 from losses import SimCLRLoss
 from models import build_model
+from models.weights import read_model
 from utils.features import eval_loader, extract_features
 from utils.mining import check_before_training, knn_accuracy, mine
+from utils.neighbors import check_features
 from utils.optimizers import build_optimizer, set_learning_rate
 from utils.progress import Progress
 from utils.run import Run, command, save_weights, stage_arguments, stage_config
@@ -50,25 +52,29 @@ def train(run: Run, model, train_set, val_set, splits: dict) -> None:
             metrics["val/knn_accuracy"] = knn_accuracy(features, train_set, val_set, run.device)
         run.log_epoch(epoch, metrics)
         run.save(epoch, model, optimizer)
-    plot_curves(run.folder / "log.jsonl", run.folder / "curves.png")
 
 
 def main(argv: list[str] | None = None) -> None:
     arguments = stage_arguments(argv, __doc__, takes_model=True)
     cfg = stage_config(arguments, "simclr")
+    trained = read_model(arguments.model, "pretext") if arguments.model else None
     train_set, val_set = build_dataset(cfg, "train"), build_dataset(cfg, "val")
     check_before_training(cfg, train_set, val_set)
     run = Run(cfg)
     plain = val_strategy(cfg)
     splits = {"train": eval_loader(train_set, plain, run.device), "val": eval_loader(val_set, plain, run.device)}
     model = build_model(cfg).to(run.device, memory_format=torch.channels_last)
-    if arguments.model:
-        run.take_over(model, arguments.model)
+    if trained:
+        run.take_over(model, trained, arguments.model)
     else:
         train(run, model, train_set, val_set, splits)
 
+    features = {split: extract_features(model, loader) for split, loader in splits.items()}
+    for vectors in features.values():
+        check_features(vectors)  # a model that cannot be mined replaces no other
     save_weights(model.state_dict(), run.folder / "model.pth.tar")
-    mine(run, {split: extract_features(model, loader) for split, loader in splits.items()}, train_set, val_set)
+    mine(run, features, train_set, val_set)
+    plot_curves(run.folder / "log.jsonl", run.folder / "curves.png")
     run.log.note(f"done: {run.folder} holds the model, both neighbor files and neighbors.png")
 
 

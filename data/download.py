@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from torchvision.datasets import VisionDataset
+from torchvision.datasets.utils import download_and_extract_archive
 from tqdm import tqdm
 
 from utils.errors import UserError
@@ -25,7 +26,9 @@ def open_or_download(name: str, folder: Path, reader: type[VisionDataset], **spl
         pass
     unpacked = folder.absolute() / reader.base_folder
     with downloading(name, unpacked, reader.url, f"unpack it in {folder.absolute()}"):
-        return reader(folder, download=True, **split)
+        # not reader(download=True), which leaves a damaged meta file as it is
+        download_and_extract_archive(reader.url, folder, filename=reader.filename, md5=reader.tgz_md5)
+        return reader(folder, **split)
 
 
 @contextmanager

@@ -29,8 +29,11 @@ def read_fashion_mnist(split: str, folder: Path) -> ResidentDataset:
     found = [paths for place in places if (paths := [_find(place, name) for name in names]) and all(paths)]
     image_file, label_file = found[0] if found else _download(folder, names)
     images, labels = read_idx(image_file), read_idx(label_file)
-    if images.ndim != 3 or labels.shape != images.shape[:1]:
-        raise UserError(f"{image_file} {images.shape} and {label_file} {labels.shape} are no images and their labels")
+    if images.shape != (len(labels), 28, 28) or labels.ndim != 1 or labels.max(initial=0) > 9:
+        raise UserError(
+            f"{image_file} {images.shape} and {label_file} {labels.shape} are not images of 28 x 28 px and labels "
+            "0 to 9: put Fashion-MNIST's files there, or name their folder in db_root_dir.fashion-mnist=..."
+        )
     padded = F.pad(torch.from_numpy(images)[:, None], (2, 2, 2, 2))  # (N, 1, 32, 32)
     targets = torch.from_numpy(labels).long()
     return ResidentDataset(padded.expand(-1, 3, -1, -1).contiguous(), targets, list(FashionMNIST.classes))
@@ -60,8 +63,8 @@ def _download(folder: Path, names: list[str]) -> list[Path]:
     """Fetch the gzipped files with torchvision's addresses and checksums; a file stands in `folder` only when whole."""
     checksums = dict(FashionMNIST.resources)
     files = [f"{name}.gz" for name in names]
-    place = f"{folder.absolute()} or {DEBIAN}"
-    by_hand = f"put {' and '.join(files)} into {folder.absolute()} (on Debian: apt-get install dataset-fashion-mnist)"
+    place = f"{folder.absolute()}, its FashionMNIST/raw or {DEBIAN}"
+    by_hand = f"put {', '.join(checksums)} into {folder.absolute()} (on Debian: apt-get install dataset-fashion-mnist)"
     with downloading("fashion-mnist", place, FashionMNIST.mirrors[0], by_hand):
         for file in files:
             download_url(FashionMNIST.mirrors[0] + file, folder, f"{file}.part", checksums[file])

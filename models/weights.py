@@ -55,10 +55,11 @@ def load_strictly(module: nn.Module, state: dict, path) -> None:
     own = module.state_dict()
     wrong = [f"missing {name}" for name in own if name not in state]
     wrong += [f"left over {name}" for name in state if name not in own]
+    shapes = {name: getattr(value, "shape", None) for name, value in state.items()}
     wrong += [
-        f"{name} is {tuple(state[name].shape)}, expected {tuple(own[name].shape)}"
+        f"{name} is {'no tensor' if shapes[name] is None else tuple(shapes[name])}, expected {tuple(own[name].shape)}"
         for name in own
-        if name in state and state[name].shape != own[name].shape
+        if name in state and shapes[name] != own[name].shape
     ]
     if wrong:
         raise UserError(

@@ -23,6 +23,7 @@ from data.dataset import ResidentDataset
 from data.digits import read_digits
 from data.loader import Batch
 from losses import ConfidenceBasedCE, SCANLoss, ScanTerms, SimCLRLoss
+from models.ema import InPlaceEMA
 from utils import mining
 
 # -- what happens in a training step: a small network that keeps a record of how it is called
@@ -137,6 +138,24 @@ def test_self_labelling_passes_weak_then_strong_both_in_train_mode_without_gradi
         assert torch.equal(call.images, view) and call.modes == (True, True)
     assert [call.gradient for call in model.calls] == [False, True, False, True]
     assert batches_tracked(model) == 4  # both passes move the running statistics
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.9])
+def test_under_ema_a_self_labelling_step_moves_the_weights_by_1_minus_alpha_of_the_optimizers_step(loader, alpha):
+    loader.batches = loader.batches[:1]
+    moves = []
+    for average in (None, alpha):
+        torch.manual_seed(1)
+        model = Recorder()
+        start = [parameter.detach().clone() for parameter in model.parameters()]
+        buffers = [buffer.clone() for buffer in model.buffers()]
+        ema = None if average is None else InPlaceEMA(model, average)
+        step(selflabel, model, loader, ConfidenceBasedCE(0.01, True), ema)
+        moves.append([after.detach() - before for after, before in zip(model.parameters(), start, strict=True)])
+    for plain, averaged in zip(*moves, strict=True):
+        assert torch.allclose(averaged, (1 - alpha) * plain, atol=1e-6)
+    assert max(move.abs().max() for move in moves[1]) > 1e-4
+    assert all(map(torch.equal, model.buffers(), buffers))  # put back to where the stage started
 
 
 # -- what happens around the steps: the stages on 206 digits, their training replaced where it does not matter

@@ -18,54 +18,62 @@ import eval as evaluation
 import scan
 import selflabel
 import simclr
+from data.augment import train_strategy, val_strategy
 from models import build_model
 from tests.official_files import write_cifar10, write_cifar100, write_fashion_mnist, write_stl10
 from utils.config import load_config
 from utils.mypath import DATASET_FOLDERS
 
 TRAIN, VAL, UNLABELED = 1000, 24, 30  # the largest published batch; what eval.py's 20 neighbors need; some
+UNSURE = 0.06  # the confidence that even a hardly trained network has in one of 10 or 20 clusters
 SGD, ADAM = (torch.optim.SGD, 0.4), (torch.optim.Adam, 0.0001)  # with the learning rate
 
 
 @dataclass(frozen=True)
+class Step:
+    """What a stage trains with: images, batch size, whole batches in an epoch (the rest is dropped), optimizer with its
+    learning rate, and the settings of the loss."""
+
+    images: int
+    batch_size: int
+    steps: int
+    optimizer: tuple
+    loss: dict
+
+
+def simclr_step(images=TRAIN, batch_size=512, steps=1, optimizer=SGD, temperature=0.1):
+    return Step(images, batch_size, steps, optimizer, {"temperature": temperature})
+
+
+def scan_step(batch_size, steps, optimizer=ADAM):
+    return Step(TRAIN, batch_size, steps, optimizer, {"entropy_weight": 5.0})
+
+
+def selflabel_step(batch_size=1000, steps=1):
+    return Step(TRAIN, batch_size, steps, ADAM, {"threshold": UNSURE, "apply_class_balancing": True})
+
+
+@dataclass(frozen=True)
 class Recipe:
-    """Where results go, how the data set is written, and what a step of each stage is made of: batch size, whole
-    batches in an epoch (the rest is dropped), optimizer."""
+    """Where results go, how the data set is written, and what each stage trains with."""
 
     run_name: str
     write: Callable
-    steps: dict[str, tuple]
+    pretext: Step
+    scan: Step
+    selflabel: Step
 
 
-RECIPES = {  # the name in the config files
-    "cifar10": Recipe(
-        "cifar-10",
-        write_cifar10,
-        {"pretext": (512, 1, SGD), "scan": (128, 7, ADAM), "selflabel": (1000, 1, ADAM)},
-    ),
-    "cifar20": Recipe(
-        "cifar-20",
-        write_cifar100,
-        {"pretext": (512, 1, SGD), "scan": (512, 1, ADAM), "selflabel": (1000, 1, ADAM)},
-    ),
-    "stl10": Recipe(  # the pretext task takes the unlabeled images too: 1,030
-        "stl-10",
-        partial(write_stl10, unlabeled=UNLABELED),
-        {"pretext": (512, 2, SGD), "scan": (128, 7, ADAM), "selflabel": (1000, 1, ADAM)},
-    ),
-    "fashion_mnist": Recipe(
-        "fashion-mnist",
-        write_fashion_mnist,
-        {"pretext": (512, 1, SGD), "scan": (128, 7, ADAM), "selflabel": (1000, 1, ADAM)},
-    ),
+WITH_UNLABELED = partial(write_stl10, unlabeled=UNLABELED)
+CPU_PRETEXT = simclr_step(batch_size=256, steps=3, optimizer=(torch.optim.Adam, 0.002), temperature=0.25)
+CPU_SCAN = scan_step(256, 3, (torch.optim.Adam, 0.001))
+RECIPES = {  # the name in the config files; STL-10's pretext task alone takes the unlabeled images too
+    "cifar10": Recipe("cifar-10", write_cifar10, simclr_step(), scan_step(128, 7), selflabel_step()),
+    "cifar20": Recipe("cifar-20", write_cifar100, simclr_step(), scan_step(512, 1), selflabel_step()),
+    "stl10": Recipe("stl-10", WITH_UNLABELED, simclr_step(1030, steps=2), scan_step(128, 7), selflabel_step()),
+    "fashion_mnist": Recipe("fashion-mnist", write_fashion_mnist, simclr_step(), scan_step(128, 7), selflabel_step()),
     "fashion_mnist_small": Recipe(
-        "fashion-mnist-small",
-        write_fashion_mnist,
-        {
-            "pretext": (256, 3, (torch.optim.Adam, 0.002)),
-            "scan": (256, 3, (torch.optim.Adam, 0.001)),
-            "selflabel": (500, 2, ADAM),
-        },
+        "fashion-mnist-small", write_fashion_mnist, CPU_PRETEXT, CPU_SCAN, selflabel_step(500, 2)
     ),
 }
 SCRIPTS = {"pretext": simclr, "scan": scan, "selflabel": selflabel}
@@ -91,27 +99,31 @@ def command(name, stage, root, width):
 def test_every_stage_takes_the_steps_of_its_config_and_hands_over_to_the_next(
     width, name, tmp_path, monkeypatch, capsys
 ):
-    recipe = RECIPES[name]
-    seen = {}
+    recipe, seen = RECIPES[name], {}
 
     def watch(stage, train_epoch):
         def watched(run, model, loader, criterion, optimizer, *rest):
             (group,) = optimizer.param_groups
             assert set(group["params"]) == set(model.parameters())
-            seen[stage] = (loader.batch_size, len(loader), (type(optimizer), group["lr"]))
+            random = train_strategy(run.cfg)
+            assert loader.views == [val_strategy(run.cfg) if stage == "selflabel" else random, random]
+            loss = {key: value for key, value in vars(criterion).items() if key not in vars(torch.nn.Module())}
+            optimized = (type(optimizer), group["lr"])
+            seen[stage] = Step(len(loader.dataset), loader.batch_size, len(loader), optimized, loss)
             return train_epoch(run, model, loader, criterion, optimizer, *rest)
 
         return watched
 
     for stage, script in SCRIPTS.items():
         monkeypatch.setattr(script, "train_epoch", watch(stage, script.train_epoch))
-        unsure = ["confidence_threshold=0.06"] if stage == "selflabel" else []
+        unsure = [f"confidence_threshold={UNSURE}"] if stage == "selflabel" else []
         script.main([*command(name, stage, tmp_path, width), "epochs=1", *unsure])
+        assert seen[stage] == getattr(recipe, stage)
         model = str(tmp_path / recipe.run_name / stage / "model.pth.tar")
+        capsys.readouterr()
         evaluation.main([*command(name, stage, tmp_path, width)[2:], "--model", model])
         expected = "right among the top 20" if stage == "pretext" else "hungarian_match"
         assert expected in capsys.readouterr().out
-    assert seen == recipe.steps
 
 
 def test_a_trained_simclr_model_is_a_way_in_without_training(name, tmp_path):

@@ -1,6 +1,7 @@
 """The three stages and the evaluation, run as a user runs them, on a small network and few epochs."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -166,12 +167,32 @@ def test_a_finished_run_can_mine_more_neighbors_with_its_own_model(finished, tmp
     assert np.array_equal(more[:, :21], np.load(finished["pretext"] / "topk-train-neighbors.npy"))
 
 
-def test_a_model_trained_here_is_not_replaced_by_one_from_elsewhere(finished, tmp_path):
+@pytest.mark.parametrize("beside_it", [False, True], ids=["elsewhere", "the same folder"])
+def test_a_model_trained_here_is_not_replaced_by_another_one(beside_it, finished, tmp_path):
     folder = run_stage(simclr.main, "pretext", tmp_path, "seed=1", epochs=1)
-    before = (folder / "model.pth.tar").read_bytes()
+    before, other = (folder / "model.pth.tar").read_bytes(), finished["pretext"] / "model.pth.tar"
+    if beside_it:
+        other = shutil.copy(other, folder / "published.pth.tar")
     with pytest.raises(UserError, match="holds a training run"):
-        take_over(finished["pretext"] / "model.pth.tar", tmp_path, "seed=1", "epochs=1")
+        take_over(other, tmp_path, "seed=1", "epochs=1")
     assert (folder / "model.pth.tar").read_bytes() == before
+
+
+def test_a_model_that_was_taken_over_is_not_replaced_by_training(finished, tmp_path):
+    folder = take_over(finished["pretext"] / "model.pth.tar", tmp_path)
+    with pytest.raises(UserError, match="holds a model that was not trained there"):
+        run_stage(simclr.main, "pretext", tmp_path)
+    assert same_weights(folder, finished["pretext"])
+
+
+def test_a_model_that_cannot_be_mined_replaces_nothing(finished, tmp_path):
+    folder = take_over(finished["pretext"] / "model.pth.tar", tmp_path)
+    state = weights(finished["pretext"])
+    state["contrastive_head.2.bias"].fill_(torch.nan)
+    torch.save(state, tmp_path / "nan.pth.tar")
+    with pytest.raises(UserError, match="206 of 206 features are NaN"):
+        take_over(tmp_path / "nan.pth.tar", tmp_path)
+    assert same_weights(folder, finished["pretext"])
 
 
 @pytest.mark.parametrize(
@@ -182,11 +203,20 @@ def test_a_model_trained_here_is_not_replaced_by_one_from_elsewhere(finished, tm
         ("nowhere", [], "not found"),
     ],
 )
-def test_a_model_that_does_not_fit_is_refused_and_nothing_is_written(stage, overrides, message, finished, tmp_path):
+def test_a_model_that_does_not_fit_is_refused_and_no_model_or_neighbors_are_written(
+    stage, overrides, message, finished, tmp_path
+):
     model = finished.get(stage, tmp_path) / "model.pth.tar"
     with pytest.raises(UserError, match=message):
         take_over(model, tmp_path / "new", *overrides)
-    assert not list((tmp_path / "new").rglob("*.npy")) and not list((tmp_path / "new").rglob("*.pth.tar"))
+    written = {path.name for path in (tmp_path / "new").rglob("*") if path.is_file()}
+    assert written <= {"log.jsonl"}
+
+
+def test_a_model_that_is_no_simclr_model_is_named_before_the_data_set_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(simclr, "build_dataset", None)
+    with pytest.raises(UserError, match=r"typo\.pth\.tar not found"):
+        take_over(tmp_path / "typo.pth.tar", tmp_path)
 
 
 class Stopped(Exception):

@@ -53,7 +53,13 @@ KEYS = (
     # Data
     Key("train_db_name", "str", DATASET_NAMES, ALL, "data set to train on"),
     Key("val_db_name", "str", DATASET_NAMES, ALL, "data set to evaluate on"),
-    Key("max_images", "int", ">=1", "", "images to train on, evenly spaced over the train split; when absent, all"),
+    Key(
+        "max_images",
+        "int",
+        ">=1",
+        "",
+        "images to take of the train split, evenly spaced, and of unlabeled ones; when absent, all",
+    ),
     *(Key(f"db_root_dir.{name}", "path", "", "", f"folder of {name}", may_change=True) for name in DATASET_FOLDERS),
     # Network
     Key("backbone", "str", ("resnet18", "resnet50"), ALL, "network without its heads"),

@@ -15,7 +15,7 @@ from easydict import EasyDict
 from torch import nn
 from torch.optim import Optimizer
 
-from models.weights import load_strictly, read_file, read_model
+from models.weights import load_strictly, read_file
 from utils.config import check_stage, load_config, resume_differences, save_config
 from utils.errors import RunError, UserError
 from utils.files import replacing
@@ -59,7 +59,7 @@ class Run:
     def __init__(self, cfg):
         self.cfg, self.device = cfg, choose_device(cfg.device)
         self.folder = Path(cfg.root_dir) / cfg.run_name / STAGE_FOLDERS[cfg.setup]
-        self.checkpoint = self.folder / "checkpoint.pth.tar"
+        self.checkpoint, self.is_pretext = self.folder / "checkpoint.pth.tar", self.folder.name == "pretext"
         self.folder.mkdir(parents=True, exist_ok=True)
         self._refuse_other_config()
         self.log = Logger(self.folder)
@@ -87,16 +87,19 @@ class Run:
     def resume(self, model: nn.Module, optimizer: Optimizer) -> dict:
         """Take up after the last whole epoch, if there is a checkpoint; returns what `save` was given besides."""
         if not self.checkpoint.exists():
+            if self.is_pretext and (self.folder / "model.pth.tar").exists():  # given with --model
+                raise UserError(
+                    f"{self.folder} holds a model that was not trained there, and training would replace it: give this "
+                    "run its own run_name=..., or remove that folder"
+                )
             return {}
         try:
             state = read_file(self.checkpoint)
         except UserError as error:
             raise UserError(f"{error}; move it away to start anew") from error
         if not {"model", "optimizer", "epoch"} <= state.keys():
-            raise UserError(
-                f"{self.checkpoint} is no checkpoint to go on from: move it away to start anew; if it is a trained "
-                f"SimCLR model, as the published tutorial puts it there, mine with it: --model {self.checkpoint}"
-            )
+            hint = f"; if it is a trained model, mine with it: --model {self.checkpoint}" if self.is_pretext else ""
+            raise UserError(f"{self.checkpoint} is no checkpoint to go on from: move it away to start anew{hint}")
         if state.pop("start_digest", None) != self.start_digest:
             raise UserError(
                 f"{self.folder} began with other weights than now lie in the stage before: give this run its own "
@@ -113,15 +116,15 @@ class Run:
         self.log.note(f"resumed after epoch {self.finished_epochs} of {self.cfg.epochs} from {self.checkpoint}")
         return state
 
-    def take_over(self, model: nn.Module, path: Path) -> None:
-        """Load a trained model of this stage from elsewhere, in place of training. Raises UserError where it would
-        replace a model that was trained here."""
-        if self.checkpoint.exists() and path.resolve().parent != self.folder.resolve():
+    def take_over(self, model: nn.Module, state: dict, path: Path) -> None:
+        """Load the weights `state`, read from `path`, in place of training. Raises UserError where they would replace
+        a model that was trained here."""
+        own = [self.checkpoint.resolve(), (self.folder / "model.pth.tar").resolve()]
+        if self.checkpoint.exists() and path.resolve() not in own:
             raise UserError(
                 f"{self.folder} holds a training run, and its model would be replaced by {path}: give this one its own "
                 "run_name=..., or remove that folder"
             )
-        state = read_model(path, STAGE_FOLDERS[self.cfg.setup])
         load_strictly(model, state, path)
         save_config(self.cfg, self.folder / "config.yml")
         self.log.note(f"loaded {len(state)} of {len(state)} tensors from {path}: nothing is trained")

@@ -2,6 +2,7 @@
 
 import shutil
 import socket
+import sys
 
 import pytest
 from easydict import EasyDict
@@ -97,10 +98,37 @@ def test_a_damaged_file_is_never_read_but_fetched_anew(name, archive, folder, tm
         build(name)
 
 
+META = {"cifar-10": "cifar-10-batches-py/batches.meta", "cifar-20": "cifar-100-python/meta"}
+
+
+@pytest.mark.parametrize("name", META, indirect=True)
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"x")])
+def test_the_file_of_the_class_names_is_mended_too(damage, name, archive, folder, tmp_path):
+    build(name)
+    damage(folder / META[name])
+    assert len(build(name)) == 12
+    assert (folder / META[name]).read_bytes() == (tmp_path / "server" / META[name]).read_bytes()
+
+
+def test_a_folder_that_may_not_be_read_is_no_reason_to_download(name, archive, folder, monkeypatch, capsys):
+    def refused(*_):
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr(SETS[name][0], "_check_integrity", refused)
+    with pytest.raises(PermissionError):
+        build(name)
+    assert "downloading" not in capsys.readouterr().out
+
+
 def test_a_download_that_stalls_ends_and_other_connections_keep_their_own_patience(name, archive, folder, monkeypatch):
     seen = []
-    reader = SETS[name][0]
-    download = reader.download
-    monkeypatch.setattr(reader, "download", lambda self: seen.append(socket.getdefaulttimeout()) or download(self))
+    module = sys.modules["data.download"]
+    fetch = module.download_and_extract_archive
+
+    def watched(*arguments, **options):
+        seen.append(socket.getdefaulttimeout())
+        fetch(*arguments, **options)
+
+    monkeypatch.setattr(module, "download_and_extract_archive", watched)
     build(name)
     assert seen == [60] and socket.getdefaulttimeout() is None

@@ -1,6 +1,8 @@
 import gzip
+import struct
 import sys
 
+import numpy as np
 import pytest
 import torch
 from easydict import EasyDict
@@ -87,9 +89,9 @@ def test_a_failing_download_names_the_places_the_address_and_the_ways_by_hand(cf
     message = str(error.value)
     assert "\n" not in message
     for part in (
-        f"missing or incomplete in {tmp_path}/own or {tmp_path}/debian",
+        f"missing or incomplete in {tmp_path}/own, its FashionMNIST/raw or {tmp_path}/debian",
         "file:///no/such/mirror/",
-        "put train-images-idx3-ubyte.gz and train-labels-idx1-ubyte.gz into",
+        "put train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz, t10k-images-idx3-ubyte.gz, t10k-labels-idx1-ub",
         "apt-get install dataset-fashion-mnist",
         "db_root_dir.fashion-mnist=",
         "SCAN_FASHION_MNIST_DIR",
@@ -135,9 +137,19 @@ def test_a_damaged_gzipped_file_is_refused_by_name(content, tmp_path):
         read_idx(path)
 
 
-def test_images_and_labels_of_different_numbers_are_refused(cfg, tmp_path):
-    write_fashion_mnist(tmp_path / "own", None, train=9, val=4, zipped=False)
-    labels = (tmp_path / "own" / "t10k-labels-idx1-ubyte").read_bytes()
-    (tmp_path / "own" / "train-labels-idx1-ubyte").write_bytes(labels)
-    with pytest.raises(UserError, match=r"\(9, 28, 28\).*\(4,\)"):
+OTHERS = {
+    "labels of another number": (np.zeros((9, 28, 28)), np.zeros(4)),
+    "images of another size": (np.zeros((9, 20, 20)), np.zeros(9)),
+    "labels beyond the ten classes": (np.zeros((9, 28, 28)), np.full(9, 10)),
+    "labels in the images' place": (np.zeros(9), np.zeros(9)),
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_files_of_the_right_names_with_something_else_in_them_are_refused(case, cfg, tmp_path):
+    (tmp_path / "own").mkdir()
+    for name, values in zip(("images-idx3", "labels-idx1"), OTHERS[case], strict=True):
+        header = b"\0\0\x08" + bytes([values.ndim]) + struct.pack(f">{values.ndim}i", *values.shape)
+        (tmp_path / "own" / f"train-{name}-ubyte").write_bytes(header + values.astype(np.uint8).tobytes())
+    with pytest.raises(UserError, match=r"train-images.*are not images of 28 x 28 px and labels 0 to 9.*root_dir"):
         build_dataset(cfg, "train")

@@ -81,6 +81,10 @@ WRONG = {
         lambda state: state.update({"backbone.conv1.weight": torch.zeros(2, 3, 7, 7)}),
         ["conv1.weight is (2, 3, 7, 7), expected (2, 3, 3, 3)"],
     ),
+    "no tensor": (
+        lambda state: state.update({"backbone.conv1.weight": 3}),
+        ["conv1.weight is no tensor, expected (2, 3, 3, 3)"],
+    ),
 }
 
 
