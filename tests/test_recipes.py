@@ -95,7 +95,7 @@ def command(name, stage, root, width):
     return ["--config_env", "configs/env.yml", "--config_exp", config, *small]
 
 
-@pytest.mark.parametrize("width", [1, pytest.param(64, marks=pytest.mark.slow)], ids=["narrow", "published-width"])
+@pytest.mark.parametrize("width", [1, pytest.param(64, marks=pytest.mark.slow)], ids=["narrow", "full-width"])
 def test_every_stage_takes_the_steps_of_its_config_and_hands_over_to_the_next(
     width, name, tmp_path, monkeypatch, capsys
 ):
