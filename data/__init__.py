@@ -23,7 +23,8 @@ WITH_UNLABELED = ("stl-10",)  # their readers know a split `unlabeled`, too
 
 
 def build_dataset(cfg, split: str) -> ResidentDataset:
-    """The `train` or `val` split of the config's data set: `len`, `targets`, `classes` and `get_image(i)`.
+    """The `train` or `val` split of the config's data set: `len`, `targets`, `classes` and `get_image(i)`; STL-10 has
+    a split `unlabeled`, too.
 
     All but `val` is thinned to `max_images`. Raises UserError for a data set without a reader."""
     name = cfg.val_db_name if split == "val" else cfg.train_db_name

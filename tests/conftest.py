@@ -3,9 +3,7 @@
 import pytest
 import torch
 
-import scan
-import selflabel
-import simclr
+from tests.small_runs import SCRIPTS
 from utils import mining
 
 torch.set_num_threads(1)
@@ -15,6 +13,6 @@ torch.set_num_threads(1)
 def no_pictures(monkeypatch):
     """Stages that draw none: half the time of a short run."""
     monkeypatch.setattr(mining, "plot_neighbors", lambda *_: None)
-    for script in (simclr, scan, selflabel):
+    for script in SCRIPTS.values():
         monkeypatch.setattr(script, "plot_curves", lambda *_: None)
         monkeypatch.setattr(script, "plot_matching", lambda *_: None, raising=False)

@@ -15,15 +15,14 @@ import torch
 from easydict import EasyDict
 from torch import nn
 
-import data
 import scan
 import selflabel
 import simclr
-from data.dataset import ResidentDataset
 from data.digits import read_digits
 from data.loader import Batch
 from losses import ConfidenceBasedCE, SCANLoss, ScanTerms, SimCLRLoss
 from models.ema import InPlaceEMA
+from tests.small_runs import SCRIPTS, few_digits, run_stage, weights
 from utils import mining
 
 # -- what happens in a training step: a small network that keeps a record of how it is called
@@ -161,24 +160,6 @@ def test_under_ema_a_self_labelling_step_moves_the_weights_by_1_minus_alpha_of_t
 # -- what happens around the steps: the stages on 206 digits, their training replaced where it does not matter
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
-NARROW = ["device=cpu", "model_kwargs.width=1", "batch_size=64"]
-SCRIPTS = {"pretext": simclr, "scan": scan, "selflabel": selflabel}
-
-
-def few_digits(monkeypatch):
-    def few(split):
-        whole = read_digits(split)
-        return ResidentDataset(whole.images[::7], whole.targets[::7], whole.classes)
-
-    monkeypatch.setitem(data.DATASETS, "digits", few)
-
-
-def run_stage(stage, root, *overrides):
-    script = SCRIPTS[stage]
-    low = ["confidence_threshold=0.11"] if stage == "selflabel" else []
-    config = f"configs/{stage}/{script.__name__}_digits.yml"
-    script.main(["--config_exp", config, f"root_dir={root}", "epochs=2", *NARROW, *low, *overrides])
-    return root / "digits" / stage
 
 
 @pytest.fixture(scope="module")
@@ -208,12 +189,8 @@ def run_watched(stage, finished, root, monkeypatch, train_epoch, *overrides):
     place of its training."""
     monkeypatch.setattr(SCRIPTS[stage], "train_epoch", train_epoch)
     start = [f"pretext_dir={finished / 'pretext'}", f"scan_dir={finished / 'scan'}"]
-    return run_stage(stage, root, "num_heads=1", *start, *overrides)
-
-
-def weights(folder):
-    content = torch.load(folder / "model.pth.tar", weights_only=True)
-    return content.get("model", content)
+    low = ["confidence_threshold=0.11"] if stage == "selflabel" else []
+    return run_stage(stage, root, *low, *start, *overrides)
 
 
 @every_stage

@@ -15,12 +15,11 @@ import pytest
 import torch
 
 import eval as evaluation
-import scan
-import selflabel
 import simclr
 from data.augment import train_strategy, val_strategy
 from models import build_model
 from tests.official_files import write_cifar10, write_cifar100, write_fashion_mnist, write_stl10
+from tests.small_runs import SCRIPTS, config_of
 from utils.config import load_config
 from utils.mypath import DATASET_FOLDERS
 
@@ -76,7 +75,6 @@ RECIPES = {  # the name in the config files; STL-10's pretext task alone takes t
         "fashion-mnist-small", write_fashion_mnist, CPU_PRETEXT, CPU_SCAN, selflabel_step(500, 2)
     ),
 }
-SCRIPTS = {"pretext": simclr, "scan": scan, "selflabel": selflabel}
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
@@ -90,9 +88,8 @@ def name(request, tmp_path, monkeypatch):
 
 
 def command(name, stage, root, width):
-    config = f"configs/{stage}/{SCRIPTS[stage].__name__}_{name}.yml"
     small = [f"root_dir={root}", "device=cpu", f"model_kwargs.width={width}"]
-    return ["--config_env", "configs/env.yml", "--config_exp", config, *small]
+    return ["--config_env", "configs/env.yml", "--config_exp", config_of(stage, name), *small]
 
 
 @pytest.mark.parametrize("width", [1, pytest.param(64, marks=pytest.mark.slow)], ids=["narrow", "full-width"])

@@ -13,37 +13,20 @@ import scan
 import selflabel
 import simclr
 from data.digits import read_digits
+from tests.small_runs import SCRIPTS, SMALL, config_of, few_digits, run_stage, weights
 from utils.errors import RunError, UserError
-
-SMALL = ["device=cpu", "model_kwargs.width=4", "batch_size=64", "num_heads=1"]
-EPOCHS = 2
 
 
 @pytest.fixture(autouse=True)
-def few_digits(monkeypatch):
-    """Every seventh digit: 206 to train on, 52 held out."""
-    few_of(monkeypatch, read_digits)
-
-
-def few_of(monkeypatch, reader, change_targets=lambda targets: targets):
-    def few(split):
-        whole = reader(split)
-        return data.dataset.ResidentDataset(whole.images[::7], change_targets(whole.targets[::7]), whole.classes)
-
-    monkeypatch.setitem(data.DATASETS, "digits", few)
-
-
-def run_stage(main, stage, root, *overrides, epochs=EPOCHS):
-    config = f"configs/{stage}/{main.__module__}_digits.yml"
-    main(["--config_exp", config, f"root_dir={root}", f"epochs={epochs}", *SMALL, *overrides])
-    return root / "digits" / stage
+def small_data(monkeypatch):
+    few_digits(monkeypatch)
 
 
 def run_recipe(root):
     return {
-        "pretext": run_stage(simclr.main, "pretext", root),
-        "scan": run_stage(scan.main, "scan", root),
-        "selflabel": run_stage(selflabel.main, "selflabel", root, "confidence_threshold=0.15"),
+        "pretext": run_stage("pretext", root),
+        "scan": run_stage("scan", root),
+        "selflabel": run_stage("selflabel", root, "confidence_threshold=0.15"),
     }
 
 
@@ -51,13 +34,8 @@ def run_recipe(root):
 def finished(tmp_path_factory):
     """One whole run: folder of each stage."""
     with pytest.MonkeyPatch.context() as monkeypatch:
-        few_of(monkeypatch, read_digits)
+        few_digits(monkeypatch)
         return run_recipe(tmp_path_factory.mktemp("finished"))
-
-
-def weights(folder):
-    content = torch.load(folder / "model.pth.tar", weights_only=True)
-    return content.get("model", content)
 
 
 def same_weights(first, second):
@@ -100,26 +78,26 @@ def test_the_files_have_the_published_formats(finished):
     assert {name for name in labelled if not name.startswith("backbone.")} == heads
 
     checkpoint = torch.load(finished["scan"] / "checkpoint.pth.tar", weights_only=True)
-    assert checkpoint["epoch"] == EPOCHS
+    assert checkpoint["epoch"] == 2
     assert type(checkpoint["best_loss"]) is float and type(checkpoint["best_loss_head"]) is int
 
 
 def test_the_same_seed_gives_bit_identical_weights_and_labels_change_nothing(finished, tmp_path, monkeypatch):
     shuffled = torch.Generator().manual_seed(1)
-    few_of(monkeypatch, read_digits, lambda targets: targets[torch.randperm(len(targets), generator=shuffled)])
+    few_digits(monkeypatch, lambda targets: targets[torch.randperm(len(targets), generator=shuffled)])
     for stage, folder in run_recipe(tmp_path).items():
         assert same_weights(folder, finished[stage]), stage
 
 
 def test_another_seed_gives_other_weights(finished, tmp_path):
-    assert not same_weights(run_stage(simclr.main, "pretext", tmp_path, "seed=1"), finished["pretext"])
+    assert not same_weights(run_stage("pretext", tmp_path, "seed=1"), finished["pretext"])
 
 
 @pytest.mark.parametrize("unlabelled", [lambda targets: None, lambda targets: torch.full_like(targets, -1)])
 def test_without_labels_label_metrics_are_absent_and_the_weights_are_the_same(
     unlabelled, finished, tmp_path, monkeypatch
 ):
-    few_of(monkeypatch, read_digits, unlabelled)
+    few_digits(monkeypatch, unlabelled)
     for stage, folder in run_recipe(tmp_path).items():
         assert same_weights(folder, finished[stage]), stage
         assert not (folder / "confusion_matrix.png").exists()
@@ -133,9 +111,7 @@ def test_without_labels_label_metrics_are_absent_and_the_weights_are_the_same(
 
 def take_over(model, root, *overrides):
     """simclr.py with a trained model, and the folder it writes."""
-    config = "configs/pretext/simclr_digits.yml"
-    simclr.main(["--config_exp", config, "--model", str(model), f"root_dir={root}", *SMALL, *overrides])
-    return root / "digits" / "pretext"
+    return run_stage("pretext", root, "--model", str(model), *overrides)
 
 
 def test_a_trained_model_given_to_simclr_is_mined_with_and_not_trained(finished, tmp_path, monkeypatch):
@@ -147,7 +123,7 @@ def test_a_trained_model_given_to_simclr_is_mined_with_and_not_trained(finished,
         assert np.array_equal(mined, expected)
     files = {"model.pth.tar", "topk-train-neighbors.npy", "topk-val-neighbors.npy", "neighbors.png", "config.yml"}
     assert {path.name for path in folder.iterdir() if path.is_file()} == files | {"log.jsonl"}
-    assert same_weights(run_stage(scan.main, "scan", tmp_path), finished["scan"])  # SCAN goes on from there
+    assert same_weights(run_stage("scan", tmp_path), finished["scan"])  # SCAN goes on from there
 
 
 def test_bare_weights_in_the_checkpoints_place_as_in_the_published_tutorial_are_taken_by_name(finished, tmp_path):
@@ -155,12 +131,12 @@ def test_bare_weights_in_the_checkpoints_place_as_in_the_published_tutorial_are_
     place.parent.mkdir(parents=True)
     place.write_bytes((finished["pretext"] / "model.pth.tar").read_bytes())
     with pytest.raises(UserError, match=f"--model {place}"):
-        run_stage(simclr.main, "pretext", tmp_path)
+        run_stage("pretext", tmp_path)
     assert same_weights(take_over(place, tmp_path), finished["pretext"])
 
 
 def test_a_finished_run_can_mine_more_neighbors_with_its_own_model(finished, tmp_path):
-    folder = run_stage(simclr.main, "pretext", tmp_path)
+    folder = run_stage("pretext", tmp_path)
     take_over(folder / "model.pth.tar", tmp_path, "num_neighbors=30")
     more = np.load(folder / "topk-train-neighbors.npy")
     assert more.shape == (206, 31) and same_weights(folder, finished["pretext"])
@@ -169,7 +145,7 @@ def test_a_finished_run_can_mine_more_neighbors_with_its_own_model(finished, tmp
 
 @pytest.mark.parametrize("beside_it", [False, True], ids=["elsewhere", "the same folder"])
 def test_a_model_trained_here_is_not_replaced_by_another_one(beside_it, finished, tmp_path):
-    folder = run_stage(simclr.main, "pretext", tmp_path, "seed=1", epochs=1)
+    folder = run_stage("pretext", tmp_path, "seed=1", epochs=1)
     before, other = (folder / "model.pth.tar").read_bytes(), finished["pretext"] / "model.pth.tar"
     if beside_it:
         other = shutil.copy(other, folder / "published.pth.tar")
@@ -181,7 +157,7 @@ def test_a_model_trained_here_is_not_replaced_by_another_one(beside_it, finished
 def test_a_model_that_was_taken_over_is_not_replaced_by_training(finished, tmp_path):
     folder = take_over(finished["pretext"] / "model.pth.tar", tmp_path)
     with pytest.raises(UserError, match="holds a model that was not trained there"):
-        run_stage(simclr.main, "pretext", tmp_path)
+        run_stage("pretext", tmp_path)
     assert same_weights(folder, finished["pretext"])
 
 
@@ -223,15 +199,11 @@ class Stopped(Exception):
     pass
 
 
-STAGES = [(simclr, "pretext"), (scan, "scan"), (selflabel, "selflabel")]
-
-
-@pytest.mark.parametrize("script, stage", STAGES, ids=[stage for _, stage in STAGES])
-def test_a_restarted_run_goes_on_after_the_last_whole_epoch_and_ends_the_same(
-    script, stage, tmp_path, finished, monkeypatch
-):
+@pytest.mark.parametrize("stage", SCRIPTS)
+def test_a_restarted_run_goes_on_after_the_last_whole_epoch_and_ends_the_same(stage, tmp_path, finished, monkeypatch):
     overrides = [f"pretext_dir={finished['pretext']}", f"scan_dir={finished['scan']}"]
     overrides += ["confidence_threshold=0.15"] if stage == "selflabel" else []
+    script = SCRIPTS[stage]
     whole_epoch = script.train_epoch
 
     def stop_in_second_epoch(*arguments):
@@ -241,18 +213,18 @@ def test_a_restarted_run_goes_on_after_the_last_whole_epoch_and_ends_the_same(
 
     monkeypatch.setattr(script, "train_epoch", stop_in_second_epoch)
     with pytest.raises(Stopped):
-        run_stage(script.main, stage, tmp_path, *overrides)
+        run_stage(stage, tmp_path, *overrides)
     monkeypatch.setattr(script, "train_epoch", whole_epoch)
-    folder = run_stage(script.main, stage, tmp_path, *overrides)
+    folder = run_stage(stage, tmp_path, *overrides)
     assert [line["epoch"] for line in epochs_of(folder)] == [1, 2]
     assert same_weights(folder, finished[stage])
 
 
 def test_a_finished_stage_given_another_start_is_refused_rather_than_reported_again(finished, tmp_path):
-    first = run_stage(scan.main, "scan", tmp_path, f"pretext_dir={finished['pretext']}", epochs=1)
-    other = run_stage(simclr.main, "pretext", tmp_path, "seed=1", epochs=1)
+    first = run_stage("scan", tmp_path, f"pretext_dir={finished['pretext']}", epochs=1)
+    other = run_stage("pretext", tmp_path, "seed=1", epochs=1)
     with pytest.raises(UserError, match="began with other weights"):
-        run_stage(scan.main, "scan", tmp_path, f"pretext_dir={other}", epochs=1)
+        run_stage("scan", tmp_path, f"pretext_dir={other}", epochs=1)
     assert len(epochs_of(first)) == 1
 
 
@@ -269,7 +241,7 @@ def scan_with_validation_losses(losses, monkeypatch, tmp_path, finished, *overri
         return metrics
 
     monkeypatch.setattr(scan, "train_epoch", train_epoch)
-    folder = run_stage(scan.main, "scan", tmp_path, f"pretext_dir={finished['pretext']}", *overrides, epochs=3)
+    folder = run_stage("scan", tmp_path, f"pretext_dir={finished['pretext']}", *overrides, epochs=3)
     return torch.load(folder / "model.pth.tar", weights_only=True), after_epoch
 
 
@@ -292,7 +264,7 @@ def test_scan_keeps_the_best_head_the_first_one_in_a_tie(finished, tmp_path, mon
 
 def test_heads_only_scan_leaves_the_backbone_as_the_pretext_task_made_it(finished, tmp_path):
     overrides = [f"pretext_dir={finished['pretext']}", "update_cluster_head_only=True", "num_heads=3"]
-    trained = weights(run_stage(scan.main, "scan", tmp_path, *overrides))
+    trained = weights(run_stage("scan", tmp_path, *overrides))
     pretext = weights(finished["pretext"])
     backbone = {name for name in pretext if name.startswith("backbone.")}
     assert all(torch.equal(trained[name], pretext[name]) for name in backbone)
@@ -303,7 +275,7 @@ def test_heads_only_scan_leaves_the_backbone_as_the_pretext_task_made_it(finishe
 
 def test_selflabel_without_a_confident_image_stops_with_the_quantiles_and_three_remedies(finished, tmp_path):
     with pytest.raises(RunError) as error:
-        run_stage(selflabel.main, "selflabel", tmp_path, f"scan_dir={finished['scan']}", "confidence_threshold=0.999")
+        run_stage("selflabel", tmp_path, f"scan_dir={finished['scan']}", "confidence_threshold=0.999")
     message = str(error.value)
     assert "confidence at 10, 50, 90, 100 %" in message
     assert all(remedy in message for remedy in ("epochs", "batch_size", "confidence_threshold"))
@@ -329,7 +301,7 @@ def nothing_confident_in(batches):
 @pytest.mark.parametrize("ema", [[], ["use_ema=True", "ema_alpha=0.5"]], ids=["plain", "EMA"])
 def test_selflabel_skips_and_counts_the_batches_without_a_confident_image(ema, finished, tmp_path, monkeypatch):
     monkeypatch.setattr(selflabel, "ConfidenceBasedCE", nothing_confident_in({2, 3}))  # of 3: 206 images by 64
-    folder = run_stage(selflabel.main, "selflabel", tmp_path, f"scan_dir={finished['scan']}", *ema, epochs=1)
+    folder = run_stage("selflabel", tmp_path, f"scan_dir={finished['scan']}", *ema, epochs=1)
     (epoch,) = epochs_of(folder)
     assert epoch["train/skipped_steps"] == 2
     assert epoch["train/confident_share"] == pytest.approx(1 / 3)
@@ -340,20 +312,21 @@ def test_selflabel_skips_and_counts_the_batches_without_a_confident_image(ema, f
 def test_selflabel_under_ema_leaves_the_batch_norm_buffers_as_scan_left_them(finished, tmp_path, monkeypatch):
     monkeypatch.setattr(selflabel, "ConfidenceBasedCE", nothing_confident_in({3}))  # the last step is a skipped one
     overrides = [f"scan_dir={finished['scan']}", "use_ema=True", "ema_alpha=0.5"]
-    trained = weights(run_stage(selflabel.main, "selflabel", tmp_path, *overrides, epochs=1))
+    trained = weights(run_stage("selflabel", tmp_path, *overrides, epochs=1))
     start = weights(finished["scan"])
     buffers = {name for name in start if "running" in name or "num_batches" in name}
     assert buffers and all(torch.equal(trained[name], start[name]) for name in buffers)
     assert not torch.equal(trained["backbone.conv1.weight"], start["backbone.conv1.weight"])
 
 
-@pytest.mark.parametrize("script, stage", STAGES, ids=[stage for _, stage in STAGES])
-def test_in_bfloat16_every_parameter_is_trained(script, stage, finished, tmp_path, monkeypatch):
-    optimizers, build = [], script.build_optimizer
+@pytest.mark.parametrize("stage", SCRIPTS)
+def test_in_bfloat16_every_parameter_is_trained(stage, finished, tmp_path, monkeypatch):
+    script, optimizers = SCRIPTS[stage], []
+    build = script.build_optimizer
     monkeypatch.setattr(script, "build_optimizer", lambda *a: optimizers.append(build(*a)) or optimizers[-1])
     overrides = [f"pretext_dir={finished['pretext']}", f"scan_dir={finished['scan']}", "precision=bf16"]
     overrides += ["confidence_threshold=0.15"] if stage == "selflabel" else []
-    run_stage(script.main, stage, tmp_path, *overrides, epochs=1)
+    run_stage(stage, tmp_path, *overrides, epochs=1)
     parameters = [parameter for group in optimizers[0].param_groups for parameter in group["params"]]
     assert len(parameters) > 60
     assert all(parameter.grad is not None and parameter.dtype == torch.float32 for parameter in parameters)
@@ -362,19 +335,16 @@ def test_in_bfloat16_every_parameter_is_trained(script, stage, finished, tmp_pat
 def test_selflabel_warns_when_a_cluster_dies(finished, tmp_path, monkeypatch):
     used = iter([10, 10, 9])
     monkeypatch.setattr(selflabel, "evaluate_clusters", lambda *_: {"used_clusters": next(used, 9)})
-    folder = run_stage(
-        selflabel.main, "selflabel", tmp_path, f"scan_dir={finished['scan']}", "confidence_threshold=0.15"
-    )
+    folder = run_stage("selflabel", tmp_path, f"scan_dir={finished['scan']}", "confidence_threshold=0.15")
     (warning,) = (line["warning"] for line in log_of(folder) if "warning" in line)
     assert "epoch 2 uses 9 clusters, 10 before" in warning
 
 
-@pytest.mark.parametrize("stage, script", [("pretext", "simclr"), ("scan", "scan"), ("selflabel", "selflabel")])
-def test_eval_reports_every_stage(finished, stage, script, capsys):
+@pytest.mark.parametrize("stage", SCRIPTS)
+def test_eval_reports_every_stage(finished, stage, capsys):
     model = str(finished[stage] / "model.pth.tar")
-    config = f"configs/{stage}/{script}_digits.yml"
     prototypes = ["--visualize_prototypes"] if stage != "pretext" else []
-    evaluation.main(["--config_exp", config, "--model", model, *prototypes, *SMALL])
+    evaluation.main(["--config_exp", config_of(stage), "--model", model, *prototypes, *SMALL])
     printed = capsys.readouterr().out
     expected = {
         "pretext": ["top 1 ", "top 5 ", "top 20 "],
@@ -403,30 +373,29 @@ def test_eval_says_that_a_pretext_model_has_no_prototypes_and_what_a_window_need
 
 
 MISTAKES = {
-    "scan before simclr": (scan.main, "scan", [], r"topk-train-neighbors.npy not found.*simclr.py"),
-    "selflabel before scan": (selflabel.main, "selflabel", [], r"model.pth.tar not found"),
-    "batch above the data": (simclr.main, "pretext", ["batch_size=207"], r"batch_size 207.*206 images"),
-    "too many to mine": (simclr.main, "pretext", ["num_neighbors=206"], r"206 images are too few to mine 206"),
-    "crop above the images": (simclr.main, "pretext", ["transformation_kwargs.crop_size=32"], r"crop_size 32.*16 x 16"),
-    "too many neighbors": (scan.main, "scan", ["num_neighbors=21", "PRETEXT"], r"num_neighbors 21.*20"),
+    "scan before simclr": ("scan", [], r"topk-train-neighbors.npy not found.*simclr.py"),
+    "selflabel before scan": ("selflabel", [], r"model.pth.tar not found"),
+    "batch above the data": ("pretext", ["batch_size=207"], r"batch_size 207.*206 images"),
+    "too many to mine": ("pretext", ["num_neighbors=206"], r"206 images are too few to mine 206"),
+    "crop above the images": ("pretext", ["transformation_kwargs.crop_size=32"], r"crop_size 32.*16 x 16"),
+    "too many neighbors": ("scan", ["num_neighbors=21", "PRETEXT"], r"num_neighbors 21.*20"),
     "another width": (
-        scan.main,
         "scan",
         ["model_kwargs.width=8", "PRETEXT"],
         r"model\.pth\.tar does not fit .*is \(4,.*expected \(8,",
     ),
-    "another data set's neighbors": (scan.main, "scan", ["PRETEXT", "WHOLE"], r"\(206, 21\).*1438 images"),
+    "another data set's neighbors": ("scan", ["PRETEXT", "WHOLE"], r"\(206, 21\).*1438 images"),
 }
 
 
 @pytest.mark.parametrize("case", MISTAKES)
 def test_a_users_mistake_is_one_line_before_any_training(case, finished, tmp_path, monkeypatch):
-    main, stage, overrides, message = MISTAKES[case]
+    stage, overrides, message = MISTAKES[case]
     if "WHOLE" in overrides:
         monkeypatch.setitem(data.DATASETS, "digits", read_digits)
     replaced = {"PRETEXT": [f"pretext_dir={finished['pretext']}"], "WHOLE": []}
     overrides = [word for override in overrides for word in replaced.get(override, [override])]
     with pytest.raises(UserError, match=message) as error:
-        run_stage(main, stage, tmp_path, *overrides)
+        run_stage(stage, tmp_path, *overrides)
     assert "\n" not in str(error.value)
     assert not list(tmp_path.rglob("*.pth.tar"))

@@ -59,7 +59,8 @@ class Run:
     def __init__(self, cfg):
         self.cfg, self.device = cfg, choose_device(cfg.device)
         self.folder = Path(cfg.root_dir) / cfg.run_name / STAGE_FOLDERS[cfg.setup]
-        self.checkpoint, self.is_pretext = self.folder / "checkpoint.pth.tar", self.folder.name == "pretext"
+        self.checkpoint = self.folder / "checkpoint.pth.tar"
+        self.is_pretext = STAGE_FOLDERS[cfg.setup] == "pretext"
         self.folder.mkdir(parents=True, exist_ok=True)
         self._refuse_other_config()
         self.log = Logger(self.folder)
