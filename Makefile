@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all lint
+.PHONY: demo test test-all lint docs
 
 demo: .venv/ready  ## the three stages and the evaluation on scikit-learn's digits, on the CPU
 	$(BIN)/python simclr.py --config_exp configs/pretext/simclr_digits.yml root_dir=results
@@ -20,6 +20,9 @@ test-all: .venv/ready
 
 lint: .venv/ready
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+docs: .venv/ready  ## docs/config.md, from the key table
+	$(BIN)/python -m utils.config_page
 
 .venv/ready: requirements.txt
 	$(PYTHON) -m venv .venv

@@ -10,13 +10,15 @@ from data.augment import val_strategy
 from data.dataset import is_labelled
 from models import build_model
 from models.weights import load_strictly, read_file, stage_of
+from utils.command_line import command
 from utils.config import check_stage, load_config
 from utils.errors import UserError
 from utils.evaluate import evaluate_clusters, neighbor_accuracy, prototypes
 from utils.features import eval_loader, extract_features, predict
+from utils.handover import STAGE_FOLDERS, check_data_set
 from utils.logger import print_metrics
 from utils.neighbors import mine_neighbors
-from utils.run import STAGE_FOLDERS, choose_device, command
+from utils.run import choose_device
 from utils.visualize import plot_prototypes
 
 NEIGHBORS = (1, 5, 20)
@@ -46,6 +48,7 @@ def main(argv: list[str] | None = None) -> None:
             f"{arguments.model} is a {stage} model, but {arguments.config_exp} is a config of the {cfg.setup} stage: "
             f"give the config under configs/{stage}/"
         )
+    check_data_set(cfg, arguments.model)
     device = choose_device(cfg.device)
     model = build_model(cfg)
     load_strictly(model, content["model"] if stage == "scan" else content, arguments.model)

@@ -1,7 +1,6 @@
 """Step 2, SCAN (arXiv:2005.12320): cluster so that every image agrees with its neighbors and all clusters are used."""
 
 import math
-from pathlib import Path
 
 import torch
 
@@ -11,12 +10,13 @@ from data.loader import build_loader
 from losses import SCANLoss
 from models import build_model
 from models.weights import load_backbone, load_strictly, read_model
+from utils.command_line import command, stage_arguments, stage_config
 from utils.evaluate import evaluate_clusters, scan_validation
 from utils.features import eval_loader, predict
+from utils.handover import MODEL, NEIGHBORS
 from utils.neighbors import load_neighbors
 from utils.optimizers import build_optimizer, set_learning_rate
-from utils.progress import Progress
-from utils.run import Run, command, save_weights, stage_arguments, stage_config
+from utils.run import Run
 from utils.visualize import plot_curves, plot_matching
 
 
@@ -25,8 +25,7 @@ def train_epoch(run: Run, model, loader, criterion, optimizer, epoch: int) -> di
     model.train()
     if run.cfg.update_cluster_head_only:
         model.backbone.eval()
-    loader.set_epoch(epoch)
-    progress = Progress(loader, epoch, run.cfg.log_every)
+    progress = run.steps(loader, epoch)
     for batch in progress:
         anchors, neighbors = batch.views
         with run.autocast():
@@ -42,26 +41,29 @@ def train_epoch(run: Run, model, loader, criterion, optimizer, epoch: int) -> di
 
 
 def main(argv: list[str] | None = None) -> None:
-    cfg = stage_config(stage_arguments(argv, __doc__), "scan")
+    arguments = stage_arguments(argv, __doc__)
+    cfg = stage_config(arguments, "scan")
+    run, strategy = Run(cfg, arguments.restart), train_strategy(cfg)
+    pretext = run.starts_from(cfg.pretext_dir, MODEL, *NEIGHBORS.values())
+    if run.is_finished():
+        return
+    model = build_model(cfg)
+    loaded = load_backbone(model, pretext / MODEL)
     train_set, val_set = build_dataset(cfg, "train"), build_dataset(cfg, "val")
-    pretext, strategy = Path(cfg.pretext_dir), train_strategy(cfg)
-    neighbors = load_neighbors(pretext / "topk-train-neighbors.npy", len(train_set), cfg.num_neighbors)
-    val_neighbors = load_neighbors(pretext / "topk-val-neighbors.npy", len(val_set))
-    run = Run(cfg)
+    run.uses(train_set, val_set)
+    neighbors = load_neighbors(pretext / NEIGHBORS["train"], len(train_set), cfg.num_neighbors)
+    val_neighbors = load_neighbors(pretext / NEIGHBORS["val"], len(val_set))
     loader = build_loader(
         train_set, [strategy, strategy], cfg.batch_size, run.device, train=True, neighbors=neighbors, seed=cfg.seed
     )
     val_loader = eval_loader(val_set, val_strategy(cfg), run.device)
-    model = build_model(cfg)
-    loaded = load_backbone(model, pretext / "model.pth.tar")
-    run.log.note(f"loaded {loaded} of {loaded} backbone tensors from {pretext / 'model.pth.tar'}")
     model = model.to(run.device, memory_format=torch.channels_last)
     if cfg.update_cluster_head_only:
         model.backbone.requires_grad_(False)
     criterion = SCANLoss(**cfg.criterion_kwargs)
     optimizer = build_optimizer(cfg, [parameter for parameter in model.parameters() if parameter.requires_grad])
-    run.starts_from(pretext / "model.pth.tar")
     state = run.resume(model, optimizer)
+    run.log.note(f"began with {loaded} of {loaded} backbone tensors from {pretext / MODEL}")
     best_loss, best_head = state.get("best_loss", math.inf), state.get("best_loss_head", 0)
     bound = criterion.entropy_weight * math.log(cfg.num_classes)
     run.log.note(
@@ -73,28 +75,28 @@ def main(argv: list[str] | None = None) -> None:
     for epoch in run.epochs():
         set_learning_rate(optimizer, cfg, epoch)
         metrics = train_epoch(run, model, loader, criterion, optimizer, epoch)
-        run.check_finite(epoch, model)
+        run.check_finite(epoch)
         predictions = predict(model, val_loader)  # (N, K) for each head
         validations = [scan_validation(probabilities, val_neighbors) for probabilities in predictions]
         losses = [validation["total_loss"] for validation in validations]
         head = losses.index(min(losses))  # the first head wins a tie
         if losses[head] < best_loss:  # selection sees no label
             best_loss, best_head = losses[head], head
-            save_weights({"model": model.state_dict(), "head": head}, run.folder / "model.pth.tar")
+            run.save_model({"model": model.state_dict(), "head": head})
         probabilities = predictions[head]
         report = validations[head] | evaluate_clusters(probabilities, val_set.targets)
         report.pop("hungarian_match", None)
         run.log_epoch(epoch, metrics | {f"val/{name}": value for name, value in report.items()})
-        run.save(epoch, model, optimizer, best_loss=best_loss, best_loss_head=best_head)
+        run.save(epoch, best_loss=best_loss, best_loss_head=best_head)
 
-    best = read_model(run.folder / "model.pth.tar", "scan")
-    load_strictly(model, best["model"], run.folder / "model.pth.tar")
+    best = read_model(run.folder / MODEL, "scan")
+    load_strictly(model, best["model"], run.folder / MODEL)
     probabilities = predict(model, val_loader)[best["head"]]
     metrics = evaluate_clusters(probabilities, val_set.targets)
     run.log.final(f"SCAN on the val split, lowest val/total_loss {best_loss:.4f}, head {best['head']}", metrics)
     plot_matching(val_set, probabilities.argmax(dim=1), metrics, run.folder / "confusion_matrix.png")
     plot_curves(run.folder / "log.jsonl", run.folder / "curves.png")
-    run.log.note(f"done: {run.folder} holds the model, curves.png and confusion_matrix.png")
+    run.finish("the model, curves.png and confusion_matrix.png")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """Step 3, self-labelling (arXiv:2005.12320): confident images teach their cluster to strongly augmented views."""
 
-from pathlib import Path
-
 import torch
 
 from data import build_dataset
@@ -11,21 +9,20 @@ from losses import ConfidenceBasedCE
 from models import build_model
 from models.ema import InPlaceEMA
 from models.weights import load_best_head
+from utils.command_line import command, stage_arguments, stage_config
 from utils.errors import RunError
 from utils.evaluate import evaluate_clusters
 from utils.features import eval_loader, predict
+from utils.handover import MODEL
 from utils.optimizers import build_optimizer, set_learning_rate
-from utils.progress import Progress
-from utils.run import Run, command, save_weights, stage_arguments, stage_config
+from utils.run import Run
 from utils.visualize import plot_curves, plot_matching
 
 
 def train_epoch(run: Run, model, loader, criterion, optimizer, ema, epoch: int) -> dict[str, float]:
     """One pass over the training images; returns the epoch's averages, over the steps that had confident images."""
     model.train()
-    loader.set_epoch(epoch)
-    progress = Progress(loader, epoch, run.cfg.log_every)
-    skipped = kept = 0
+    progress = run.steps(loader, epoch)
     for batch in progress:
         weak_images, strong_images = batch.views
         with torch.no_grad(), run.autocast():
@@ -33,8 +30,8 @@ def train_epoch(run: Run, model, loader, criterion, optimizer, ema, epoch: int) 
         with run.autocast():  # its own: weights cast under no_grad would carry no gradient
             (strong,) = model(strong_images)
         loss, n_kept = criterion(weak, strong)
+        progress.count(kept=n_kept, skipped=n_kept == 0)
         if n_kept == 0:  # the one wait in a step
-            skipped += 1
             if ema:
                 ema.restore_buffers()
             continue
@@ -43,10 +40,12 @@ def train_epoch(run: Run, model, loader, criterion, optimizer, ema, epoch: int) 
         optimizer.step()
         if ema:
             ema.step()
-        kept += n_kept
         progress.update(loss=loss)
-    share = int(kept) / (len(loader) * loader.batch_size)
-    return progress.averages() | {"train/confident_share": share, "train/skipped_steps": skipped}
+    share = int(progress.counts["kept"]) / (len(loader) * loader.batch_size)
+    return progress.averages() | {
+        "train/confident_share": share,
+        "train/skipped_steps": int(progress.counts["skipped"]),
+    }
 
 
 def confidence_summary(probabilities: torch.Tensor, threshold: float) -> str:
@@ -63,21 +62,24 @@ def confidence_summary(probabilities: torch.Tensor, threshold: float) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    cfg = stage_config(stage_arguments(argv, __doc__), "selflabel")
-    train_set, val_set = build_dataset(cfg, "train"), build_dataset(cfg, "val")
-    weak, strong = val_strategy(cfg), train_strategy(cfg)
-    start = Path(cfg.scan_dir) / "model.pth.tar"
+    arguments = stage_arguments(argv, __doc__)
+    cfg = stage_config(arguments, "selflabel")
+    run = Run(cfg, arguments.restart)
+    start = run.starts_from(cfg.scan_dir, MODEL) / MODEL
+    if run.is_finished():
+        return
     model = build_model(cfg)
     head = load_best_head(model, start)
-    run = Run(cfg)
-    run.log.note(f"loaded {start} with its best head, {head}")
+    train_set, val_set = build_dataset(cfg, "train"), build_dataset(cfg, "val")
+    run.uses(train_set, val_set)
+    weak, strong = val_strategy(cfg), train_strategy(cfg)
     loader = build_loader(train_set, [weak, strong], cfg.batch_size, run.device, train=True, seed=cfg.seed)
     train_loader, val_loader = (eval_loader(dataset, weak, run.device) for dataset in (train_set, val_set))
     model = model.to(run.device, memory_format=torch.channels_last)
     criterion = ConfidenceBasedCE(cfg.confidence_threshold, **cfg.criterion_kwargs)
     optimizer = build_optimizer(cfg, model.parameters())
-    run.starts_from(start)
     run.resume(model, optimizer)
+    run.log.note(f"began with {start} and its best head, {head}")
     ema = InPlaceEMA(model, cfg.ema_alpha) if cfg.use_ema else None
     run.log.note(confidence_summary(predict(model, train_loader)[0], cfg.confidence_threshold))
     live = evaluate_clusters(predict(model, val_loader)[0], val_set.targets)["used_clusters"]
@@ -85,7 +87,7 @@ def main(argv: list[str] | None = None) -> None:
     for epoch in run.epochs():
         set_learning_rate(optimizer, cfg, epoch)
         metrics = train_epoch(run, model, loader, criterion, optimizer, ema, epoch)
-        run.check_finite(epoch, model)
+        run.check_finite(epoch)
         if metrics["train/confident_share"] == 0:
             raise RunError(
                 f"no image was confident in epoch {epoch + 1}, so there is nothing to learn from: "
@@ -101,15 +103,15 @@ def main(argv: list[str] | None = None) -> None:
         live = report["used_clusters"]
         report.pop("hungarian_match", None)
         run.log_epoch(epoch, metrics | {f"val/{name}": value for name, value in report.items()})
-        run.save(epoch, model, optimizer)
+        run.save(epoch)
 
-    save_weights(model.state_dict(), run.folder / "model.pth.tar")
+    run.save_model(model.state_dict())
     probabilities = predict(model, val_loader)[0]
     metrics = evaluate_clusters(probabilities, val_set.targets)
     run.log.final("self-labelling on the val split, last epoch", metrics)
     plot_matching(val_set, probabilities.argmax(dim=1), metrics, run.folder / "confusion_matrix.png")
     plot_curves(run.folder / "log.jsonl", run.folder / "curves.png")
-    run.log.note(f"done: {run.folder} holds the model, curves.png and confusion_matrix.png")
+    run.finish("the model, curves.png and confusion_matrix.png")
 
 
 if __name__ == "__main__":

@@ -9,20 +9,19 @@ from data.loader import build_loader
 from losses import SimCLRLoss
 from models import build_model
 from models.weights import read_model
+from utils.command_line import command, stage_arguments, stage_config
 from utils.features import eval_loader, extract_features
 from utils.mining import check_before_training, knn_accuracy, mine
 from utils.neighbors import check_features
 from utils.optimizers import build_optimizer, set_learning_rate
-from utils.progress import Progress
-from utils.run import Run, command, save_weights, stage_arguments, stage_config
+from utils.run import Run
 from utils.visualize import plot_curves
 
 
 def train_epoch(run: Run, model, loader, criterion, optimizer, epoch: int) -> dict[str, float]:
     """One pass over the training images; returns the epoch's averages."""
     model.train()
-    loader.set_epoch(epoch)
-    progress = Progress(loader, epoch, run.cfg.log_every)
+    progress = run.steps(loader, epoch)
     for batch in progress:
         images = torch.cat(batch.views)  # (2B, 3, H, W): both views in one pass share the batch norm
         with run.autocast():
@@ -46,21 +45,24 @@ def train(run: Run, model, train_set, val_set, splits: dict) -> None:
     for epoch in run.epochs():
         set_learning_rate(optimizer, cfg, epoch)
         metrics = train_epoch(run, model, loader, criterion, optimizer, epoch)
-        run.check_finite(epoch, model)
+        run.check_finite(epoch)
         if run.is_due(epoch, cfg.knn_every) and is_labelled(train_set) and is_labelled(val_set):
             features = {split: extract_features(model, images) for split, images in splits.items()}
             metrics["val/knn_accuracy"] = knn_accuracy(features, train_set, val_set, run.device)
         run.log_epoch(epoch, metrics)
-        run.save(epoch, model, optimizer)
+        run.save(epoch)
 
 
 def main(argv: list[str] | None = None) -> None:
     arguments = stage_arguments(argv, __doc__, takes_model=True)
     cfg = stage_config(arguments, "simclr")
     trained = read_model(arguments.model, "pretext") if arguments.model else None
+    run = Run(cfg, arguments.restart)
+    if not trained and run.is_finished():
+        return
     train_set, val_set = build_dataset(cfg, "train"), build_dataset(cfg, "val")
     check_before_training(cfg, train_set, val_set)
-    run = Run(cfg)
+    run.uses(train_set, val_set)
     plain = val_strategy(cfg)
     splits = {"train": eval_loader(train_set, plain, run.device), "val": eval_loader(val_set, plain, run.device)}
     model = build_model(cfg).to(run.device, memory_format=torch.channels_last)
@@ -72,10 +74,10 @@ def main(argv: list[str] | None = None) -> None:
     features = {split: extract_features(model, loader) for split, loader in splits.items()}
     for vectors in features.values():
         check_features(vectors)  # a model that cannot be mined replaces no other
-    save_weights(model.state_dict(), run.folder / "model.pth.tar")
+    run.save_model(model.state_dict())
     mine(run, features, train_set, val_set)
     plot_curves(run.folder / "log.jsonl", run.folder / "curves.png")
-    run.log.note(f"done: {run.folder} holds the model, both neighbor files and neighbors.png")
+    run.finish("the model, both neighbor files and neighbors.png")
 
 
 if __name__ == "__main__":

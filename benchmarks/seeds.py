@@ -18,10 +18,10 @@ import scan
 import selflabel
 import simclr
 from data import build_dataset
+from utils.command_line import command
 from utils.config import load_config
 from utils.errors import UserError
 from utils.evaluate import kmeans_accuracy
-from utils.run import command
 
 STAGES = {"pretext": simclr, "scan": scan, "selflabel": selflabel}
 COLUMNS = (

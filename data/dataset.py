@@ -1,6 +1,8 @@
 """What every data set offers: who the images are. How they are drawn and augmented is the loader's business."""
 
+import hashlib
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from PIL import Image
@@ -26,6 +28,13 @@ class ResidentDataset:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the images and their shape; labels are not in it."""
+        digest = hashlib.sha256(str(tuple(self.images.shape)).encode())
+        digest.update(self.images.contiguous().numpy())
+        return digest.hexdigest()
 
     def images_on(self, device: torch.device) -> Tensor:
         """The images where a loader for `device` reads them: on it, if they take at most a quarter of its free memory,

@@ -32,7 +32,7 @@ class ResidentLoader:
 
     def __init__(self, dataset, views: list, batch_size: int, device, train: bool, neighbors: Tensor | None, seed: int):
         self.dataset, self.views, self.batch_size, self.device = dataset, views, batch_size, torch.device(device)
-        self.train, self.neighbors, self.seed, self.epoch = train, neighbors, seed, 0
+        self.train, self.neighbors, self.seed, self.epoch, self.first_step = train, neighbors, seed, 0, 0
         self.images = dataset.images_on(self.device)
         for strategy in views:  # what does not fit the images is said before the first epoch
             apply(self.images[:1], draw(strategy, 1, torch.Generator()))
@@ -42,14 +42,15 @@ class ResidentLoader:
         whole, rest = divmod(len(self.dataset), self.batch_size)
         return whole + (rest > 0 and not self.train)
 
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
+    def set_epoch(self, epoch: int, first_step: int = 0) -> None:
+        """Choose the next pass; a pass that was stopped goes on at `first_step`, its batches those of a whole one."""
+        self.epoch, self.first_step = epoch, first_step
 
     def __iter__(self) -> Iterator[Batch]:
         order = torch.arange(len(self.dataset))
         if self.train:
             order = torch.randperm(len(order), generator=seeded_generator(self.seed, self.epoch, 0))
-        for step in range(len(self)):
+        for step in range(self.first_step, len(self)):
             index = order[step * self.batch_size : (step + 1) * self.batch_size]
             yield self._batch(index, seeded_generator(self.seed, self.epoch, step + 1))
 

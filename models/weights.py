@@ -1,19 +1,34 @@
-"""Reading trained weights: every tensor must fit by name and shape, or nothing is loaded."""
+"""Trained weights in files. When they are read, every tensor must fit by name and shape, or nothing is loaded."""
 
+import io
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from utils.errors import UserError
+from utils.files import check_recorded
 
 MADE_BY = {"pretext": "simclr.py", "scan": "scan.py", "selflabel": "selflabel.py"}
 
 
+def to_bytes(content: dict) -> bytes:
+    """Tensors and plain Python types as a PyTorch file; equal content gives equal bytes."""
+    file = io.BytesIO()
+    torch.save(content, file)
+    return file.getvalue()
+
+
 def read_file(path) -> dict:
-    """The content of a weight file or checkpoint, on the CPU. Nothing but tensors and plain types is read."""
+    """As `read_tensors`, of a file that must be whole. Raises RunError where a record beside it says it is not."""
     if not Path(path).is_file():
         raise UserError(f"{path} not found: it holds the weights to start from; run the stage before, or mend the path")
+    check_recorded(Path(path))
+    return read_tensors(path)
+
+
+def read_tensors(path) -> dict:
+    """The content of a weight file or checkpoint, on the CPU. Nothing but tensors and plain types is read."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch, pickle and zipfile raise a dozen kinds for a bad file

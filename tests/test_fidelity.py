@@ -24,6 +24,7 @@ from losses import ConfidenceBasedCE, SCANLoss, ScanTerms, SimCLRLoss
 from models.ema import InPlaceEMA
 from tests.small_runs import SCRIPTS, few_digits, run_stage, weights
 from utils import mining
+from utils.progress import Progress
 
 # -- what happens in a training step: a small network that keeps a record of how it is called
 
@@ -79,7 +80,8 @@ def loader():
 def step(script, model, loader, criterion, *more, heads_only=False):
     """One epoch of a stage's training, of the two batches; returns what it reports."""
     torch.manual_seed(0)
-    run = SimpleNamespace(cfg=EasyDict(log_every=1, update_cluster_head_only=heads_only), autocast=nullcontext)
+    run = SimpleNamespace(cfg=EasyDict(update_cluster_head_only=heads_only), autocast=nullcontext)
+    run.steps = lambda loader, epoch: Progress(loader, epoch, log_every=1)
     optimizer = torch.optim.SGD([value for value in model.parameters() if value.requires_grad], lr=0.1)
     return script.train_epoch(run, model, loader, criterion, optimizer, *more, 0)
 

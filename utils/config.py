@@ -4,6 +4,7 @@ import difflib
 import math
 import operator
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from easydict import EasyDict
 
 from utils.config_keys import KEYS, Key
 from utils.errors import UserError
-from utils.files import replacing
+from utils.files import write_whole
 
 DEFAULT_ENV = Path("configs/env.yml")
 CRITERIA = {"simclr": "simclr", "scan": "scan", "selflabel": "confidence-cross-entropy"}
@@ -35,6 +36,7 @@ FORMS = {  # type: what an error asks for
 LISTS = {"ints": ("int", None), "range": ("float", 2), "rgb": ("float", 3)}  # type: of what, how many (None: any)
 BOOLS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 COMPARISONS = {">=": operator.ge, ">": operator.gt, "<=": operator.le, "<": operator.lt}
+LONGEST = 200  # characters of a value or a name that an error shows
 
 
 def load_config(env_path: str | Path | None, exp_path: str | Path, overrides: Sequence[str] = ()) -> EasyDict:
@@ -51,8 +53,9 @@ def load_config(env_path: str | Path | None, exp_path: str | Path, overrides: Se
     for override in overrides:
         name, equals, text = override.partition("=")
         if not equals:
-            raise UserError(f"command line: {override!r} sets nothing; write it as key=value, such as seed=1")
-        values |= _check({name: _parse_yaml(text, f"command line: {name}")}, "command line")
+            shown = _cut(repr(override))
+            raise UserError(f"command line: {shown} sets nothing; write it as key=value, such as seed=1")
+        values |= _check({name: _parse_yaml(text, f"command line: {_show(name)}")}, "command line")
 
     for key in KEYS:
         if isinstance(key.default, dict) and values.get("setup") in key.default:
@@ -77,9 +80,22 @@ def check_stage(cfg: EasyDict, stage: str) -> None:
     if criterion and values.get("criterion", criterion) != criterion:
         raise UserError(f"criterion {cfg.criterion} does not fit setup: {stage}; write criterion: {criterion}")
     if missing := [key.name for key in KEYS if key.name not in values and _is_needed(key, stage, values)]:
-        raise UserError(f"{stage}.py needs keys that the config lacks: {', '.join(missing)}; add them to its YAML")
-    kwargs = cfg.get("optimizer_kwargs", {})
-    if kwargs.get("nesterov") and not kwargs.get("momentum"):
+        shown = textwrap.shorten(", ".join(missing), 300, placeholder=" ...")
+        raise UserError(f"{stage}.py needs keys that the config lacks: {shown}; add them to its YAML")
+    if Path(cfg.run_name).is_absolute() or ".." in Path(cfg.run_name).parts:
+        shown = _show(cfg.run_name)
+        raise UserError(f"run_name {shown} leads out of root_dir: give a plain name, and the place as root_dir=...")
+    if stage not in CRITERIA:
+        return  # nothing is trained
+    for name in values:
+        if name.startswith("criterion_kwargs.") and not _is_needed(BY_NAME[name], stage, values):
+            raise UserError(f"{name} is {values[name]}, but criterion: {criterion} has no such term; leave it out")
+    cutout = cfg.augmentation_kwargs.get("cutout_kwargs") if cfg.augmentation_strategy == "affine" else None
+    if cutout and (missing := {"n_holes", "length"} - cutout.keys()):
+        name = f"augmentation_kwargs.cutout_kwargs.{min(missing)}"
+        raise UserError(f"{name} is missing: give it, or leave cutout_kwargs out, as affine may do without")
+    kwargs = cfg.optimizer_kwargs
+    if cfg.optimizer == "sgd" and kwargs.nesterov and not kwargs.momentum:
         raise UserError("optimizer_kwargs.nesterov is True with momentum 0: give a momentum, or nesterov: False")
     if stage == "selflabel" and cfg.num_heads != 1:
         raise UserError(f"num_heads is {cfg.num_heads}: selflabel.py trains the best head alone; write num_heads: 1")
@@ -87,8 +103,8 @@ def check_stage(cfg: EasyDict, stage: str) -> None:
 
 def save_config(cfg: EasyDict, path: str | Path) -> None:
     """Write cfg as YAML, whole or not at all; `load_config(None, path)` gives it back."""
-    with replacing(path) as file:
-        yaml.safe_dump(_nest(_flatten(cfg)), file, encoding="utf-8", sort_keys=False, default_flow_style=None)
+    text = yaml.safe_dump(_nest(_flatten(cfg)), encoding="utf-8", sort_keys=False, default_flow_style=None)
+    write_whole({Path(path): text})
 
 
 def resume_differences(saved: EasyDict, current: EasyDict) -> list[str]:
@@ -100,6 +116,13 @@ def resume_differences(saved: EasyDict, current: EasyDict) -> list[str]:
         if not (key.may_change or (key.name == "num_neighbors" and current.setup in MINED_LATER))
         and old.get(key.name) != new.get(key.name)
     ]
+
+
+def wanted(key: Key) -> str:
+    """What a value of this key should be, in words."""
+    if isinstance(key.allowed, tuple):
+        return f"one of {', '.join(key.allowed)}"
+    return f"{FORMS[key.type]} {' and '.join(key.allowed.split())}".strip()
 
 
 def _is_needed(key: Key, stage: str, values: Mapping[str, Any]) -> bool:
@@ -140,7 +163,10 @@ def _parse_yaml(content: str | bytes, source: str) -> Any:
     except yaml.reader.ReaderError as error:
         raise UserError(f"{source}: not a text file in UTF-8 ({error.reason})") from error
     except yaml.MarkedYAMLError as error:
-        raise UserError(f"{source}, line {error.problem_mark.line + 1}: {error.problem}") from error
+        problem = " ".join(filter(None, (error.context, error.problem)))
+        raise UserError(f"{source}, line {error.problem_mark.line + 1}: {_cut(problem)}") from error
+    except (RecursionError, ValueError, OverflowError) as error:  # PyYAML's own, at a deep nest or "\UFFFFFFFF"
+        raise UserError(f"{source}: cannot be read as YAML ({error})") from error
 
 
 def _check(tree: Mapping[str, Any], source: str, prefix: str = "") -> dict[str, Any]:
@@ -158,17 +184,22 @@ def _check(tree: Mapping[str, Any], source: str, prefix: str = "") -> dict[str, 
             except ValueError as error:
                 raise UserError(f"{source}: {name} should be {error}, not {_show(value)}") from error
         else:
-            raise UserError(f"{source}: unknown key {name!r}; the nearest one is {_nearest(name)!r}")
+            nearest = _nearest(name[:LONGEST])
+            raise UserError(f"{source}: unknown key {_cut(repr(name))}; the nearest one is {nearest!r}")
     return values
 
 
 def _show(value: Any) -> str:
-    """What the user wrote, on one line."""
+    """What the user wrote, on one line of bounded length."""
     if isinstance(value, dict):
         return "a mapping"
     if isinstance(value, list):
-        return f"[{', '.join(map(_show, value))}]"
-    return (value if value.isprintable() else repr(value)) if value else "empty"
+        return _cut(f"[{', '.join('a list' if isinstance(item, list) else _show(item) for item in value)}]")
+    return _cut(value if value.isprintable() else repr(value)) if value else "empty"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def _nearest(name: str) -> str:
@@ -191,10 +222,11 @@ def _convert(key: Key, value: Any) -> Any:
     if key.type == "range" and items[0] > items[1]:
         raise ValueError(form)
     if isinstance(key.allowed, tuple):
-        if items[0] not in key.allowed:
-            raise ValueError(f"one of {', '.join(key.allowed)}")
-    elif not all(_within(bound, item) for bound in key.allowed.split() for item in items):
-        raise ValueError(f"{form} {' and '.join(key.allowed.split())}")
+        fits = items[0] in key.allowed
+    else:
+        fits = all(_within(bound, item) for bound in key.allowed.split() for item in items)
+    if not fits:
+        raise ValueError(wanted(key))
     return items if isinstance(value, list) else items[0]
 
 
@@ -202,10 +234,10 @@ def _convert_scalar(kind: str, text: Any) -> Any:
     """Text as str, path, bool, float or int, without loss; ValueError where that cannot be."""
     if not isinstance(text, str) or text.lower() in ("", "~", "null"):  # YAML's words for nothing
         raise ValueError
-    if kind == "str":
-        return text
-    if kind == "path":
-        return os.path.expanduser(text)
+    if kind in ("str", "path"):
+        if min(text.encode()) < 32:  # control characters; half a surrogate pair is a ValueError by itself
+            raise ValueError
+        return os.path.expanduser(text) if kind == "path" else text
     if kind == "bool":
         if text.lower() not in BOOLS:
             raise ValueError

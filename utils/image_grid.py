@@ -1,5 +1,6 @@
 """Rows of images under captions, as one PNG."""
 
+import io
 import math
 from pathlib import Path
 from typing import NamedTuple
@@ -8,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image, ImageOps
 
-from utils.files import replacing
+from utils.files import write_whole
 
 DPI = 128  # a power of two: pixels / DPI * DPI is exact, so a picture has the very size asked for
 INK, FAINT, BLUE, RED = "#222222", "#8a8a8a", "#2f6db3", "#d62728"
@@ -61,5 +62,6 @@ def shorten(text: str, length: int) -> str:
 
 def save_figure(figure: Figure, path: str | Path, **options) -> None:
     """Write the PNG whole or not at all."""
-    with replacing(path) as file:
-        figure.savefig(file, format="png", dpi=DPI, facecolor="white", **options)
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=DPI, facecolor="white", **options)
+    write_whole({Path(path): file.getvalue()})

@@ -16,7 +16,10 @@ class Logger:
     """`epoch` for the numbers of an epoch, `final` for those of the finished stage, `note` and `warn` for sentences."""
 
     def __init__(self, folder: Path):
-        self.jsonl = open(folder / "log.jsonl", "a", buffering=1, encoding="utf-8")  # noqa: SIM115 (open for the run)
+        path = folder / "log.jsonl"
+        cut_off = path.exists() and not path.read_bytes().endswith(b"\n")  # by a full disk, in the middle of a line
+        self.jsonl = open(path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115 (open for the run)
+        self.jsonl.write("\n" * cut_off)
         self.tensorboard = SummaryWriter(str(folder / "tensorboard")) if SummaryWriter else None
 
     def heading(self, text: str) -> None:
@@ -49,6 +52,11 @@ class Logger:
     def _write(self, record: dict, text: str) -> None:
         tqdm.write(text)
         self.jsonl.write(json.dumps(record) + "\n")
+
+
+def say(text: str) -> None:
+    """A sentence for the console alone."""
+    tqdm.write(text)
 
 
 def print_metrics(title: str, metrics: dict) -> None:

@@ -4,7 +4,7 @@ import torch
 
 from data.dataset import is_labelled
 from utils.evaluate import kmeans_accuracy, neighbor_accuracy
-from utils.neighbors import check_minable, choose_backend, mine_neighbors, save_neighbors, weighted_knn
+from utils.neighbors import check_minable, choose_backend, mine_neighbors, weighted_knn
 from utils.run import Run
 from utils.visualize import plot_neighbors
 
@@ -35,7 +35,7 @@ def mine(run: Run, features: dict[str, torch.Tensor], train_set, val_set) -> Non
         vectors = features[split].to(run.device)
         backend = choose_backend(vectors, run.cfg.knn_backend)
         neighbors = mine_neighbors(vectors, topk, backend)  # (N, T + 1)
-        save_neighbors(neighbors, run.folder / f"topk-{split}-neighbors.npy")
+        run.save_neighbors(split, neighbors)
         run.log.note(f"mined the {topk} nearest neighbors of {len(dataset)} {split} images with {backend}")
         if is_labelled(dataset):
             accuracy = neighbor_accuracy(neighbors, dataset.targets, topk)

@@ -1,5 +1,6 @@
 """Nearest neighbors of features: mining, which SCAN starts from, and the weighted kNN that watches a pretext task."""
 
+import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,6 @@ import torch
 from torch import Tensor
 
 from utils.errors import UserError
-from utils.files import replacing
 
 CHUNK = 512  # rows of similarities held at once
 
@@ -146,23 +146,19 @@ def weighted_knn(
     return torch.cat(predictions)
 
 
-def save_neighbors(neighbors: Tensor, path: Path) -> None:
-    """Write int64 (N, T+1) as a `.npy` file, the published format."""
-    with replacing(path) as file:
-        np.save(file, neighbors.numpy())
+def neighbors_to_bytes(neighbors: Tensor) -> bytes:
+    """int64 (N, T+1) as the content of a `.npy` file, the published format."""
+    file = io.BytesIO()
+    np.save(file, neighbors.numpy())
+    return file.getvalue()
 
 
 def load_neighbors(path: Path, num_images: int, num_neighbors: int | None = None) -> Tensor:
     """Read a neighbor file (N, T+1); returns its first num_neighbors + 1 columns (all of them for None), int64.
 
-    Raises UserError when the file is missing, was mined on another number of images or holds too few neighbors."""
-    if not path.is_file():
-        raise UserError(
-            f"{path} not found: scan.py starts from the neighbors that simclr.py mines; run simclr.py with "
-            "this data set's config under configs/pretext/ first, or set pretext_dir=..."
-        )
+    Raises UserError when the file was mined on another number of images or holds too few neighbors."""
     try:
-        neighbors = np.load(path, allow_pickle=False)
+        neighbors = np.lib.format.read_array(io.BytesIO(path.read_bytes()), allow_pickle=False)
     except (ValueError, EOFError) as error:
         raise UserError(f"{path} ({path.stat().st_size} bytes) is no readable .npy file: mine it again") from error
     if neighbors.ndim != 2 or len(neighbors) != num_images or not np.issubdtype(neighbors.dtype, np.integer):

@@ -1,45 +1,30 @@
-"""A run of one stage: its arguments, folder, log, checkpoints, and how it ends."""
+"""A run of one stage: its folder, what it starts from, its checkpoints and log, and how it ends."""
 
-import argparse
-import hashlib
-import signal
-import sys
+import json
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import NoReturn
 
 import torch
 from easydict import EasyDict
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from models.weights import load_strictly, read_file
-from utils.config import check_stage, load_config, resume_differences, save_config
+from models.weights import load_strictly, to_bytes
+from utils import stopping
+from utils.checkpoints import has_checkpoint, load_checkpoint, save_checkpoint
+from utils.config import load_config, resume_differences, save_config
 from utils.errors import RunError, UserError
-from utils.files import replacing
-from utils.logger import Logger
+from utils.files import save_recorded, sha256_of, write_whole
+from utils.handover import MODEL, NEIGHBORS, STAGE_FOLDERS, Handover, data_facts
+from utils.lock import claim
+from utils.logger import Logger, say
+from utils.neighbors import neighbors_to_bytes
+from utils.progress import Progress
 
-STAGE_FOLDERS = {"simclr": "pretext", "moco": "pretext", "scan": "scan", "selflabel": "selflabel"}
-
-
-def stage_arguments(argv: list[str] | None, description: str, takes_model: bool = False) -> argparse.Namespace:
-    """A stage script's command line: `--config_env`, `--config_exp`, overrides and, if asked for, `--model`."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--config_env", help="where results go (default: configs/env.yml, if present)")
-    parser.add_argument("--config_exp", required=True, help="the YAML of this stage and data set, under configs/")
-    if takes_model:
-        parser.add_argument("--model", type=Path, help="a trained model to mine with: nothing is trained")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over both files")
-    return parser.parse_intermixed_args(argv)
-
-
-def stage_config(arguments: argparse.Namespace, stage: str) -> EasyDict:
-    """The config of a stage script, checked for its stage."""
-    cfg = load_config(arguments.config_env, arguments.config_exp, arguments.overrides)
-    check_stage(cfg, stage)
-    return cfg
+CHOICE = "give this run its own run_name=..., or begin anew with --restart, which moves the old files aside"
 
 
 def choose_device(name: str) -> torch.device:
@@ -52,109 +37,164 @@ def choose_device(name: str) -> torch.device:
 
 
 class Run:
-    """The folder `root_dir/<run_name>/<stage>`, made on entry, with config.yml, log.jsonl and checkpoint.pth.tar.
+    """The folder `root_dir/<run_name>/<stage>` with model, checkpoints, config.yml and log.jsonl.
 
-    Seeds PyTorch for the weights drawn next. Raises UserError if a checkpoint of another config stands there."""
+    Stopped anywhere and started again, a run ends with the same weights, to the last bit (on a CPU, with the same
+    number of threads). Nothing is written before `resume` or `take_over`: a mistake found until then leaves no trace.
+    restart: move what the folder holds aside. Seeds PyTorch for the weights drawn next. Raises UserError if the folder
+    holds a run of another config."""
 
-    def __init__(self, cfg):
-        self.cfg, self.device = cfg, choose_device(cfg.device)
+    latest: "Run | None" = None  # the one that began last
+
+    def __init__(self, cfg: EasyDict, restart: bool = False):
+        self.cfg, self.restart, self.device = cfg, restart, choose_device(cfg.device)
         self.folder = Path(cfg.root_dir) / cfg.run_name / STAGE_FOLDERS[cfg.setup]
-        self.checkpoint = self.folder / "checkpoint.pth.tar"
+        self.checkpoint, self.ending = self.folder / "checkpoint.pth.tar", self.folder / "finished.json"
         self.is_pretext = STAGE_FOLDERS[cfg.setup] == "pretext"
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.handover, self.data, self.inputs = None, {}, {}
+        self.finished_epochs, self.begun_epoch, self.state = 0, None, {}
         self._refuse_other_config()
-        self.log = Logger(self.folder)
-        self.finished_epochs, self.start_digest = 0, None
         torch.manual_seed(cfg.seed)
-        self.log.heading(f"{cfg.setup} on {cfg.train_db_name}  ({self.device}, seed {cfg.seed})  ->  {self.folder}")
 
     def _refuse_other_config(self) -> None:
-        if not self.checkpoint.exists() or not (self.folder / "config.yml").exists():
+        path = self.folder / "config.yml"
+        if self.restart or not has_checkpoint(self.checkpoint) or not path.is_file():
             return
-        if differences := resume_differences(load_config(None, self.folder / "config.yml"), self.cfg):
+        if differences := resume_differences(load_config(None, path), self.cfg):
+            more = f"; and {len(differences) - 8} more" if len(differences) > 8 else ""
             raise UserError(
-                f"{self.folder} holds a run with other settings ({'; '.join(differences[:4])}): "
-                "give this one its own run_name=..., or remove that folder"
+                f"{self.folder} holds a run with other settings ({'; '.join(differences[:8])}{more}): go on with "
+                f"those, or {CHOICE}"
             )
+
+    # -- what the run starts from
+
+    def starts_from(self, folder: str, *names: str) -> Path:
+        """Check the files of the stage before, as far as that goes without images; returns their folder."""
+        self.handover = Handover(self.cfg, Path(folder), names)
+        self.inputs |= self.handover.digests
+        return Path(folder)
+
+    def uses(self, train_set, val_set) -> None:
+        """Note the images, and check that the files of the stage before were made from them."""
+        splits = {"train": (self.cfg.train_db_name, train_set), "val": (self.cfg.val_db_name, val_set)}
+        self.data = {split: data_facts(name, split, dataset) for split, (name, dataset) in splits.items()}
+        self.inputs |= {f"{split} images": facts["images_sha256"] for split, facts in self.data.items()}
+        if self.handover:
+            self.handover.check_data(self.data)
 
     def autocast(self) -> AbstractContextManager:
         """bfloat16 where `precision: bf16` asks for it; `auto` is fp32."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.cfg.precision == "bf16")
 
-    def starts_from(self, path: Path) -> None:
-        """Note the weights that the stage begins with: a restart that finds others there is refused."""
-        self.start_digest = hashlib.sha256(path.read_bytes()).hexdigest()
-
     def resume(self, model: nn.Module, optimizer: Optimizer) -> dict:
-        """Take up after the last whole epoch, if there is a checkpoint; returns what `save` was given besides."""
-        if not self.checkpoint.exists():
-            if self.is_pretext and (self.folder / "model.pth.tar").exists():  # given with --model
-                raise UserError(
-                    f"{self.folder} holds a model that was not trained there, and training would replace it: give this "
-                    "run its own run_name=..., or remove that folder"
-                )
-            return {}
-        try:
-            state = read_file(self.checkpoint)
-        except UserError as error:
-            raise UserError(f"{error}; move it away to start anew") from error
+        """Take up where the last checkpoint stands, if there is one; returns what `save` was given besides.
+
+        From here on the run saves this model and optimizer."""
+        self.lock, self.model, self.optimizer = claim(self.folder, self.restart), model, optimizer
+        state, fault = load_checkpoint(self.checkpoint)
+        if state is not None:
+            self._check_checkpoint(state)
+            load_strictly(model, state.pop("model"), self.checkpoint)
+            optimizer.load_state_dict(state.pop("optimizer"))
+            self.finished_epochs, self.begun_epoch = state.pop("epoch"), state.pop("begun_epoch", None)
+        elif self.is_pretext and (self.folder / MODEL).exists():  # given with --model
+            raise UserError(
+                f"{self.folder} holds a model that was not trained there, and training would replace it: {CHOICE}"
+            )
+        self._open_log()
+        if fault:
+            self.log.warn(f"{fault}; going on from the checkpoint before")
+        if state is not None:
+            self.log.note(f"resumed {_place(self.finished_epochs, self.begun_epoch)} from {self.checkpoint}")
+        self.state = state or {}
+        return self.state
+
+    def _check_checkpoint(self, state: dict) -> None:
         if not {"model", "optimizer", "epoch"} <= state.keys():
             hint = f"; if it is a trained model, mine with it: --model {self.checkpoint}" if self.is_pretext else ""
             raise UserError(f"{self.checkpoint} is no checkpoint to go on from: move it away to start anew{hint}")
-        if state.pop("start_digest", None) != self.start_digest:
+        if not (self.folder / "config.yml").is_file():
+            raise UserError(f"{self.folder} lacks config.yml, the settings of the checkpoint there: {CHOICE}")
+        if changed := [name for name, digest in state.pop("inputs", {}).items() if self.inputs.get(name) != digest]:
+            raise UserError(f"{self.folder} began with other {', '.join(changed)} than there are now: {CHOICE}")
+        if state["epoch"] + ("begun_epoch" in state) > self.cfg.epochs:
             raise UserError(
-                f"{self.folder} began with other weights than now lie in the stage before: give this run its own "
-                "run_name=..., or remove that folder"
+                f"{self.checkpoint} is {_place(state['epoch'], state.get('begun_epoch'))}, more than epochs: "
+                f"{self.cfg.epochs}; give at least as many epochs, or {CHOICE}"
             )
-        if state["epoch"] > self.cfg.epochs:
-            raise UserError(
-                f"{self.checkpoint} has finished {state['epoch']} epochs, more than epochs: {self.cfg.epochs}; give "
-                "this run its own run_name=..., or at least as many epochs"
-            )
-        load_strictly(model, state.pop("model"), self.checkpoint)
-        optimizer.load_state_dict(state.pop("optimizer"))
-        self.finished_epochs = state.pop("epoch")
-        self.log.note(f"resumed after epoch {self.finished_epochs} of {self.cfg.epochs} from {self.checkpoint}")
-        return state
 
     def take_over(self, model: nn.Module, state: dict, path: Path) -> None:
         """Load the weights `state`, read from `path`, in place of training. Raises UserError where they would replace
         a model that was trained here."""
-        own = [self.checkpoint.resolve(), (self.folder / "model.pth.tar").resolve()]
-        if self.checkpoint.exists() and path.resolve() not in own:
-            raise UserError(
-                f"{self.folder} holds a training run, and its model would be replaced by {path}: give this one its own "
-                "run_name=..., or remove that folder"
-            )
+        own = [self.checkpoint.resolve(), (self.folder / MODEL).resolve()]
+        if has_checkpoint(self.checkpoint) and path.resolve() not in own and not self.restart:
+            raise UserError(f"{self.folder} holds a training run, and {path} would replace its model: {CHOICE}")
         load_strictly(model, state, path)
-        save_config(self.cfg, self.folder / "config.yml")
+        self.lock = claim(self.folder, self.restart)
+        self._open_log()
+        self.ending.unlink(missing_ok=True)
         self.log.note(f"loaded {len(state)} of {len(state)} tensors from {path}: nothing is trained")
 
+    def _open_log(self) -> None:
+        Run.latest, cfg = self, self.cfg
+        self.log = Logger(self.folder)
+        self.log.heading(f"{cfg.setup} on {cfg.train_db_name}  ({self.device}, seed {cfg.seed})  ->  {self.folder}")
+        for name in self.handover.unrecorded if self.handover else []:
+            self.log.note(f"{self.handover.folder / name} has no record of what it was made from: taken as it is")
+
+    # -- the epochs
+
     def epochs(self) -> Iterator[int]:
-        """The epochs still to train, from 0. Writes config.yml: whatever refuses this run has spoken by now."""
+        """The epochs still to train, from 0. In them, SIGINT and SIGTERM end the run as soon as its state is saved."""
+        self.ending.unlink(missing_ok=True)
         save_config(self.cfg, self.folder / "config.yml")
-        self.start, self.first_epoch = time.perf_counter(), self.finished_epochs
-        yield from range(self.finished_epochs, self.cfg.epochs)
+        self.start = self.last_save = time.monotonic()
+        self.first_epoch = self.finished_epochs
+        with stopping.deferred():
+            yield from range(self.finished_epochs, self.cfg.epochs)
+        stopping.stop_if_requested()
 
-    def save(self, epoch: int, model: nn.Module, optimizer: Optimizer, **state) -> None:
-        """Checkpoint after epoch `epoch`: weights, optimizer, number of finished epochs, and plain values."""
-        self.finished_epochs = epoch + 1
-        content = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch + 1, **state}
-        if self.start_digest:
-            content["start_digest"] = self.start_digest
-        save_weights(content, self.checkpoint)
+    def steps(self, loader, epoch: int) -> Progress:
+        """The steps of an epoch, those left of it if it was stopped in the middle; after each the run may be saved."""
+        progress = Progress(loader, epoch, self.cfg.log_every, self.model.parameters(), self._after_step)
+        if self.begun_epoch:
+            progress.go_on(self.begun_epoch)
+            self.begun_epoch = None
+        loader.set_epoch(epoch, progress.step)
+        return progress
 
-    def check_finite(self, epoch: int, model: nn.Module) -> None:
+    def _after_step(self, progress: Progress) -> None:
+        minutes = (time.monotonic() - self.last_save) / 60
+        if stopping.requested() or minutes >= self.cfg.get("save_minutes", math.inf):
+            progress.averages()  # raises if they are not finite
+            self.check_finite(progress.epoch)
+            self._save(progress.epoch, progress.state())
+
+    def save(self, epoch: int, **state) -> None:
+        """Checkpoint after epoch `epoch`: weights, optimizer, number of finished epochs, and `state`, plain values."""
+        self.finished_epochs, self.state = epoch + 1, state
+        self._save(epoch + 1, None)
+
+    def _save(self, finished: int, begun: dict | None) -> None:
+        content = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "epoch": finished}
+        content |= {"inputs": self.inputs, **self.state} | ({"begun_epoch": begun} if begun else {})
+        facts = {"holds": f"checkpoint of {self.cfg.setup} {_place(finished, begun)}", **self.data.get("train", {})}
+        save_checkpoint(self.checkpoint, content, facts)
+        self.last_save = time.monotonic()
+        stopping.stop_if_requested()
+
+    def check_finite(self, epoch: int) -> None:
         """Raise RunError if the last step left weights that are not finite, before any of them is saved."""
-        if not all(value.isfinite().all() for value in model.state_dict().values()):
+        if not all(value.isfinite().all() for value in self.model.state_dict().values()):
             raise RunError(
-                f"the weights were not finite after epoch {epoch + 1}: nothing of this epoch was saved; a lower "
-                "optimizer_kwargs.lr or precision: fp32 usually helps"
+                f"the weights were not finite in epoch {epoch + 1}; the last checkpoint is whole: try a lower "
+                "optimizer_kwargs.lr, or precision=fp32"
             )
 
     def log_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
         """Log the epoch's metrics, with the time that the stage still needs."""
-        spent = time.perf_counter() - self.start
+        spent = time.monotonic() - self.start
         left = spent / (epoch + 1 - self.first_epoch) * (self.cfg.epochs - epoch - 1)
         remark = f"[{epoch + 1}/{self.cfg.epochs}, {left / 60:.1f} min left]"
         self.log.epoch(epoch + 1, metrics, remark)
@@ -163,29 +203,44 @@ class Run:
         """Every so many epochs, and at the last one."""
         return (epoch + 1) % every == 0 or epoch + 1 == self.cfg.epochs
 
+    # -- results, and the end
 
-def save_weights(content: dict, path: Path) -> None:
-    """Write tensors and plain Python types, whole or not at all."""
-    with replacing(path) as file:
-        torch.save(content, file)
+    def save_model(self, content: dict) -> None:
+        """Write model.pth.tar and its record: what the next stage starts from."""
+        facts = {"holds": f"model of {self.cfg.setup}", **self.data.get("train", {}), "made_from": self.inputs}
+        save_recorded(self.folder / MODEL, to_bytes(content), facts)
+
+    def save_neighbors(self, split: str, neighbors: Tensor) -> None:
+        """Write the neighbor file (N, T + 1) of a split and its record, which names the weights it was mined with."""
+        facts = {"holds": "nearest neighbors", **self.data[split], "topk": neighbors.shape[1] - 1}
+        facts["weights_sha256"] = sha256_of(self.folder / MODEL)
+        save_recorded(self.folder / NEIGHBORS[split], neighbors_to_bytes(neighbors), facts)
+
+    def finish(self, text: str) -> None:
+        """The stage has come to its end: `text` tells what its folder holds."""
+        save_config(self.cfg, self.folder / "config.yml")
+        write_whole({self.ending: json.dumps(self._ending(self.finished_epochs), indent=1).encode()})
+        self.log.note(f"done: {self.folder} holds {text}")
+
+    def is_finished(self) -> bool:
+        """Whether the stage has ended here with this config and with the files that lie here now; says so if it has."""
+        if self.restart or not self.ending.is_file():
+            return False
+        if self.ending.read_bytes() != json.dumps(self._ending(self.cfg.epochs), indent=1).encode():
+            return False
+        say(f"{self.folder} is finished ({self.cfg.epochs} epochs): train more with epochs=..., or anew with --restart")
+        return True
+
+    def _ending(self, epochs: int) -> dict:
+        """What tells whether a stage is finished: settings that may change, what it began with, and what it left."""
+        names = [name for name in (MODEL, *NEIGHBORS.values()) if (self.folder / name).is_file()]
+        return {
+            "epochs": epochs,
+            "num_neighbors": self.cfg.get("num_neighbors"),
+            "began_with": self.handover.digests if self.handover else {},
+            "left": {name: sha256_of(self.folder / name) for name in names},
+        }
 
 
-def command(main: Callable[[], None]) -> None:
-    """Run a script's `main` and end the process as the shell expects.
-
-    User's mistakes end in one line and exit code 2, failed storage or numbers in 3, SIGINT and SIGTERM in 130 and 143;
-    anything else is a bug of ours, and shows its traceback."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        main()
-    except UserError as error:
-        _end(f"error: {error}", 2)
-    except (RunError, OSError) as error:
-        _end(f"error: {error}", 3)
-    except KeyboardInterrupt:
-        _end("\nstopped; given again, the command of a stage goes on after its last whole epoch", 130)
-
-
-def _end(message: str, code: int) -> NoReturn:
-    print(message, file=sys.stderr)
-    sys.exit(code)
+def _place(finished: int, begun: dict | None) -> str:
+    return f"after epoch {finished}" + (f" and {begun['step']} steps of the next" if begun else "")

@@ -237,3 +237,11 @@ def test_a_view_that_does_not_fit_the_images_is_refused_when_the_loader_is_built
 def test_neighbors_of_another_number_of_images_are_refused():
     with pytest.raises(ValueError, match="49 rows of neighbors for 50 images"):
         build_loader(numbered_images(), [PLAIN] * 2, 8, train=True, neighbors=torch.zeros(49, 2, dtype=torch.long))
+
+
+def test_a_pass_that_was_stopped_goes_on_with_the_batches_of_a_whole_one():
+    loader = build_loader(numbered_images(), [RANDOM, RANDOM], 8, train=True, seed=1)
+    whole = epoch_of(loader, 3)
+    loader.set_epoch(3, first_step=2)
+    assert same(list(loader), whole[2:])
+    assert same(epoch_of(loader, 3), whole)

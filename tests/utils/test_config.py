@@ -297,7 +297,9 @@ def test_a_value_of_another_type_is_refused_with_key_and_source(key, text, wante
 
 def test_a_refused_value_is_shown_as_it_was_written():
     assert error_of(config, "batch_size: ten") == "exp.yml: batch_size should be a whole number, not ten"
-    assert error_of(config, "batch_size: 1") == "exp.yml: batch_size should be a whole number >=2, not 1"
+    assert error_of(config, "batch_size: 1") == (
+        "exp.yml: batch_size should be a whole number >=2 and <=1000000, not 1"
+    )
     assert error_of(config, "batch_size:").endswith("not empty")
     assert error_of(config, "batch_size: {a: 1}").endswith("not a mapping")
     assert error_of(config, 'batch_size: "1\\n2"').endswith(r"not '1\n2'")
@@ -324,45 +326,48 @@ AUGMENT = "augmentation_kwargs"
         ("scheduler", ["constant", "cosine", "step"], ["linear"]),
         ("augmentation_strategy", ["standard", "simclr", "ours", "affine"], ["strong"]),
         ("seed", [0, 1], [-1]),
-        ("epochs", [1], [0]),
-        ("max_images", [1], [0]),
-        ("batch_size", [2], [1]),
-        ("num_workers", [0], [-1]),
+        ("epochs", [1, 1000000], [0, 1000001]),
+        ("max_images", [1, 1000000000], [0, 1e10]),
+        ("batch_size", [2, 1000000], [1, 1e30]),
+        ("num_workers", [0, 1024], [-1, 1025]),
+        ("save_minutes", [0.1, 60], [0, -1]),
         ("knn_every", [1], [0]),
         ("log_every", [1], [0]),
-        ("num_classes", [2], [1]),
-        ("num_heads", [1], [0]),
-        ("num_neighbors", [1], [0]),
-        ("model_kwargs.width", [1], [0]),
-        ("model_kwargs.features_dim", [1], [0]),
+        ("num_classes", [2, 100000], [1, 1e6]),
+        ("num_heads", [1, 1000], [0, 1001]),
+        ("num_neighbors", [1, 10000], [0, 10001]),
+        ("model_kwargs.width", [1, 1024], [0, 1025]),
+        ("model_kwargs.features_dim", [1, 65536], [0, 1e30]),
         ("confidence_threshold", [0.01, 0.99], [0, 1, 1.5]),
         ("ema_alpha", [0, 0.999], [-0.1, 1]),
         ("temperature", [0.07], [0]),
         ("criterion_kwargs.temperature", [0.1], [0, -1]),
         ("criterion_kwargs.entropy_weight", [0, 5], [-0.1]),
-        ("optimizer_kwargs.lr", [1e-9, 5], [0, -1]),
-        ("optimizer_kwargs.weight_decay", [0], [-1e-4]),
+        ("optimizer_kwargs.lr", [1e-9, 5, 1000000], [0, -1, 1e39]),
+        ("optimizer_kwargs.weight_decay", [0, 1000000], [-1e-4, 1e39]),
         ("optimizer_kwargs.momentum", [0, 0.9], [1, -0.1]),
         ("scheduler_kwargs.lr_decay_rate", [0.1, 1], [0, 1.1]),
         ("scheduler_kwargs.lr_decay_epochs", ["[0, 5]"], ["[5, -1]"]),
-        (f"{AUGMENT}.random_resized_crop.size", [1], [0]),
+        (f"{AUGMENT}.random_resized_crop.size", [1, 4096], [0, 4097]),
         (f"{AUGMENT}.random_resized_crop.scale", ["[0.2, 1]", "[1, 1]"], ["[0, 1]", "[0.2, 1.1]"]),
         (f"{AUGMENT}.color_jitter_random_apply.p", [0, 1], [-0.1, 1.1]),
-        (f"{AUGMENT}.color_jitter.brightness", [0, 2], [-0.1]),
+        (f"{AUGMENT}.color_jitter.brightness", [0, 2, 100], [-0.1, 101]),
+        (f"{AUGMENT}.color_jitter.contrast", [0, 2, 100], [-0.1, 101]),
+        (f"{AUGMENT}.color_jitter.saturation", [0, 2, 100], [-0.1, 101]),
         (f"{AUGMENT}.color_jitter.hue", [0, 0.5], [-0.1, 0.51]),
         (f"{AUGMENT}.random_grayscale.p", [0, 1], [-0.1, 1.1]),
-        (f"{AUGMENT}.crop_size", [1], [0]),
-        (f"{AUGMENT}.num_strong_augs", [0], [-1]),
-        (f"{AUGMENT}.cutout_kwargs.n_holes", [0], [-1]),
-        (f"{AUGMENT}.cutout_kwargs.length", [1], [0]),
-        (f"{AUGMENT}.random_affine.degrees", [0, 10], [-1]),
-        (f"{AUGMENT}.random_affine.scale", ["[0.8, 1.2]"], ["[0, 1]"]),
-        (f"{AUGMENT}.random_affine.aspect", ["[0.8, 1.25]"], ["[0, 1]"]),
-        (f"{AUGMENT}.random_affine.shear", [0, 0.3], [-0.1]),
+        (f"{AUGMENT}.crop_size", [1, 4096], [0, 4097]),
+        (f"{AUGMENT}.num_strong_augs", [0, 100], [-1, 101]),
+        (f"{AUGMENT}.cutout_kwargs.n_holes", [0, 100], [-1, 101]),
+        (f"{AUGMENT}.cutout_kwargs.length", [1, 4096], [0, 4097]),
+        (f"{AUGMENT}.random_affine.degrees", [0, 10, 360], [-1, 361]),
+        (f"{AUGMENT}.random_affine.scale", ["[0.8, 1.2]", "[0.01, 100]"], ["[0, 1]", "[1, 101]"]),
+        (f"{AUGMENT}.random_affine.aspect", ["[0.8, 1.25]", "[0.01, 100]"], ["[0, 1]", "[1, 101]"]),
+        (f"{AUGMENT}.random_affine.shear", [0, 0.3, 10], [-0.1, 11]),
         (f"{AUGMENT}.random_affine.translate", [0, 1], [-0.1, 1.1]),
         (f"{AUGMENT}.normalize.mean", ["[0, 0.5, 1]"], ["[123.7, 116.3, 103.5]"]),
         (f"{AUGMENT}.normalize.std", ["[0.1, 0.5, 1]"], ["[0.2, 0, 0.2]"]),
-        ("transformation_kwargs.crop_size", [1], [0]),
+        ("transformation_kwargs.crop_size", [1, 4096], [0, 4097]),
         ("transformation_kwargs.normalize.std", ["[0.1, 0.5, 1]"], ["[0.2, 0, 0.2]"]),
     ],
 )
@@ -635,6 +640,7 @@ def test_a_run_does_not_differ_from_itself():
         "log_every=3",
         "num_workers=0",
         "epochs=50",
+        "save_minutes=5",
         "db_root_dir.cifar-10=/data",
         "pretext_dir=other",
         "scan_dir=other",
@@ -677,3 +683,105 @@ def test_nesterov_without_momentum_is_a_mistake():
     cfg = load_config(None, CONFIGS / "pretext/simclr_cifar10.yml", overrides)
     with pytest.raises(UserError, match="momentum 0"):
         check_stage(cfg, "simclr")
+
+
+# Nasty ones
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ('run_name: "a\\0b"', r"exp.yml: run_name should be text, not 'a\x00b'"),
+        ('root_dir: "a\\nb"', r"exp.yml: root_dir should be a path, not 'a\nb'"),
+        (
+            'run_name: "\\uD800"',
+            r"exp.yml: run_name should be text, not '\ud800'",
+        ),  # half a pair: no file can be named so
+        ('run_name: "\\UFFFFFFFF"', "exp.yml: cannot be read as YAML ("),
+        (f"seed: {'[' * 1000}", "exp.yml: cannot be read as YAML ("),
+        (f"seed: {'9' * 5000}", f"exp.yml: seed should be a whole number, not {'9' * 200}..."),
+        (f"{'x' * 5000}: 1", "exp.yml, line 1: mapping values are not allowed here"),  # YAML's keys end at 1024
+        (f"{'x' * 1000}: 1", f"exp.yml: unknown key '{'x' * 199}...; the nearest one is "),
+        (f"seed: *{'x' * 500}", f"exp.yml, line 1: found undefined alias '{'x' * 177}..."),
+        (
+            "seed: [&a [1], &b [*a, *a], [*b, *b]]",
+            "exp.yml: seed should be a whole number, not [a list, a list, a list]",
+        ),
+        ("seed: &a [*a]", "exp.yml, line 1: found unconstructable recursive node"),
+        ("seed: &a 1\nepochs: &a 2", "exp.yml, line 2: found duplicate anchor 'a'; first occurrence second occurrence"),
+        ("<<: {seed: 1}", "exp.yml: unknown key '<<'; the nearest one is "),
+        (
+            "seed: 1\n---\nseed: 2",
+            "exp.yml, line 2: expected a single document in the stream but found another document",
+        ),
+        ("seed: !!python/object/apply:os.system [ls]", "exp.yml: seed should be a whole number, not [ls]"),
+        ("seed: .nan", "exp.yml: seed should be a whole number, not .nan"),
+        ("epochs: 1e30", "exp.yml: epochs should be a whole number >=1 and <=1000000, not 1e30"),
+    ],
+    ids=lambda text: text[:40],
+)
+def test_a_nasty_file_is_refused_in_one_short_line(text, message):
+    found = error_of(config, text)
+    assert found.startswith(message) and len(found) < 300
+
+
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ("=1", "command line: unknown key ''; the nearest one is "),
+        ("a\nb={", r"command line: 'a\nb', line 1: while parsing a flow node expected the node content, but found"),
+        ("x" * 5000, f"command line: '{'x' * 199}... sets nothing; write it as key=value, such as seed=1"),
+        ("seed=1\n---\n2", "command line: seed, line 2: expected a single document in the stream but found another"),
+        ("seed=\x07", "command line: seed: not a text file in UTF-8 (special characters are not allowed)"),
+        ("optimizer_kwargs.lr==1", "command line: optimizer_kwargs.lr should be a number, not =1"),
+    ],
+    ids=lambda text: text[:40],
+)
+def test_a_nasty_argument_is_refused_in_one_short_line(override, message):
+    found = error_of(config, "", override)
+    assert found.startswith(message) and len(found) < 300
+
+
+@pytest.mark.parametrize("name", ["..", "../run", "a/../../b", "/data/run"])
+def test_a_run_name_may_not_lead_out_of_root_dir(name):
+    cfg = load_config(None, CONFIGS / "scan/scan_digits.yml", [f"run_name={name}"])
+    assert error_of(check_stage, cfg, "scan") == (
+        f"run_name {name} leads out of root_dir: give a plain name, and the place as root_dir=..."
+    )
+
+
+@pytest.mark.parametrize("name", ["a..b", "sweep/1", "7", "ü 漢字"])
+def test_a_run_name_may_be_any_other_text(name):
+    check_stage(load_config(None, CONFIGS / "scan/scan_digits.yml", [f"run_name={name}"]), "scan")
+
+
+def test_a_term_of_another_criterion_is_refused():
+    cfg = load_config(None, CONFIGS / "pretext/simclr_digits.yml", ["criterion_kwargs.entropy_weight=5"])
+    assert error_of(check_stage, cfg, "simclr") == (
+        "criterion_kwargs.entropy_weight is 5.0, but criterion: simclr has no such term; leave it out"
+    )
+
+
+@pytest.mark.parametrize(
+    "given, missing", [("length: 5", "n_holes"), ("n_holes: 1", "length"), ("random: True", "length")]
+)
+def test_affine_takes_a_whole_cutout_or_none(given, missing):
+    whole = (CONFIGS / "scan/scan_digits.yml").read_text()
+    cutout = "  cutout_kwargs:\n    n_holes: 1\n    length: 5\n    random: True\n"
+    assert cutout in whole
+    check_stage(config(whole.replace(cutout, "")), "scan")
+    half = config(whole.replace(cutout, f"  cutout_kwargs: {{{given}}}\n"))
+    message = error_of(check_stage, half, "scan")
+    assert message.startswith(f"augmentation_kwargs.cutout_kwargs.{missing} is missing: ")
+
+
+def test_adam_does_not_read_nesterov():
+    overrides = ["optimizer_kwargs.nesterov=True", "optimizer_kwargs.momentum=0"]
+    check_stage(load_config(None, CONFIGS / "scan/scan_digits.yml", overrides), "scan")
+
+
+def test_a_long_list_of_missing_keys_is_cut():
+    chosen = "setup: simclr\ntrain_db_name: digits\ncriterion: simclr\noptimizer: sgd\naugmentation_strategy: simclr"
+    message = error_of(check_stage, config(chosen), "simclr")  # 25 keys are missing
+    assert " lacks: epochs, batch_size, val_db_name, backbone, model_kwargs.head, " in message
+    assert message.endswith(", ...; add them to its YAML") and len(message) < 400

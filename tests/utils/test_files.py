@@ -1,9 +1,13 @@
+import errno
+import hashlib
+import json
 import os
 
 import pytest
 
 from utils import files
-from utils.files import replacing
+from utils.errors import RunError
+from utils.files import check_recorded, read_record, record_path, save_recorded, sha256_of, write_whole
 
 
 @pytest.fixture
@@ -13,61 +17,170 @@ def path(tmp_path):
     return path
 
 
-def test_the_new_content_is_whole_and_alone_in_the_folder(path):
-    with replacing(path) as file:
-        file.write(b"a longer new ")
-        file.write(b"content")
-    assert path.read_bytes() == b"a longer new content"
-    assert list(path.parent.iterdir()) == [path]
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_a_path_given_as_text_and_not_there_yet_is_written(tmp_path):
-    with replacing(f"{tmp_path}/new.npy") as file:
-        file.write(b"content")
-    assert (tmp_path / "new.npy").read_bytes() == b"content"
+# -- whole or not at all
 
 
-def test_the_old_file_stands_until_the_block_has_ended(path):
-    with replacing(path) as file:
-        file.write(b"new")
-        file.flush()
-        assert path.read_bytes() == b"old"
+def test_the_new_contents_are_whole_and_nothing_else_is_in_the_folder(path):
+    write_whole({path: b"a longer new content", path.with_name("new.npy"): b"12"})
+    assert contents(path.parent) == {"model.pth.tar": b"a longer new content", "new.npy": b"12"}
 
 
-@pytest.mark.parametrize("stop", [ValueError, OSError, KeyboardInterrupt, SystemExit])
-def test_an_exception_in_the_block_leaves_the_old_file_and_no_part_and_goes_on(path, stop):
-    with pytest.raises(stop), replacing(path) as file:
-        file.write(b"half of the new")
-        raise stop
-    assert path.read_bytes() == b"old"
-    assert list(path.parent.iterdir()) == [path]
+def test_what_stood_there_is_kept_where_it_is_wanted(path):
+    write_whole({path: b"new"}, replaced={path: path.with_name("kept")})
+    assert contents(path.parent) == {"model.pth.tar": b"new", "kept": b"old"}
+
+
+def fail(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
-def test_a_disk_that_fails_at_the_end_leaves_the_old_file_and_no_part(path, monkeypatch, call):
-    def fail(*_):
-        raise OSError("No space left on device")
-
+def test_a_disk_that_fails_leaves_the_old_file_and_no_part_and_says_what_to_do(path, monkeypatch, call):
     monkeypatch.setattr(files.os, call, fail)
-    with pytest.raises(OSError, match="No space"), replacing(path) as file:
-        file.write(b"new")
-    assert path.read_bytes() == b"old"
-    assert list(path.parent.iterdir()) == [path]
+    with pytest.raises(RunError) as error:
+        write_whole({path: b"new"})
+    message = str(error.value)
+    assert message.startswith(f"cannot write {path}: No space left on device; free some space")
+    assert "\n" not in message
+    assert contents(path.parent) == {"model.pth.tar": b"old"}
 
 
-def test_all_bytes_are_on_the_disk_before_the_rename(path, monkeypatch):
+@pytest.mark.parametrize("stop", [ValueError, KeyboardInterrupt, SystemExit])
+def test_an_interruption_goes_on_and_leaves_the_old_file_and_no_part(path, monkeypatch, stop):
+    def interrupt(_):
+        raise stop
+
+    monkeypatch.setattr(files.os, "fsync", interrupt)
+    with pytest.raises(stop):
+        write_whole({path: b"new"})
+    assert contents(path.parent) == {"model.pth.tar": b"old"}
+
+
+def test_all_files_are_on_the_disk_before_the_first_rename_and_the_folder_after_the_last(tmp_path, monkeypatch):
     fsync, replace, calls = os.fsync, os.replace, []
 
     def recorded_fsync(descriptor):
         fsync(descriptor)
-        calls.append(("on the disk", os.fstat(descriptor).st_size))
+        is_folder = os.path.isdir(f"/proc/self/fd/{descriptor}")
+        calls.append("folder" if is_folder else os.fstat(descriptor).st_size)
 
     def recorded_replace(source, target):
-        calls.append(("renamed", os.stat(source).st_size))
+        calls.append(target.name)
         replace(source, target)
 
     monkeypatch.setattr(files.os, "fsync", recorded_fsync)
     monkeypatch.setattr(files.os, "replace", recorded_replace)
-    with replacing(path) as file:
-        file.write(b"12345")
-    assert calls == [("on the disk", 5), ("renamed", 5)]
+    write_whole({tmp_path / "a": b"1", tmp_path / "b": b"22"})
+    assert calls == [1, 2, "a", "b", "folder"]
+
+
+@pytest.mark.parametrize(
+    "number, remedy",
+    [
+        (errno.ENOSPC, "free some space"),
+        (errno.EDQUOT, "quota"),
+        (errno.EFBIG, "free some space"),
+        (errno.EROFS, "root_dir="),
+        (errno.EACCES, "writable"),
+        (errno.EIO, "mend the storage"),
+    ],
+)
+def test_each_kind_of_failure_has_its_remedy(path, monkeypatch, number, remedy):
+    def fail_so(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(files.os, "fsync", fail_so)
+    with pytest.raises(RunError, match=remedy):
+        write_whole({path: b"new"})
+
+
+def test_a_folder_that_has_vanished_is_said_to_be_gone(tmp_path):
+    with pytest.raises(RunError, match=r"cannot write .*gone/model.*the folder is gone"):
+        write_whole({tmp_path / "gone" / "model.pth.tar": b"new"})
+    assert list(tmp_path.iterdir()) == []
+
+
+# -- records
+
+
+def test_a_record_beside_the_file_has_its_hash_its_size_and_the_facts(path):
+    save_recorded(path, b"abc", {"holds": "weights", "images": 3})
+    record = json.loads((path.parent / "model.pth.tar.json").read_text())
+    # the SHA-256 of "abc" is the first example of FIPS 180-2
+    digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert record == {"sha256": digest, "bytes": 3, "holds": "weights", "images": 3}
+    assert check_recorded(path) == record
+    assert path.read_bytes() == b"abc"
+
+
+def test_a_file_without_a_record_has_none(path):
+    assert read_record(path) is None and check_recorded(path) is None
+
+
+def test_the_file_before_and_its_record_are_kept_where_they_are_wanted(path):
+    previous = path.with_name("previous")
+    for content in (b"first", b"second", b"third"):
+        save_recorded(path, content, {"holds": content.decode()}, previous)
+    assert check_recorded(path)["holds"] == "third"
+    assert check_recorded(previous)["holds"] == "second"
+    assert len(contents(path.parent)) == 4
+
+
+SPOILED = {
+    "a flipped bit": lambda content: bytes([content[0] ^ 1]) + content[1:],
+    "cut off": lambda content: content[:-1],
+    "empty": lambda content: b"",
+    "longer": lambda content: content + b"\0",
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILED)
+def test_a_file_that_is_not_the_one_of_its_record_is_named_with_its_size(path, spoil):
+    save_recorded(path, b"content", {})
+    spoiled = SPOILED[spoil](b"content")
+    path.write_bytes(spoiled)
+    with pytest.raises(RunError) as error:
+        check_recorded(path)
+    message = str(error.value)
+    assert str(path) in message and f"({len(spoiled)} bytes)" in message and "\n" not in message
+
+
+@pytest.mark.parametrize("record", [b"", b"{", b"[]", b"{}", b'{"sha256": 3}', b"\xff"])
+def test_a_damaged_record_is_named_with_its_size(path, record):
+    record_path(path).write_bytes(record)
+    with pytest.raises(RunError, match=rf"model\.pth\.tar\.json \({len(record)} bytes\) is damaged"):
+        check_recorded(path)
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("survived", range(4))
+def test_killed_between_any_two_renames_some_record_has_the_hash_of_a_whole_file(path, monkeypatch, survived):
+    previous, replace, renames = path.with_name("previous"), os.replace, []
+    save_recorded(path, b"first", {}, previous)
+    save_recorded(path, b"second", {}, previous)
+
+    def killed_after(source, target):
+        if len(renames) == survived:
+            raise Killed
+        renames.append(target)
+        replace(source, target)
+
+    monkeypatch.setattr(files.os, "replace", killed_after)
+    with pytest.raises(Killed):
+        save_recorded(path, b"third", {}, previous)
+    hashes = {record["sha256"] for file in (path, previous) if (record := read_record(file))}
+    whole = [file.read_bytes() for file in (path, previous) if file.exists() and sha256_of(file) in hashes]
+    assert b"second" in whole
+
+
+def test_sha256_of_reads_large_files_in_blocks(tmp_path):
+    content = os.urandom((1 << 20) + 5)
+    (tmp_path / "large").write_bytes(content)
+    assert sha256_of(tmp_path / "large") == hashlib.sha256(content).hexdigest()

@@ -74,6 +74,12 @@ def test_a_second_logger_goes_on_in_the_same_file(no_tensorboard, tmp_path):
     assert [line["epoch"] for line in lines_of(tmp_path)] == [1, 2]
 
 
+def test_a_line_that_a_full_disk_cut_off_does_not_spoil_the_next_one(no_tensorboard, tmp_path):
+    (tmp_path / "log.jsonl").write_text('{"epoch": 1}\n{"epo')
+    Logger(tmp_path).note("resumed")
+    assert (tmp_path / "log.jsonl").read_text().splitlines()[-1] == '{"note": "resumed"}'
+
+
 def test_sentences_go_to_console_and_file_and_a_warning_says_that_it_is_one(no_tensorboard, tmp_path, capsys):
     log = Logger(tmp_path)
     log.heading("scan on digits")

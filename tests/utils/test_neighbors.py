@@ -14,7 +14,7 @@ from utils.neighbors import (
     itself_first,
     load_neighbors,
     mine_neighbors,
-    save_neighbors,
+    neighbors_to_bytes,
     weighted_knn,
 )
 
@@ -235,7 +235,7 @@ def test_a_memory_without_labels_is_an_error():
 
 def test_a_neighbor_file_gives_back_its_first_columns(tmp_path):
     neighbors = torch.tensor([[0, 1, 2], [1, 0, 2], [2, 1, 0]])
-    save_neighbors(neighbors, tmp_path / "n.npy")
+    (tmp_path / "n.npy").write_bytes(neighbors_to_bytes(neighbors))
     assert np.load(tmp_path / "n.npy").dtype == np.int64
     assert load_neighbors(tmp_path / "n.npy", 3).tolist() == neighbors.tolist()
     assert load_neighbors(tmp_path / "n.npy", 3, 1).tolist() == [[0, 1], [1, 0], [2, 1]]  # itself and one neighbor
@@ -244,9 +244,10 @@ def test_a_neighbor_file_gives_back_its_first_columns(tmp_path):
 @pytest.mark.parametrize(
     "content, num_images, num_neighbors, message",
     [
-        (None, 3, None, "not found.*simclr.py"),
         (b"", 3, None, r"0 bytes\) is no readable"),
         (b"no array", 3, None, "is no readable"),
+        (b"PK\x03\x04 as a .npz begins", 3, None, "is no readable"),
+        (np.array([None]), 3, None, "is no readable"),  # pickled objects
         (np.zeros((4, 2), np.int64), 3, None, r"\(4, 2\).*3 images"),
         (np.zeros((3, 2)), 3, None, "float64"),
         (np.full((3, 2), 7), 3, None, "image 7.*0 to 2"),
@@ -258,7 +259,7 @@ def test_a_neighbor_file_that_does_not_serve_is_named(tmp_path, content, num_ima
     path = tmp_path / "n.npy"
     if isinstance(content, bytes):
         path.write_bytes(content)
-    elif content is not None:
+    else:
         np.save(path, content)
     with pytest.raises(UserError, match=message):
         load_neighbors(path, num_images, num_neighbors)

@@ -33,6 +33,34 @@ def run_epoch(losses, epoch=0, **others):
     return progress.averages()
 
 
+@pytest.fixture
+def bars(monkeypatch):
+    """The bars that were drawn, in place of tqdm's."""
+    drawn = []
+
+    class Bar:
+        disable = False
+
+        def __init__(self, total, desc, initial, **_):
+            self.total, self.desc, self.initial, self.done, self.shown = total, desc, initial, [], []
+            drawn.append(self)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            return None
+
+        def update(self, count):
+            self.done.append(count)
+
+        def set_postfix(self, **values):
+            self.shown.append(values)
+
+    monkeypatch.setattr(module, "tqdm", Bar)
+    return drawn
+
+
 def test_averages_are_means_over_the_steps_named_as_training_metrics():
     averages = run_epoch([1.0, 2.0, 6.0], entropy=[0.5, 1.0, 0.0])
     averages.pop("train/images_per_second")
@@ -77,6 +105,58 @@ def test_any_measurement_that_is_not_finite_stops_the_epoch_though_a_later_one_o
         run_epoch([1.0, 1.0, 1.0], entropy=[1.0, math.nan, 1.0], last=[1.0, 1.0, 1.0])
 
 
+def test_what_was_not_finite_is_named_and_nothing_else():
+    with pytest.raises(RunError, match=r"epoch 1, step 2: entropy, other; the last checkpoint"):
+        run_epoch([1.0, 1.0, math.nan], entropy=[1.0, math.inf, 1.0], other=[1.0, math.nan, 1.0])
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_gradient_that_is_not_finite_is_named_though_the_loss_is(bad):
+    weights = [torch.nn.Parameter(torch.ones(2)) for _ in range(3)]  # the last one has no gradient
+    progress = Progress(Loader(4, 4, 4), 0, 10, parameters=weights)
+    with pytest.raises(RunError, match="epoch 1, step 2: gradient;"):
+        for step, _ in enumerate(progress):
+            weights[0].grad = torch.ones(2)
+            weights[1].grad = torch.tensor([1.0, bad if step == 1 else 1.0])
+            progress.update(loss=torch.tensor(1.0))
+        progress.averages()
+
+
+def test_counts_are_added_up_over_the_steps():
+    progress = Progress(Loader(4, 4), 0, 10)
+    for _ in progress:
+        progress.count(kept=torch.tensor(3), skipped=False)
+    assert progress.counts == {"kept": 6, "skipped": 0}
+
+
+def test_an_epoch_taken_up_again_ends_with_the_averages_and_counts_of_an_unbroken_one(bars):
+    def part(progress, losses):
+        for _, loss in zip(progress, losses, strict=False):
+            progress.count(kept=1)
+            progress.update(loss=torch.tensor(loss))
+        return progress
+
+    first = part(Progress(Loader(4, 4), 0, 10), [0.1, 0.2])
+    second = Progress(Loader(4, 4, 4), 0, 10)
+    second.go_on(first.state())
+    assert second.step == 2
+    second.loader = Loader(4)  # hands out the rest
+    part(second, [0.4])
+    averages = second.averages()
+    averages.pop("train/images_per_second")
+    unbroken = run_epoch([0.1, 0.2, 0.4])
+    unbroken.pop("train/images_per_second")
+    assert averages == unbroken and second.counts == {"kept": 3}
+    assert bars[1].initial == 8  # the bar goes on after two batches
+
+
+def test_after_each_step_the_run_may_act():
+    done = []
+    for _ in Progress(Loader(4, 4), 0, 10, after_step=lambda progress: done.append(progress.step)):
+        done.append("batch")
+    assert done == ["batch", 1, "batch", 2]
+
+
 def test_opposite_infinities_do_not_hide_each_other():
     with pytest.raises(RunError, match="step 1:"):
         run_epoch([math.inf, -math.inf, 1.0])
@@ -87,36 +167,8 @@ def test_nothing_is_kept_attached_to_the_graph():
     progress = Progress(Loader(4), epoch=0, log_every=10)
     for _ in progress:
         progress.update(loss=2 * weight)
-    kept = [*progress.sums.values(), progress.first_bad_step]
+    kept = [*progress.sums.values(), progress.first_bad]
     assert not any(tensor.requires_grad for tensor in kept)
-
-
-@pytest.fixture
-def bars(monkeypatch):
-    """The bars that were drawn, in place of tqdm's."""
-    drawn = []
-
-    class Bar:
-        disable = False
-
-        def __init__(self, total, desc, **_):
-            self.total, self.desc, self.done, self.shown = total, desc, [], []
-            drawn.append(self)
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            return None
-
-        def update(self, count):
-            self.done.append(count)
-
-        def set_postfix(self, **values):
-            self.shown.append(values)
-
-    monkeypatch.setattr(module, "tqdm", Bar)
-    return drawn
 
 
 def test_the_bar_counts_images_and_shows_the_running_loss_every_log_every_steps(bars):

@@ -1,18 +1,18 @@
 import os
-import re
 import signal
-import time
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
-from utils import logger
+from data.dataset import ResidentDataset
+from utils import files, logger, stopping
 from utils import run as module
 from utils.config import load_config
 from utils.errors import RunError, UserError
-from utils.run import Run, choose_device, command, stage_arguments, stage_config
+from utils.files import read_record, save_recorded, sha256_of
+from utils.run import Run, choose_device
 
 EXPERIMENT = "configs/scan/scan_digits.yml"
 
@@ -37,11 +37,34 @@ def network_and_optimizer():
     return model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
 
 
-def train_epoch(model, optimizer, epoch):
-    images = torch.randn(8, 3, generator=torch.Generator().manual_seed(epoch))
-    optimizer.zero_grad()
-    model(images).square().mean().backward()
-    optimizer.step()
+class Loader:
+    """Three batches an epoch, other ones in each."""
+
+    batch_size, epoch, first_step = 8, 0, 0
+
+    def set_epoch(self, epoch, first_step):
+        self.epoch, self.first_step = epoch, first_step
+
+    def __len__(self):
+        return 3
+
+    def __iter__(self):
+        for step in range(self.first_step, 3):
+            images = torch.randn(8, 3, generator=torch.Generator().manual_seed(3 * self.epoch + step))
+            yield SimpleNamespace(index=torch.arange(8), images=images)
+
+
+def train_epoch(run, model, optimizer, epoch, after_batch=lambda epoch, step: None):
+    progress = run.steps(Loader(), epoch)
+    for batch in progress:
+        loss = model(batch.images).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        progress.count(seen=8)
+        progress.update(loss=loss)
+        after_batch(epoch, progress.step)
+    return progress
 
 
 def start(cfg):
@@ -58,8 +81,8 @@ def train(cfg, epochs, **state):
     for epoch in run.epochs():
         if len(trained) == epochs:
             break
-        train_epoch(model, optimizer, epoch)
-        run.save(epoch, model, optimizer, **state)
+        train_epoch(run, model, optimizer, epoch)
+        run.save(epoch, **state)
         trained.append(epoch)
     return trained, model
 
@@ -101,7 +124,7 @@ def test_cuda_without_a_device_is_refused_with_the_remedy(monkeypatch):
 )
 def test_a_run_makes_its_folder_and_keeps_the_whole_config_there(config, tmp_path, path, stage):
     cfg = config("run_name=mine", path=path)
-    run = Run(cfg)
+    run, *_ = start(cfg)
     assert run.folder == tmp_path / "mine" / stage
     next(run.epochs())  # training is about to begin
     assert load_config(None, run.folder / "config.yml") == cfg
@@ -125,13 +148,13 @@ def test_another_config_in_the_folder_of_a_checkpoint_is_refused_naming_folder_a
         Run(config("batch_size=64", "optimizer_kwargs.lr=0.5"))
     message = str(error.value)
     assert str(folder) in message and "run_name=" in message and "\n" not in message
-    assert "batch_size: 256 -> 64; optimizer_kwargs.lr: 0.001 -> 0.5" in message
+    assert "batch_size: 256 -> 64; optimizer_kwargs.lr: 0.001 -> 0.5" in message and "--restart" in message
     assert (folder / "config.yml").read_bytes() == kept
 
 
 def test_another_config_may_take_a_folder_that_holds_no_checkpoint(config):
-    next(Run(config()).epochs())
-    run = Run(config("batch_size=64"))
+    next(start(config())[0].epochs())
+    run, *_ = start(config("batch_size=64"))
     next(run.epochs())
     assert load_config(None, run.folder / "config.yml").batch_size == 64
 
@@ -190,7 +213,7 @@ def test_a_checkpoint_holds_tensors_and_plain_types_under_unprefixed_names_and_t
     path = Run(config()).checkpoint
     assert path.name == "checkpoint.pth.tar"
     content = torch.load(path, weights_only=True)
-    assert content.keys() == {"model", "optimizer", "epoch", "best_loss"}
+    assert content.keys() == {"model", "optimizer", "epoch", "best_loss", "inputs"}
     assert content["epoch"] == 3
     assert content["model"].keys() == model.state_dict().keys()
     assert plain(torch.load(path, weights_only=False))
@@ -198,16 +221,16 @@ def test_a_checkpoint_holds_tensors_and_plain_types_under_unprefixed_names_and_t
 
 def test_a_failed_save_leaves_the_last_checkpoint(config, monkeypatch):
     train(config(), epochs=1)
-    run, model, optimizer, _ = start(config())
+    run, *_ = start(config())
 
-    def fail(content, file):
-        file.write(b"half")
-        raise OSError("No space left on device")
+    def fail(_):
+        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(torch, "save", fail)
-    with pytest.raises(OSError, match="No space"):
-        run.save(1, model, optimizer)
+    monkeypatch.setattr(files.os, "fsync", fail)
+    with pytest.raises(RunError, match=r"cannot write .*checkpoint\.pth\.tar.*: No space left on device; free some"):
+        run.save(1)
     assert torch.load(run.checkpoint, weights_only=True)["epoch"] == 1
+    assert not list(run.folder.glob("*.part"))
 
 
 # -- during the run
@@ -222,7 +245,7 @@ def test_an_epoch_is_logged_from_1_with_the_minutes_left_at_the_pace_since_the_r
     train(config("epochs=6"), epochs=2)
     run, *_ = start(config("epochs=6"))
     clock = iter([100.0, 160.0])  # epoch 3 of 6 takes a minute
-    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     epoch = next(run.epochs())
     run.log_epoch(epoch, {"train/loss": 1.0})
     assert "[3/6, 3.0 min left]" in capsys.readouterr().out
@@ -235,140 +258,315 @@ def test_the_network_runs_in_bfloat16_only_where_it_is_asked_for(config, precisi
         assert nn.Linear(2, 2)(torch.ones(1, 2)).dtype == getattr(torch, dtype)
 
 
-# -- the command line
+def test_weights_that_are_not_finite_stop_the_run_before_they_are_saved(config):
+    run, model, *_ = start(config())
+    run.check_finite(4)
+    with torch.no_grad():
+        model[0].weight[0, 0] = float("nan")
+    with pytest.raises(RunError, match="epoch 5"):
+        run.check_finite(4)
 
 
-def test_stage_config_reads_both_files_and_overrides(tmp_path):
-    env = tmp_path / "env.yml"
-    env.write_text("root_dir: elsewhere\nlog_every: 3\n")
-    argv = ["--config_env", str(env), "--config_exp", EXPERIMENT, "epochs=7", "optimizer_kwargs.lr=1e-4"]
-    cfg = stage_config(stage_arguments(argv, ""), "scan")
-    assert (cfg.root_dir, cfg.log_every, cfg.epochs, cfg.optimizer_kwargs.lr) == ("elsewhere", 3, 7, 0.0001)
+# -- what lies in the folder already
 
 
-def test_stage_config_refuses_the_config_of_another_stage():
-    with pytest.raises(UserError, match=r"scan\.py"):
-        stage_config(stage_arguments(["--config_exp", EXPERIMENT], ""), "simclr")
-
-
-@pytest.fixture
-def sigterm():
-    """Puts back the handler that `command` replaces."""
-    handler = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, handler)
-
-
-def raising(error):
-    def main():
-        raise error
-
-    return main
-
-
-@pytest.mark.parametrize(
-    "error, code",
-    [
-        (UserError("batch_size 0: give 2 or more"), 2),
-        (RunError("the loss was not finite"), 3),
-        (OSError(28, "No space left on device"), 3),
-        (FileNotFoundError("no such file"), 3),
-        (KeyboardInterrupt(), 130),
-    ],
-    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
-)
-def test_a_foreseen_end_is_one_line_on_stderr_and_its_exit_code(error, code, sigterm, capsys):
-    with pytest.raises(SystemExit) as end:
-        command(raising(error))
-    assert end.value.code == code
-    captured = capsys.readouterr()
-    (line,) = captured.err.strip().splitlines()
-    assert str(error) in line and "Traceback" not in line
-    assert captured.out == ""
-
-
-@pytest.mark.parametrize("error", [ValueError("ours"), RuntimeError("ours"), AssertionError("ours")])
-def test_a_bug_of_ours_goes_through_with_its_traceback(error, sigterm):
-    with pytest.raises(type(error), match="ours"):
-        command(raising(error))
-
-
-def test_a_main_that_ends_well_ends_the_command_quietly(sigterm, capsys):
-    assert command(lambda: None) is None
-    assert capsys.readouterr() == ("", "")
-
-
-def test_sigterm_ends_in_143_and_unwinds_so_that_no_half_written_file_stays(sigterm, tmp_path):
-    def main():
-        with module.replacing(tmp_path / "checkpoint.pth.tar") as file:
-            file.write(b"half")
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(10)  # the handler runs before this is over
-
-    with pytest.raises(SystemExit) as end:
-        command(main)
-    assert end.value.code == 143
+def test_nothing_is_written_before_the_run_takes_up_its_work(config, tmp_path):
+    Run(config(), restart=True)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_command_line_that_argparse_refuses_ends_in_2(sigterm, capsys):
-    with pytest.raises(SystemExit) as end:
-        command(lambda: stage_arguments([], ""))
-    assert end.value.code == 2
-    assert re.search("--config_exp", capsys.readouterr().err)
-
-
-def test_a_bare_state_dict_at_the_checkpoints_place_is_a_users_mistake(tmp_path):
-    run = Run(load_config(None, "configs/pretext/simclr_digits.yml", [f"root_dir={tmp_path}", "device=cpu"]))
+def test_a_bare_state_dict_at_the_checkpoints_place_is_a_users_mistake(config):
+    run = Run(config(path="configs/pretext/simclr_digits.yml"))
     layer = nn.Linear(2, 2)
+    run.folder.mkdir(parents=True)
     torch.save(layer.state_dict(), run.checkpoint)
     with pytest.raises(UserError, match=r"checkpoint\.pth\.tar is no checkpoint"):
         run.resume(layer, torch.optim.SGD(layer.parameters(), lr=0.1))
 
 
-def test_a_restart_that_would_start_from_other_weights_is_refused(config, tmp_path):
-    start_file = tmp_path / "model.pth.tar"
-
-    def started(content):
-        start_file.write_bytes(content)
-        run, model, optimizer, _ = begin(config())
-        run.starts_from(start_file)
-        return run, model, optimizer
-
-    run, model, optimizer = started(b"first")
-    run.save(0, model, optimizer)
-    run, model, optimizer = started(b"first")
-    run.resume(model, optimizer)
-    assert run.finished_epochs == 1
-    run, model, optimizer = started(b"other")
-    with pytest.raises(UserError, match="began with other weights"):
-        run.resume(model, optimizer)
+def test_a_checkpoint_without_its_settings_is_not_gone_on_from(config):
+    train(config(), epochs=1)
+    (Run(config()).folder / "config.yml").unlink()
+    with pytest.raises(UserError, match=r"lacks config\.yml.*--restart"):
+        start(config())
 
 
-def begin(cfg):
-    model, optimizer = network_and_optimizer()
-    return Run(cfg), model, optimizer, None
+def test_settings_are_compared_where_a_kill_left_only_the_checkpoint_before(config):
+    train(config(), epochs=2)
+    Run(config()).checkpoint.unlink()
+    with pytest.raises(UserError, match="batch_size: 256 -> 64"):
+        Run(config("batch_size=64"))
+
+
+def test_a_long_list_of_differences_is_cut_to_eight_and_counted(config):
+    train(config(), epochs=1)
+    with pytest.raises(UserError, match=r"and \d+ more\)") as error:
+        Run(config("run_name=digits", path="configs/scan/scan_cifar10.yml"))
+    assert str(error.value).count(" -> ") == 8
 
 
 def test_fewer_epochs_than_are_finished_is_refused(config):
     train(config(), epochs=3)
     kept = (Run(config()).folder / "config.yml").read_bytes()
-    with pytest.raises(UserError, match="finished 3 epochs, more than epochs: 2"):
+    with pytest.raises(UserError, match="after epoch 3, more than epochs: 2"):
         train(config("epochs=2"), epochs=1)
     assert (Run(config()).folder / "config.yml").read_bytes() == kept
 
 
-def test_a_damaged_checkpoint_says_what_to_do(config):
-    run, model, optimizer, _ = begin(config())
-    run.checkpoint.write_bytes(b"damaged")
-    with pytest.raises(UserError, match="move it away to start anew"):
-        run.resume(model, optimizer)
+def test_a_damaged_checkpoint_gives_way_to_the_one_before_with_a_warning(config, capsys):
+    _, unbroken = train(config("run_name=unbroken"), epochs=4)
+    train(config(), epochs=2)
+    Run(config()).checkpoint.write_bytes(b"damaged")
+    trained, model = train(config(), epochs=4)
+    assert trained == [1, 2, 3] and same(model, unbroken)
+    assert "(7 bytes) is damaged" in capsys.readouterr().out
 
 
-def test_weights_that_are_not_finite_stop_the_run_before_they_are_saved(config):
-    run, model, _, _ = begin(config())
-    run.check_finite(4, model)
-    with torch.no_grad():
-        model[0].weight[0, 0] = float("nan")
-    with pytest.raises(RunError, match="epoch 5"):
-        run.check_finite(4, model)
+def test_with_no_whole_checkpoint_the_run_ends_and_restart_is_a_way_out(config, tmp_path):
+    train(config(), epochs=1)
+    Run(config()).checkpoint.write_bytes(b"damaged")
+    with pytest.raises(RunError, match=r"\(7 bytes\) is damaged.*--restart"):
+        start(config())
+    run = Run(config(), restart=True)
+    model, optimizer = network_and_optimizer()
+    assert run.resume(model, optimizer) == {} and list(run.epochs()) == [0, 1, 2, 3]
+    assert (tmp_path / "digits" / "scan.old-1" / "checkpoint.pth.tar").read_bytes() == b"damaged"
+
+
+def test_restart_may_change_the_settings_and_keeps_the_old_run_aside(config, tmp_path):
+    train(config(), epochs=1)
+    run = Run(config("batch_size=64"), restart=True)
+    assert run.resume(*network_and_optimizer()) == {}
+    old = tmp_path / "digits" / "scan.old-1"
+    assert load_config(None, old / "config.yml").batch_size == 256
+    assert torch.load(old / "checkpoint.pth.tar", weights_only=True)["epoch"] == 1
+
+
+# -- what the run starts from
+
+
+def images(count, value=0):
+    return ResidentDataset(torch.full((count, 3, 2, 2), value, dtype=torch.uint8), None, [])
+
+
+@pytest.fixture
+def pretext(tmp_path):
+    """A pretext model in its folder, with its record."""
+
+    def write(content):
+        folder = tmp_path / "digits" / "pretext"
+        folder.mkdir(parents=True, exist_ok=True)
+        save_recorded(folder / "model.pth.tar", content, {"data_set": "digits"})
+        return folder
+
+    return write
+
+
+def begin(cfg, folder, train_set, val_set):
+    run = Run(cfg)
+    run.starts_from(folder, "model.pth.tar")
+    run.handover.records = {}  # what the file was made from is the business of test_handover.py
+    run.uses(train_set, val_set)
+    run.resume(*network_and_optimizer())
+    return run
+
+
+@pytest.mark.parametrize(
+    "weights, train_set, val_set, changed",
+    [
+        (b"other", images(4), images(2), "model.pth.tar"),
+        (b"first", images(5), images(2), "train images"),
+        (b"first", images(4, value=1), images(2), "train images"),
+        (b"first", images(4), images(2, value=1), "val images"),
+        (b"other", images(4), images(3), "model.pth.tar, val images"),
+    ],
+)
+def test_a_run_goes_on_only_with_what_it_began_with(config, pretext, weights, train_set, val_set, changed):
+    run = begin(config(), pretext(b"first"), images(4), images(2))
+    next(run.epochs())
+    run.save(0)
+    assert begin(config(), pretext(b"first"), images(4), images(2)).finished_epochs == 1
+    with pytest.raises(UserError, match=rf"began with other {changed} than there are now.*--restart"):
+        begin(config(), pretext(weights), train_set, val_set)
+
+
+def test_files_without_a_record_are_noted_in_the_log(config, pretext):
+    folder = pretext(b"published")
+    (folder / "model.pth.tar.json").unlink()
+    run = begin(config(), folder, images(4), images(2))
+    assert "model.pth.tar has no record of what it was made from" in (run.folder / "log.jsonl").read_text()
+
+
+def test_model_and_neighbors_carry_the_data_set_split_n_t_and_fingerprints(config):
+    run = Run(config(path="configs/pretext/simclr_digits.yml"))
+    run.uses(images(4), images(2))
+    run.resume(*network_and_optimizer())
+    run.save_model({"weight": torch.ones(3)})
+    run.save_neighbors("val", torch.tensor([[0, 1], [1, 0]]))
+    model, neighbors = run.folder / "model.pth.tar", run.folder / "topk-val-neighbors.npy"
+    train_facts = {"data_set": "digits", "split": "train", "images": 4, "images_sha256": images(4).fingerprint}
+    val_facts = {"data_set": "digits", "split": "val", "images": 2, "images_sha256": images(2).fingerprint}
+    assert read_record(model) == {
+        "sha256": sha256_of(model),
+        "bytes": model.stat().st_size,
+        "holds": "model of simclr",
+        **train_facts,
+        "made_from": {"train images": images(4).fingerprint, "val images": images(2).fingerprint},
+    }
+    assert read_record(neighbors) == {
+        "sha256": sha256_of(neighbors),
+        "bytes": neighbors.stat().st_size,
+        "holds": "nearest neighbors",
+        **val_facts,
+        "topk": 1,
+        "weights_sha256": sha256_of(model),
+    }
+
+
+# -- stopped within an epoch
+
+
+@pytest.fixture
+def handlers():
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    stopping.listen()
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("step", [0, 1, 2])
+def test_a_signal_in_an_epoch_saves_after_the_step_and_the_rest_is_as_if_unbroken(number, code, step, config, handlers):
+    _, unbroken = train(config("run_name=unbroken"), epochs=4)
+    run, model, optimizer, _ = start(config())
+
+    def signal_in_second_epoch(epoch, done):
+        if (epoch, done) == (1, step):
+            os.kill(os.getpid(), number)
+
+    with pytest.raises(stopping.Stopped) as stop:
+        for epoch in run.epochs():
+            train_epoch(run, model, optimizer, epoch, signal_in_second_epoch)
+            run.save(epoch, best_loss=-1.5)
+    assert stop.value.code == code
+    content = torch.load(run.checkpoint, weights_only=True)
+    assert (content["epoch"], content["begun_epoch"]["step"], content["best_loss"]) == (1, step + 1, -1.5)
+
+    run, model, optimizer, state = start(config())
+    assert state == {"best_loss": -1.5}
+    for epoch in run.epochs():
+        progress = train_epoch(run, model, optimizer, epoch)
+        assert progress.counts == {"seen": 24} and progress.measured == 3  # of the whole epoch
+        run.save(epoch)
+    assert same(model, unbroken)
+
+
+def test_a_signal_between_the_epochs_stops_after_the_save(config, handlers):
+    run, model, optimizer, _ = start(config())
+    with pytest.raises(stopping.Stopped):
+        for epoch in run.epochs():
+            train_epoch(run, model, optimizer, epoch)
+            os.kill(os.getpid(), signal.SIGINT)  # as in the validation
+            run.save(epoch)
+    assert list(start(config())[0].epochs()) == [1, 2, 3]
+
+
+def test_an_epoch_that_was_begun_counts_when_fewer_epochs_are_asked_for(config, handlers):
+    run, model, optimizer, _ = start(config())
+    with pytest.raises(stopping.Stopped):
+        for epoch in run.epochs():
+            train_epoch(run, model, optimizer, epoch, lambda now, _: now == 2 and os.kill(os.getpid(), signal.SIGINT))
+            run.save(epoch)
+    with pytest.raises(UserError, match="after epoch 2 and 1 steps of the next, more than epochs: 2"):
+        start(config("epochs=2"))
+    assert list(start(config("epochs=3"))[0].epochs()) == [2]
+
+
+def test_every_so_many_minutes_an_epoch_is_saved_in_its_middle(config, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    run, model, optimizer, _ = start(config("save_minutes=2"))
+    saved = []
+
+    def a_minute_later(epoch, done):
+        now[0] += 60
+        if run.checkpoint.exists():
+            content = torch.load(run.checkpoint, weights_only=True)
+            saved.append((content["epoch"], content["begun_epoch"]["step"]))
+
+    epoch = next(run.epochs())
+    train_epoch(run, model, optimizer, epoch, a_minute_later)
+    assert saved == [(0, 2)]  # in the third step: the one after two minutes
+    assert torch.load(run.checkpoint, weights_only=True)["begun_epoch"]["step"] == 2
+
+
+def test_a_loss_that_is_not_finite_is_never_saved_in_the_middle(config):
+    run, *_ = start(config("save_minutes=1e-9"))
+    next(run.epochs())
+    progress = run.steps(Loader(), 0)
+    with pytest.raises(RunError, match="epoch 1, step 1: loss"):
+        for _ in progress:
+            progress.update(loss=torch.tensor(torch.nan))
+    assert not run.checkpoint.exists()
+
+
+# -- the end
+
+
+def finish(cfg):
+    run, model, *_ = start(cfg)
+    for epoch in run.epochs():
+        run.save(epoch)
+    run.save_model(model.state_dict())
+    run.finish("the model")
+    return run
+
+
+def test_a_finished_stage_says_so(config, capsys):
+    run = finish(config())
+    capsys.readouterr()
+    assert Run(config()).is_finished()
+    assert f"{run.folder} is finished (4 epochs)" in capsys.readouterr().out
+
+
+def test_a_stage_is_not_finished_before_its_end(config):
+    train(config(), epochs=4)
+    assert not Run(config()).is_finished()
+
+
+@pytest.mark.parametrize("change", ["more epochs", "restart", "more neighbors", "no model", "another model", "cut off"])
+def test_a_finished_stage_is_taken_up_again_when_something_is_left_to_do(config, change):
+    run = finish(config())
+    again = Run(config())
+    if change == "more epochs":
+        again = Run(config("epochs=5"))
+    elif change == "restart":
+        again = Run(config(), restart=True)
+    elif change == "more neighbors":
+        again.cfg.num_neighbors += 1
+    elif change == "no model":
+        (run.folder / "model.pth.tar").unlink()
+    elif change == "another model":
+        (run.folder / "model.pth.tar").write_bytes(b"other")
+    else:
+        run.ending.write_bytes(run.ending.read_bytes()[:-9])
+    assert not again.is_finished()
+
+
+def test_a_stage_that_is_taken_up_again_is_not_finished_until_its_end(config):
+    run = finish(config())
+    again, *_ = start(config("epochs=5"))
+    next(again.epochs())
+    assert not run.ending.exists()
+
+
+def test_what_a_finished_stage_began_with_must_still_be_there(config, pretext):
+    run = begin(config(), pretext(b"first"), images(4), images(2))
+    for epoch in run.epochs():
+        run.save(epoch)
+    run.finish("nothing")
+    for content, is_finished in ((b"first", True), (b"other", False)):
+        run = Run(config())
+        run.starts_from(pretext(content), "model.pth.tar")
+        assert run.is_finished() == is_finished

@@ -1,0 +1,68 @@
+import os
+import signal
+
+import pytest
+
+from utils import stopping
+from utils.stopping import Stopped, deferred, listen, stop_if_requested
+
+
+@pytest.fixture(autouse=True)
+def listening():
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    listen()
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+SIGNALS = pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+
+
+def send(number):
+    os.kill(os.getpid(), number)
+
+
+@SIGNALS
+def test_outside_of_training_a_signal_stops_at_once_with_the_shells_code(number, code):
+    with pytest.raises(Stopped) as stop:
+        send(number)
+    assert stop.value.code == code
+    assert not isinstance(stop.value, Exception)  # nothing on its way may take it for an error
+
+
+@SIGNALS
+def test_in_training_the_first_signal_only_asks_and_says_so(number, code, capfd):
+    with deferred():
+        assert not stopping.requested()
+        stop_if_requested()
+        send(number)
+        assert stopping.requested()
+        with pytest.raises(Stopped) as stop:
+            stop_if_requested()
+    assert stop.value.code == code
+    assert "once more stops at once" in capfd.readouterr().err
+
+
+def test_the_second_signal_in_training_stops_at_once():
+    with deferred():
+        send(signal.SIGINT)
+        with pytest.raises(Stopped) as stop:
+            send(signal.SIGTERM)
+    assert stop.value.code == 143
+
+
+def test_a_request_made_in_the_last_moment_of_training_is_not_lost():
+    with deferred():
+        send(signal.SIGTERM)
+    with pytest.raises(Stopped):
+        stop_if_requested()
+
+
+def test_after_training_a_signal_stops_at_once_again_and_old_requests_are_forgotten():
+    with deferred():
+        send(signal.SIGINT)
+    with pytest.raises(Stopped):
+        send(signal.SIGINT)
+    with deferred():
+        assert not stopping.requested()

@@ -1,0 +1,56 @@
+"""The checkpoint of a run and the one before it: at any moment, one of the two is whole."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from models.weights import read_tensors, to_bytes
+from utils.errors import RunError, UserError
+from utils.files import read_record, save_recorded, sha256_of
+
+
+def previous_of(path: Path) -> Path:
+    return path.with_name("previous_" + path.name)
+
+
+def has_checkpoint(path: Path) -> bool:
+    return path.exists() or previous_of(path).exists()
+
+
+def save_checkpoint(path: Path, content: dict[str, Any], facts: Mapping[str, Any]) -> None:
+    """Write tensors and plain Python types with a record of `facts`; the checkpoint before is kept beside it."""
+    save_recorded(path, to_bytes(content), facts, previous=previous_of(path))
+
+
+def load_checkpoint(path: Path) -> tuple[dict[str, Any] | None, str]:
+    """The content of the newest whole checkpoint, None where there is none, and what is wrong with a newer one.
+
+    A damaged checkpoint is moved out of the way (`damaged_...`) when the previous one is whole. Raises RunError when
+    neither is."""
+    files = [file for file in (path, previous_of(path)) if file.exists()]
+    records, faults = set(), []
+    for file in (path, previous_of(path)):  # a kill between two renames leaves a file its record under the other name
+        try:
+            record = read_record(file)
+            records |= {record["sha256"]} if record else set()
+        except RunError as error:
+            faults.append(str(error))
+    for file in files:
+        size = file.stat().st_size
+        if (records or faults) and sha256_of(file) not in records:
+            faults.append(f"{file} ({size} bytes) is damaged: no record has its SHA-256")
+            continue
+        try:
+            content = read_tensors(file)
+        except UserError as error:
+            faults.append(str(error))
+            continue
+        if faults and file != path and path.exists():
+            os.replace(path, path.with_name("damaged_" + path.name))  # or the next save would keep it as the whole one
+        return content, "; ".join(faults)
+    if files:
+        raise RunError(
+            f"{'; '.join(faults)}; no whole checkpoint is left: put a copy back, or begin anew with --restart"
+        )
+    return None, ""

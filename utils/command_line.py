@@ -1,0 +1,78 @@
+"""The command line of a script, and how its process ends."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+from easydict import EasyDict
+
+from utils import stopping
+from utils.config import check_stage, load_config
+from utils.errors import RunError, UserError
+from utils.run import Run
+
+
+def stage_arguments(argv: list[str] | None, description: str, takes_model: bool = False) -> argparse.Namespace:
+    """A stage script's command line: `--config_env`, `--config_exp`, `--restart`, overrides and, if asked for,
+    `--model`."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--config_env", help="where results go (default: configs/env.yml, if present)")
+    parser.add_argument("--config_exp", required=True, help="the YAML of this stage and data set, under configs/")
+    parser.add_argument("--restart", action="store_true", help="begin anew: what the folder holds is moved aside")
+    if takes_model:
+        parser.add_argument("--model", type=Path, help="a trained model to mine with: nothing is trained")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over both files")
+    return parser.parse_intermixed_args(argv)
+
+
+def stage_config(arguments: argparse.Namespace, stage: str) -> EasyDict:
+    """The config of a stage script, checked for its stage."""
+    cfg = load_config(arguments.config_env, arguments.config_exp, arguments.overrides)
+    check_stage(cfg, stage)
+    return cfg
+
+
+def command(main: Callable[[], None]) -> None:
+    """Run a script's `main` and end the process as the shell expects.
+
+    User's mistakes end in one line and exit code 2, failed storage, numbers or memory in 3, SIGINT and SIGTERM in 130
+    and 143; anything else is a bug of ours, and shows its traceback."""
+    stopping.listen()
+    try:
+        main()
+    except UserError as error:
+        _end(f"error: {error}", 2)
+    except (RunError, OSError) as error:
+        _end(f"error: {error}", 3)
+    except RuntimeError as error:
+        if not _is_out_of_memory(error):
+            raise
+        advice = _memory_advice(Run.latest.cfg) if Run.latest else "use device=cpu, or free the memory"
+        _end(f"error: not enough memory ({str(error).partition('.')[0]}): {advice}", 3)
+    except KeyboardInterrupt as stop:
+        _end(
+            "\nstopped; given again, the command of a stage goes on from its last checkpoint",
+            getattr(stop, "code", 130),
+        )
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+def _memory_advice(cfg) -> str:
+    views, plain = cfg.get("augmentation_kwargs", {}), cfg.transformation_kwargs.crop_size
+    size = views.get("crop_size") or views.get("random_resized_crop", {}).get("size", plain)
+    return (
+        f"batch_size {cfg.batch_size}, views of {size} px, model_kwargs.width {cfg.model_kwargs.width}: lower "
+        "batch_size, the sizes in augmentation_kwargs and transformation_kwargs, or the width; the last checkpoint is "
+        "whole"
+    )
+
+
+def _end(message: str, code: int) -> NoReturn:
+    print(message, file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,92 @@
+"""What the stages hand on to each other: the record of a file says what it was made from, and it must fit."""
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from models.weights import MADE_BY
+from utils.config import check_stage, load_config
+from utils.errors import UserError
+from utils.files import check_recorded, read_record, sha256_of
+
+STAGE_FOLDERS = {"simclr": "pretext", "moco": "pretext", "scan": "scan", "selflabel": "selflabel"}
+BEFORE = {"scan": "pretext", "selflabel": "scan"}  # the stage that a stage starts from
+MODEL = "model.pth.tar"
+NEIGHBORS = {split: f"topk-{split}-neighbors.npy" for split in ("train", "val")}
+
+
+def data_facts(name: str, split: str, dataset) -> dict[str, Any]:
+    """What a record says of the images that a file was made from; their labels are not in it."""
+    return {"data_set": name, "split": split, "images": len(dataset), "images_sha256": dataset.fingerprint}
+
+
+class Handover:
+    """The files `names` of the stage before, as they lie in its folder. `digests`: name -> SHA-256.
+
+    Raises UserError for a missing file and for neighbors that were mined with other weights than lie beside them,
+    RunError for a damaged file. Files without a record are taken as they are: `unrecorded` names them."""
+
+    def __init__(self, cfg, folder: Path, names: tuple[str, ...]):
+        self.cfg, self.folder, self.stage = cfg, folder, BEFORE[cfg.setup]
+        for path in (folder / name for name in names):
+            if not path.is_file():
+                raise UserError(
+                    f"{path} not found, which {cfg.setup}.py starts from: make it with "
+                    f"`{command_for(cfg, self.stage, folder)}`, or name the folder that has it in {self.stage}_dir=..."
+                )
+        records = {name: check_recorded(folder / name) for name in names}
+        self.records = {name: record for name, record in records.items() if record}
+        self.unrecorded = [name for name in names if name not in self.records]
+        self.digests = {name: sha256_of(folder / name) for name in names}
+        for name, record in self.records.items():
+            if record.get("weights_sha256", self.digests[MODEL]) != self.digests[MODEL]:
+                raise UserError(
+                    f"{folder / name} is stale, mined with other weights than {MODEL} beside it holds: mine again with "
+                    f"`{command_for(cfg, self.stage, folder)} --model {folder / MODEL}`"
+                )
+
+    def check_data(self, facts: dict[str, dict[str, Any]]) -> None:
+        """Raise UserError for a file made from other images than `facts` says of each split."""
+        for name, record in self.records.items():
+            now = facts[record.get("split", "train")]
+            made = {key: record.get(key) for key in now}
+            if made != now:
+                own = Path(self.cfg.root_dir, self.cfg.run_name, self.stage)
+                is_own = own.resolve() == self.folder.resolve()
+                again = " --restart`" if is_own else f"` and give {self.stage}_dir={own}"
+                raise UserError(
+                    f"{self.folder / name} was made from {_describe(made)}, but this run has {_describe(now)}"
+                    f"{', others' * (_describe(made) == _describe(now))}: make the right one with "
+                    f"`{command_for(self.cfg, self.stage, own)}{again}, or give this run that data set and max_images"
+                )
+
+
+def check_data_set(cfg, path: Path) -> None:
+    """Raise UserError if a model's record names another data set than the config was made for."""
+    made = (read_record(path) or {}).get("data_set", cfg.train_db_name)
+    if made != cfg.train_db_name:
+        raise UserError(
+            f"{path} was trained on {made}, but this config is for train_db_name: {cfg.train_db_name}; give the config "
+            f"of {made} (with val_db_name=... it is evaluated on other images)"
+        )
+
+
+def _describe(facts: dict[str, Any]) -> str:
+    return f"{facts['images']} {facts['split']} images of {facts['data_set']}"
+
+
+def command_for(cfg, stage: str, folder: Path) -> str:
+    """The command that fills `folder`, `root_dir/<run_name>/<stage>`, for the data set of cfg."""
+    script, path, made = MADE_BY[stage], "CONFIG", {"root_dir": "results"}
+    for candidate in sorted(Path("configs", stage).glob("*.yml")):
+        with suppress(UserError):
+            config = load_config(None, candidate)
+            check_stage(config, config.get("setup"))
+            named_alike = config.run_name == folder.parent.name
+            if config.train_db_name == cfg.train_db_name and (named_alike or path == "CONFIG"):
+                script, path, made = f"{config.setup}.py", candidate, config
+    wanted = {"max_images": cfg.get("max_images")}
+    if folder.name == stage:
+        wanted |= {"root_dir": str(folder.parent.parent), "run_name": folder.parent.name}
+    overrides = [f"{key}={value}" for key, value in wanted.items() if value not in (None, made.get(key))]
+    return " ".join(["python", script, "--config_exp", str(path), *overrides])
