@@ -22,7 +22,7 @@ lint: .venv/ready
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
 docs: .venv/ready  ## docs/config.md, from the key table
-	$(BIN)/python -m utils.config_page
+	$(BIN)/python -m docs.config_page
 
 .venv/ready: requirements.txt
 	$(PYTHON) -m venv .venv

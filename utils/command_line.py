@@ -68,8 +68,8 @@ def _memory_advice(cfg) -> str:
     size = views.get("crop_size") or views.get("random_resized_crop", {}).get("size", plain)
     return (
         f"batch_size {cfg.batch_size}, views of {size} px, model_kwargs.width {cfg.model_kwargs.width}: lower "
-        "batch_size, the sizes in augmentation_kwargs and transformation_kwargs, or the width; the last checkpoint is "
-        "whole"
+        "batch_size, the sizes in augmentation_kwargs and transformation_kwargs, or the width; where it was the mining, "
+        "use device=cpu; the last checkpoint is whole"
     )
 
 

@@ -59,13 +59,12 @@ def write_whole(files: Mapping[Path, bytes], replaced: Mapping[Path, Path] | Non
 
 
 def _flush_folder(folder: Path) -> None:
-    """So that a rename outlives a power cut. Windows knows no such thing."""
+    """So that a rename outlives a power cut; Windows and some network file systems know no such thing."""
     if hasattr(os, "O_DIRECTORY"):
         descriptor = os.open(folder, os.O_DIRECTORY)
-        try:
+        with suppress(OSError):
             os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        os.close(descriptor)
 
 
 def record_path(path: Path) -> Path:

@@ -6,6 +6,8 @@ from pathlib import Path
 from termcolor import colored
 from tqdm import tqdm
 
+from utils.files import storage_errors
+
 try:
     from torch.utils.tensorboard import SummaryWriter
 except ImportError:  # TensorBoard is welcome, never required
@@ -47,11 +49,15 @@ class Logger:
 
     def final(self, title: str, metrics: dict) -> None:
         print_metrics(title, metrics)
-        self.jsonl.write(json.dumps({"final": title, **metrics}) + "\n")
+        self._record({"final": title, **metrics})
 
     def _write(self, record: dict, text: str) -> None:
         tqdm.write(text)
-        self.jsonl.write(json.dumps(record) + "\n")
+        self._record(record)
+
+    def _record(self, record: dict) -> None:
+        with storage_errors(self.jsonl.name):
+            self.jsonl.write(json.dumps(record) + "\n")
 
 
 def say(text: str) -> None:

@@ -1,7 +1,7 @@
 import re
 
+from docs.config_page import PAGE, config_page, row
 from utils.config_keys import KEYS, Key
-from utils.config_page import PAGE, config_page, row
 
 
 def cells(line) -> list[str]:

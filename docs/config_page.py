@@ -1,4 +1,4 @@
-"""docs/config.md, made from the key table: `python -m utils.config_page` writes it anew."""
+"""docs/config.md, made from the key table: `make docs` writes it anew."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 from utils.config import wanted
 from utils.config_keys import ALL, TABLE, Key
 
-PAGE = Path(__file__).parents[1] / "docs/config.md"
+PAGE = Path(__file__).with_name("config.md")
 INTRODUCTION = """\
 # Every key of a config
 
