@@ -10,14 +10,14 @@ from data.augment import val_strategy
 from data.dataset import is_labelled
 from models import build_model
 from models.weights import load_strictly, read_file, stage_of
-from utils.command_line import command
+from utils.command_line import Parser, command
 from utils.config import check_stage, load_config
 from utils.errors import UserError
 from utils.evaluate import evaluate_clusters, neighbor_accuracy, prototypes
 from utils.features import eval_loader, extract_features, predict
 from utils.handover import STAGE_FOLDERS, check_data_set
 from utils.logger import print_metrics
-from utils.neighbors import mine_neighbors
+from utils.neighbors import check_minable, mine_neighbors
 from utils.run import choose_device
 from utils.visualize import plot_prototypes
 
@@ -25,7 +25,7 @@ NEIGHBORS = (1, 5, 20)
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("--config_exp", required=True, help="the YAML of the stage that the model comes from")
     parser.add_argument("--model", required=True, type=Path, help="model.pth.tar of that stage")
     parser.add_argument("--visualize_prototypes", action="store_true", help="write prototypes.png beside the model")
@@ -67,6 +67,7 @@ def main(argv: list[str] | None = None) -> None:
                 f"{cfg.val_db_name} has no labels, and a pretext model is judged by its neighbors' labels: "
                 "look at neighbors.png beside the model instead"
             )
+        check_minable(len(dataset), max(NEIGHBORS), cfg.knn_backend, "val")
         features = extract_features(model, loader).to(device)
         neighbors = mine_neighbors(features, max(NEIGHBORS), cfg.knn_backend)
         right = {f"right among the top {k}": neighbor_accuracy(neighbors, dataset.targets, k) for k in NEIGHBORS}

@@ -1,6 +1,7 @@
 """Trained weights in files. When they are read, every tensor must fit by name and shape, or nothing is loaded."""
 
 import io
+import warnings
 from pathlib import Path
 
 import torch
@@ -30,11 +31,13 @@ def read_file(path) -> dict:
 def read_tensors(path) -> dict:
     """The content of a weight file or checkpoint, on the CPU. Nothing but tensors and plain types is read."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PyTorch explains a bad file at length
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch, pickle and zipfile raise a dozen kinds for a bad file
         raise UserError(
             f"{path} ({Path(path).stat().st_size} bytes) cannot be read: it is damaged, no PyTorch file, or holds more "
-            "than tensors and plain values; nothing in it was run"
+            "than tensors and plain values; nothing in it was run; put the right file there or make it anew"
         ) from error
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
         raise UserError(f"{path} holds no named weights but a {type(content).__name__}: give a model.pth.tar")
@@ -43,7 +46,13 @@ def read_tensors(path) -> dict:
 
 def stage_of(content: dict, path) -> str:
     """`pretext`, `scan` or `selflabel`: which stage a model file comes from, by what is in it."""
-    if content.keys() == {"model", "head"}:
+    if content.keys() == {"model", "head"} and isinstance(content["model"], dict):
+        head, heads = content["head"], sum(str(name).startswith("cluster_head.") for name in content["model"]) // 2
+        if type(head) is not int or not 0 <= head < heads:
+            raise UserError(
+                f"{path} names head {head!r} as its best, but holds {heads} heads: it is no whole scan model; give the "
+                f"model.pth.tar that {MADE_BY['scan']} wrote"
+            )
         return "scan"
     if any(name.startswith("contrastive_head.") for name in content):
         return "pretext"
@@ -96,9 +105,7 @@ def load_backbone(model: nn.Module, path) -> int:
 def load_best_head(model: nn.Module, path) -> int:
     """Load a scan model file with its best head alone, as `cluster_head.0`; returns which head that was."""
     content = read_model(path, "scan")
-    head, heads = content["head"], sum(name.endswith(".bias") for name in content["model"] if "cluster_head." in name)
-    if not 0 <= head < heads:
-        raise UserError(f"{path} names head {head} as its best, but holds {heads} heads: it is no whole scan model")
+    head = content["head"]
     state = {name: value for name, value in content["model"].items() if not name.startswith("cluster_head.")}
     for part in ("weight", "bias"):
         state[f"cluster_head.0.{part}"] = content["model"][f"cluster_head.{head}.{part}"]

@@ -7,14 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-import data
 import eval as evaluation
 import scan
 import selflabel
 import simclr
-from data.digits import read_digits
 from tests.small_runs import SCRIPTS, SMALL, config_of, few_digits, run_stage, weights
-from utils.errors import RunError, UserError
+from utils.errors import UserError
 
 
 @pytest.fixture(autouse=True)
@@ -161,33 +159,6 @@ def test_a_model_that_was_taken_over_is_not_replaced_by_training(finished, tmp_p
     assert same_weights(folder, finished["pretext"])
 
 
-def test_a_model_that_cannot_be_mined_replaces_nothing(finished, tmp_path):
-    folder = take_over(finished["pretext"] / "model.pth.tar", tmp_path)
-    state = weights(finished["pretext"])
-    state["contrastive_head.2.bias"].fill_(torch.nan)
-    torch.save(state, tmp_path / "nan.pth.tar")
-    with pytest.raises(UserError, match="206 of 206 features are NaN"):
-        take_over(tmp_path / "nan.pth.tar", tmp_path)
-    assert same_weights(folder, finished["pretext"])
-
-
-@pytest.mark.parametrize(
-    "stage, overrides, message",
-    [
-        ("scan", [], "is a scan model, not a pretext model"),
-        ("pretext", ["model_kwargs.width=8"], r"does not fit .*is \(4,.*expected \(8,"),
-        ("nowhere", [], "not found"),
-    ],
-)
-def test_a_model_that_does_not_fit_is_refused_and_no_model_or_neighbors_are_written(
-    stage, overrides, message, finished, tmp_path
-):
-    model = finished.get(stage, tmp_path) / "model.pth.tar"
-    with pytest.raises(UserError, match=message):
-        take_over(model, tmp_path / "new", *overrides)
-    assert not (tmp_path / "new").exists()
-
-
 def test_a_model_that_is_no_simclr_model_is_named_before_the_data_set_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr(simclr, "build_dataset", None)
     with pytest.raises(UserError, match=r"typo\.pth\.tar not found"):
@@ -272,15 +243,6 @@ def test_heads_only_scan_leaves_the_backbone_as_the_pretext_task_made_it(finishe
     }
 
 
-def test_selflabel_without_a_confident_image_stops_with_the_quantiles_and_three_remedies(finished, tmp_path):
-    with pytest.raises(RunError) as error:
-        run_stage("selflabel", tmp_path, f"scan_dir={finished['scan']}", "confidence_threshold=0.999")
-    message = str(error.value)
-    assert "confidence at 10, 50, 90, 100 %" in message
-    assert all(remedy in message for remedy in ("epochs", "batch_size", "confidence_threshold"))
-    assert not (tmp_path / "digits" / "selflabel" / "model.pth.tar").exists()
-
-
 def nothing_confident_in(batches):
     """In place of the loss: keeps nothing in the batches of these numbers, from 1, everything in the others."""
 
@@ -354,51 +316,3 @@ def test_eval_reports_every_stage(finished, stage, capsys):
     if stage == "selflabel":  # the figures are those of the end of the stage
         (final,) = (line for line in log_of(finished[stage]) if "final" in line)
         assert f"{final['NMI']:.4f}" in printed
-
-
-def test_eval_names_the_stage_of_a_model_given_with_another_stages_config(finished):
-    model = str(finished["selflabel"] / "model.pth.tar")
-    with pytest.raises(UserError, match=r"selflabel model.*scan"):
-        evaluation.main(["--config_exp", "configs/scan/scan_digits.yml", "--model", model, *SMALL])
-
-
-def test_eval_says_that_a_pretext_model_has_no_prototypes_and_what_a_window_needs(finished):
-    model = ["--model", str(finished["pretext"] / "model.pth.tar"), *SMALL]
-    with pytest.raises(UserError, match="prototypes are of clusters"):
-        evaluation.main(["--config_exp", "configs/pretext/simclr_digits.yml", "--visualize_prototypes", *model])
-    with pytest.raises(SystemExit) as ended:
-        evaluation.main(["--config_exp", "configs/pretext/simclr_digits.yml", "--show", *model])
-    assert ended.value.code == 2
-
-
-MISTAKES = {
-    "scan before simclr": ("scan", [], r"model\.pth\.tar not found.*simclr\.py"),
-    "selflabel before scan": ("selflabel", [], r"model.pth.tar not found"),
-    "batch above the data": ("pretext", ["batch_size=207"], r"batch_size 207.*206 images"),
-    "too many to mine": ("pretext", ["num_neighbors=206"], r"206 images are too few to mine 206"),
-    "crop above the images": ("pretext", ["transformation_kwargs.crop_size=32"], r"crop_size 32.*16 x 16"),
-    "too many neighbors": ("scan", ["num_neighbors=21", "PRETEXT"], r"num_neighbors 21.*20"),
-    "another width": (
-        "scan",
-        ["model_kwargs.width=8", "PRETEXT"],
-        r"model\.pth\.tar does not fit .*is \(4,.*expected \(8,",
-    ),
-    "another data set's neighbors": (
-        "scan",
-        ["PRETEXT", "WHOLE"],
-        r"made from 206 train images of digits, but this run has 1438",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", MISTAKES)
-def test_a_users_mistake_is_one_line_before_any_training(case, finished, tmp_path, monkeypatch):
-    stage, overrides, message = MISTAKES[case]
-    if "WHOLE" in overrides:
-        monkeypatch.setitem(data.DATASETS, "digits", read_digits)
-    replaced = {"PRETEXT": [f"pretext_dir={finished['pretext']}"], "WHOLE": []}
-    overrides = [word for override in overrides for word in replaced.get(override, [override])]
-    with pytest.raises(UserError, match=message) as error:
-        run_stage(stage, tmp_path, *overrides)
-    assert "\n" not in str(error.value)
-    assert not list(tmp_path.rglob("*.pth.tar"))

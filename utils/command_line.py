@@ -15,10 +15,17 @@ from utils.errors import RunError, UserError
 from utils.run import Run
 
 
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; settings are given as key=value, the options are those of --help")
+
+
 def stage_arguments(argv: list[str] | None, description: str, takes_model: bool = False) -> argparse.Namespace:
     """A stage script's command line: `--config_env`, `--config_exp`, `--restart`, overrides and, if asked for,
     `--model`."""
-    parser = argparse.ArgumentParser(description=description)
+    parser = Parser(description=description)
     parser.add_argument("--config_env", help="where results go (default: configs/env.yml, if present)")
     parser.add_argument("--config_exp", required=True, help="the YAML of this stage and data set, under configs/")
     parser.add_argument("--restart", action="store_true", help="begin anew: what the folder holds is moved aside")
@@ -45,13 +52,15 @@ def command(main: Callable[[], None]) -> None:
         main()
     except UserError as error:
         _end(f"error: {error}", 2)
-    except (RunError, OSError) as error:
+    except RunError as error:
         _end(f"error: {error}", 3)
-    except RuntimeError as error:
-        if not _is_out_of_memory(error):
+    except OSError as error:
+        _end(f"error: {error}; check that the file is there and that you may use it", 3)
+    except (RuntimeError, MemoryError) as error:
+        if not (reason := _lack_of_memory(error)):
             raise
         advice = _memory_advice(Run.latest.cfg) if Run.latest else "use device=cpu, or free the memory"
-        _end(f"error: not enough memory ({str(error).partition('.')[0]}): {advice}", 3)
+        _end(f"error: not enough memory ({reason}): {advice}", 3)
     except KeyboardInterrupt as stop:
         _end(
             "\nstopped; given again, the command of a stage goes on from its last checkpoint",
@@ -59,8 +68,14 @@ def command(main: Callable[[], None]) -> None:
         )
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+def _lack_of_memory(error: RuntimeError | MemoryError) -> str:
+    """What could not be had, "" if the error is of another kind."""
+    text, cpu = " ".join(str(error).split()), "DefaultCPUAllocator"
+    if cpu in text:
+        text = text[text.index(cpu) :]
+    elif not isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return ""
+    return text.partition(". ")[0] or "none left"
 
 
 def _memory_advice(cfg) -> str:
@@ -68,8 +83,8 @@ def _memory_advice(cfg) -> str:
     size = views.get("crop_size") or views.get("random_resized_crop", {}).get("size", plain)
     return (
         f"batch_size {cfg.batch_size}, views of {size} px, model_kwargs.width {cfg.model_kwargs.width}: lower "
-        "batch_size, the sizes in augmentation_kwargs and transformation_kwargs, or the width; where it was the mining, "
-        "use device=cpu; the last checkpoint is whole"
+        "batch_size, the sizes in augmentation_kwargs and transformation_kwargs, or the width; mine with device=cpu; "
+        "what was saved is whole"
     )
 
 

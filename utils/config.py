@@ -150,7 +150,10 @@ def _read_file(path: str | Path) -> dict[str, Any]:
     try:
         content = Path(path).read_bytes()
     except OSError as error:
-        raise UserError(f"cannot read config {Path(path).absolute()}: {error.strerror}") from error
+        shipped = {file.name: str(file) for file in Path("configs").rglob("*.yml")}
+        near = difflib.get_close_matches(Path(path).name, shipped, n=1, cutoff=0.6)
+        hint = f"did you mean {shipped[near[0]]}?" if near else "give one of those under configs/"
+        raise UserError(f"cannot read config {Path(path).absolute()}: {error.strerror}; {hint}") from error
     tree = _parse_yaml(content, str(path))
     if not isinstance(tree, dict | None):
         raise UserError(f"{path}: should be a mapping, lines of `key: value`, not {_show(tree)}")

@@ -14,7 +14,9 @@ from utils.errors import RunError
 REMEDIES = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free some space, or raise the quota"),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "make the folder writable, or name another root_dir=..."),
-    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), "the folder is gone or a file stands in its way: put it right"),
+    **dict.fromkeys(
+        (errno.ENOENT, errno.ENOTDIR, errno.EEXIST), "the folder is gone or a file stands in its way: put it right"
+    ),
 }
 
 

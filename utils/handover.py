@@ -1,5 +1,6 @@
 """What the stages hand on to each other: the record of a file says what it was made from, and it must fit."""
 
+import shlex
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -28,11 +29,13 @@ class Handover:
 
     def __init__(self, cfg, folder: Path, names: tuple[str, ...]):
         self.cfg, self.folder, self.stage = cfg, folder, BEFORE[cfg.setup]
+        trained = not (folder / MODEL).is_file() or (folder / "checkpoint.pth.tar").exists()
         for path in (folder / name for name in names):
             if not path.is_file():
+                command = command_for(cfg, self.stage, folder, *(() if trained else ("--model", str(folder / MODEL))))
                 raise UserError(
-                    f"{path} not found, which {cfg.setup}.py starts from: make it with "
-                    f"`{command_for(cfg, self.stage, folder)}`, or name the folder that has it in {self.stage}_dir=..."
+                    f"{path} not found, which {cfg.setup}.py starts from: make it with `{command}`, or name the folder "
+                    f"that has it in {self.stage}_dir=..."
                 )
         records = {name: check_recorded(folder / name) for name in names}
         self.records = {name: record for name, record in records.items() if record}
@@ -40,24 +43,26 @@ class Handover:
         self.digests = {name: sha256_of(folder / name) for name in names}
         for name, record in self.records.items():
             if record.get("weights_sha256", self.digests[MODEL]) != self.digests[MODEL]:
+                command = command_for(cfg, self.stage, folder, "--model", str(folder / MODEL))
                 raise UserError(
                     f"{folder / name} is stale, mined with other weights than {MODEL} beside it holds: mine again with "
-                    f"`{command_for(cfg, self.stage, folder)} --model {folder / MODEL}`"
+                    f"`{command}`"
                 )
 
     def check_data(self, facts: dict[str, dict[str, Any]]) -> None:
         """Raise UserError for a file made from other images than `facts` says of each split."""
         for name, record in self.records.items():
-            now = facts[record.get("split", "train")]
+            now = facts["val" if name == NEIGHBORS["val"] else "train"]
             made = {key: record.get(key) for key in now}
             if made != now:
                 own = Path(self.cfg.root_dir, self.cfg.run_name, self.stage)
                 is_own = own.resolve() == self.folder.resolve()
-                again = " --restart`" if is_own else f"` and give {self.stage}_dir={own}"
+                command = command_for(self.cfg, self.stage, own, *(["--restart"] if is_own else []))
+                place = "" if is_own else f" and give {self.stage}_dir={own}"
                 raise UserError(
                     f"{self.folder / name} was made from {_describe(made)}, but this run has {_describe(now)}"
                     f"{', others' * (_describe(made) == _describe(now))}: make the right one with "
-                    f"`{command_for(self.cfg, self.stage, own)}{again}, or give this run that data set and max_images"
+                    f"`{command}`{place}, or give this run that data set and max_images"
                 )
 
 
@@ -75,8 +80,8 @@ def _describe(facts: dict[str, Any]) -> str:
     return f"{facts['images']} {facts['split']} images of {facts['data_set']}"
 
 
-def command_for(cfg, stage: str, folder: Path) -> str:
-    """The command that fills `folder`, `root_dir/<run_name>/<stage>`, for the data set of cfg."""
+def command_for(cfg, stage: str, folder: Path, *options: str) -> str:
+    """The command that fills `folder`, `root_dir/<run_name>/<stage>`, for the data set of cfg, to paste in a shell."""
     script, path, made = MADE_BY[stage], "CONFIG", {"root_dir": "results"}
     for candidate in sorted(Path("configs", stage).glob("*.yml")):
         with suppress(UserError):
@@ -89,4 +94,4 @@ def command_for(cfg, stage: str, folder: Path) -> str:
     if folder.name == stage:
         wanted |= {"root_dir": str(folder.parent.parent), "run_name": folder.parent.name}
     overrides = [f"{key}={value}" for key, value in wanted.items() if value not in (None, made.get(key))]
-    return " ".join(["python", script, "--config_exp", str(path), *overrides])
+    return shlex.join(["python", script, "--config_exp", str(path), *overrides, *options])

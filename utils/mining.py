@@ -13,8 +13,8 @@ VAL_NEIGHBORS = 5  # mined within the val split: SCAN's validation uses all of t
 
 def check_before_training(cfg, train_set, val_set) -> None:
     """Raise UserError for what would otherwise stop the mining after the last epoch."""
-    check_minable(len(train_set), cfg.num_neighbors, cfg.knn_backend)
-    check_minable(len(val_set), VAL_NEIGHBORS, cfg.knn_backend)
+    check_minable(len(train_set), cfg.num_neighbors, cfg.knn_backend, "train")
+    check_minable(len(val_set), VAL_NEIGHBORS, cfg.knn_backend, "val")
 
 
 def knn_accuracy(features, train_set, val_set, device) -> float:

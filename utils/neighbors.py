@@ -39,12 +39,13 @@ def choose_backend(features: Tensor, backend: str) -> str:
     return "faiss" if faiss is not None and (not features.is_cuda or faiss_has_gpu(faiss)) else "torch"
 
 
-def check_minable(num_images: int, topk: int, backend: str) -> None:
+def check_minable(num_images: int, topk: int, backend: str, split: str = "") -> None:
     """Raise UserError if mining is bound to fail: known before the training that it follows."""
     if num_images < topk + 1:
+        fewer = ", or lower num_neighbors" if split == "train" else ""
         raise UserError(
-            f"{num_images} images are too few to mine {topk} neighbors each: at least {topk + 1} are needed. "
-            "Mine fewer neighbors (num_neighbors) or add images."
+            f"{num_images} {split} images are too few to mine {topk} neighbors each: at least {topk + 1} are needed; "
+            f"add images{fewer}".replace("  ", " ")
         )
     if backend == "faiss" and import_faiss() is None:
         raise UserError("knn_backend is faiss, which is not installed: install it, or set knn_backend to torch")
@@ -159,9 +160,9 @@ def load_neighbors(path: Path, num_images: int, num_neighbors: int | None = None
     Raises UserError when the file was mined on another number of images or holds too few neighbors."""
     try:
         neighbors = np.lib.format.read_array(io.BytesIO(path.read_bytes()), allow_pickle=False)
-    except (ValueError, EOFError) as error:
+    except Exception as error:  # of NumPy or of Python's parser, by which bit is wrong
         raise UserError(f"{path} ({path.stat().st_size} bytes) is no readable .npy file: mine it again") from error
-    if neighbors.ndim != 2 or len(neighbors) != num_images or not np.issubdtype(neighbors.dtype, np.integer):
+    if neighbors.ndim != 2 or len(neighbors) != num_images or not neighbors.size or neighbors.dtype.kind not in "iu":
         raise UserError(
             f"{path} holds {neighbors.dtype} {neighbors.shape}, but the split has {num_images} images: mine "
             "the neighbors again with simclr.py on this data set, with the max_images of this stage"

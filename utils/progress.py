@@ -77,8 +77,8 @@ class Progress:
             first = min(step for step in steps if step)
             terms = [name for name, step in zip(self.terms, steps, strict=True) if step == first]
             raise RunError(
-                f"not finite in epoch {self.epoch + 1}, step {first}: {', '.join(terms)}; the last checkpoint is "
-                "whole: try a lower optimizer_kwargs.lr, or precision=fp32"
+                f"not finite in epoch {self.epoch + 1}, step {first}: {', '.join(terms)}; what was saved is whole: "
+                "try a lower optimizer_kwargs.lr, or precision=fp32"
             )
         averages = {f"train/{name}": (value / self.measured).item() for name, value in self.sums.items()}
         return averages | {"train/images_per_second": self.images / (time.perf_counter() - self.start)}

@@ -40,7 +40,8 @@ class Run:
     """The folder `root_dir/<run_name>/<stage>` with model, checkpoints, config.yml and log.jsonl.
 
     Stopped anywhere and started again, a run ends with the same weights, to the last bit (on a CPU, with the same
-    number of threads). Nothing is written before `resume` or `take_over`: a mistake found until then leaves no trace.
+    number of threads). Nothing is written before `resume`, or `save_model` after `take_over`: a mistake found until
+    then leaves no trace.
     restart: move what the folder holds aside. Seeds PyTorch for the weights drawn next. Raises UserError if the folder
     holds a run of another config."""
 
@@ -52,7 +53,7 @@ class Run:
         self.checkpoint, self.ending = self.folder / "checkpoint.pth.tar", self.folder / "finished.json"
         self.is_pretext = STAGE_FOLDERS[cfg.setup] == "pretext"
         self.handover, self.data, self.inputs = None, {}, {}
-        self.finished_epochs, self.begun_epoch, self.state = 0, None, {}
+        self.finished_epochs, self.begun_epoch, self.state, self.given = 0, None, {}, ""
         self._refuse_other_config()
         torch.manual_seed(cfg.seed)
 
@@ -60,7 +61,11 @@ class Run:
         path = self.folder / "config.yml"
         if self.restart or not has_checkpoint(self.checkpoint) or not path.is_file():
             return
-        if differences := resume_differences(load_config(None, path), self.cfg):
+        try:
+            saved = load_config(None, path)
+        except UserError as error:
+            raise UserError(f"{error}; put that right, or {CHOICE}") from error
+        if differences := resume_differences(saved, self.cfg):
             more = f"; and {len(differences) - 8} more" if len(differences) > 8 else ""
             raise UserError(
                 f"{self.folder} holds a run with other settings ({'; '.join(differences[:8])}{more}): go on with "
@@ -94,13 +99,11 @@ class Run:
         self.lock, self.model, self.optimizer = claim(self.folder, self.restart), model, optimizer
         state, fault = load_checkpoint(self.checkpoint)
         if state is not None:
-            self._check_checkpoint(state)
-            load_strictly(model, state.pop("model"), self.checkpoint)
-            optimizer.load_state_dict(state.pop("optimizer"))
-            self.finished_epochs, self.begun_epoch = state.pop("epoch"), state.pop("begun_epoch", None)
+            self._take_up(state)
         elif self.is_pretext and (self.folder / MODEL).exists():  # given with --model
             raise UserError(
-                f"{self.folder} holds a model that was not trained there, and training would replace it: {CHOICE}"
+                f"{self.folder} holds a model that was not trained there, and training would replace it: mine with it "
+                f"(--model {self.folder / MODEL}), or {CHOICE}"
             )
         self._open_log()
         if fault:
@@ -110,10 +113,13 @@ class Run:
         self.state = state or {}
         return self.state
 
-    def _check_checkpoint(self, state: dict) -> None:
-        if not {"model", "optimizer", "epoch"} <= state.keys():
+    def _take_up(self, state: dict) -> None:
+        if not {"model", "optimizer", "epoch"} <= state.keys() or type(state["epoch"]) is not int:
             hint = f"; if it is a trained model, mine with it: --model {self.checkpoint}" if self.is_pretext else ""
-            raise UserError(f"{self.checkpoint} is no checkpoint to go on from: move it away to start anew{hint}")
+            raise UserError(
+                f"{self.checkpoint} is no checkpoint to go on from, with model, optimizer and epoch: move it away to "
+                f"start anew{hint}"
+            )
         if not (self.folder / "config.yml").is_file():
             raise UserError(f"{self.folder} lacks config.yml, the settings of the checkpoint there: {CHOICE}")
         if changed := [name for name, digest in state.pop("inputs", {}).items() if self.inputs.get(name) != digest]:
@@ -123,21 +129,27 @@ class Run:
                 f"{self.checkpoint} is {_place(state['epoch'], state.get('begun_epoch'))}, more than epochs: "
                 f"{self.cfg.epochs}; give at least as many epochs, or {CHOICE}"
             )
+        try:
+            load_strictly(self.model, state.pop("model"), self.checkpoint)
+            self.optimizer.load_state_dict(state.pop("optimizer"))
+        except (UserError, KeyError, ValueError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"{self.checkpoint} is no checkpoint of this run, by its model or optimizer ({error}): {CHOICE}"
+            ) from error
+        self.finished_epochs, self.begun_epoch = state.pop("epoch"), state.pop("begun_epoch", None)
 
     def take_over(self, model: nn.Module, state: dict, path: Path) -> None:
-        """Load the weights `state`, read from `path`, in place of training. Raises UserError where they would replace
-        a model that was trained here."""
+        """Load the weights `state`, read from `path`, in place of training; the run begins when they are saved. Raises
+        UserError where they would replace a model that was trained here."""
         own = [self.checkpoint.resolve(), (self.folder / MODEL).resolve()]
         if has_checkpoint(self.checkpoint) and path.resolve() not in own and not self.restart:
             raise UserError(f"{self.folder} holds a training run, and {path} would replace its model: {CHOICE}")
         load_strictly(model, state, path)
-        self.lock = claim(self.folder, self.restart)
-        self._open_log()
-        self.ending.unlink(missing_ok=True)
-        self.log.note(f"loaded {len(state)} of {len(state)} tensors from {path}: nothing is trained")
+        self.given = f"loaded {len(state)} of {len(state)} tensors from {path}: nothing is trained"
 
     def _open_log(self) -> None:
         Run.latest, cfg = self, self.cfg
+        self.ending.unlink(missing_ok=True)
         self.log = Logger(self.folder)
         self.log.heading(f"{cfg.setup} on {cfg.train_db_name}  ({self.device}, seed {cfg.seed})  ->  {self.folder}")
         for name in self.handover.unrecorded if self.handover else []:
@@ -147,7 +159,6 @@ class Run:
 
     def epochs(self) -> Iterator[int]:
         """The epochs still to train, from 0. In them, SIGINT and SIGTERM end the run as soon as its state is saved."""
-        self.ending.unlink(missing_ok=True)
         save_config(self.cfg, self.folder / "config.yml")
         self.start = self.last_save = time.monotonic()
         self.first_epoch = self.finished_epochs
@@ -188,7 +199,7 @@ class Run:
         """Raise RunError if the last step left weights that are not finite, before any of them is saved."""
         if not all(value.isfinite().all() for value in self.model.state_dict().values()):
             raise RunError(
-                f"the weights were not finite in epoch {epoch + 1}; the last checkpoint is whole: try a lower "
+                f"the weights were not finite in epoch {epoch + 1}; what was saved is whole: try a lower "
                 "optimizer_kwargs.lr, or precision=fp32"
             )
 
@@ -207,6 +218,10 @@ class Run:
 
     def save_model(self, content: dict) -> None:
         """Write model.pth.tar and its record: what the next stage starts from."""
+        if self.given:
+            self.lock = claim(self.folder, self.restart)
+            self._open_log()
+            self.log.note(self.given)
         facts = {"holds": f"model of {self.cfg.setup}", **self.data.get("train", {}), "made_from": self.inputs}
         save_recorded(self.folder / MODEL, to_bytes(content), facts)
 

@@ -58,7 +58,9 @@ def test_a_missing_file_is_named_with_the_command_that_makes_it(cfg, folder, nam
         Handover(cfg, folder, NAMES)
     message = str(error.value)
     assert message.startswith(f"{folder / name} not found, which scan.py starts from")
-    assert f"`python simclr.py --config_exp configs/pretext/simclr_digits.yml root_dir={folder.parents[1]}`" in message
+    given = "" if name == MODEL else f" --model {folder / MODEL}"  # a model that was not trained there is kept
+    command = f"python simclr.py --config_exp configs/pretext/simclr_digits.yml root_dir={folder.parents[1]}{given}"
+    assert f"`{command}`" in message
     assert "pretext_dir=" in message and "\n" not in message
 
 

@@ -106,7 +106,7 @@ def test_any_measurement_that_is_not_finite_stops_the_epoch_though_a_later_one_o
 
 
 def test_what_was_not_finite_is_named_and_nothing_else():
-    with pytest.raises(RunError, match=r"epoch 1, step 2: entropy, other; the last checkpoint"):
+    with pytest.raises(RunError, match=r"epoch 1, step 2: entropy, other; what was saved is whole"):
         run_epoch([1.0, 1.0, math.nan], entropy=[1.0, math.inf, 1.0], other=[1.0, math.nan, 1.0])
 
 
