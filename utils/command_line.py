@@ -49,7 +49,8 @@ def command(main: Callable[[], None]) -> None:
     and 143; anything else is a bug of ours, and shows its traceback."""
     stopping.listen()
     try:
-        main()
+        with stopping.heeded():
+            main()
     except UserError as error:
         _end(f"error: {error}", 2)
     except RunError as error:

@@ -53,7 +53,7 @@ class Run:
         self.checkpoint, self.ending = self.folder / "checkpoint.pth.tar", self.folder / "finished.json"
         self.is_pretext = STAGE_FOLDERS[cfg.setup] == "pretext"
         self.handover, self.data, self.inputs = None, {}, {}
-        self.finished_epochs, self.begun_epoch, self.state, self.given = 0, None, {}, ""
+        self.finished_epochs, self.begun_epoch, self.state, self.is_given = 0, None, {}, False
         self._refuse_other_config()
         torch.manual_seed(cfg.seed)
 
@@ -145,7 +145,8 @@ class Run:
         if has_checkpoint(self.checkpoint) and path.resolve() not in own and not self.restart:
             raise UserError(f"{self.folder} holds a training run, and {path} would replace its model: {CHOICE}")
         load_strictly(model, state, path)
-        self.given = f"loaded {len(state)} of {len(state)} tensors from {path}: nothing is trained"
+        say(f"loaded {len(state)} of {len(state)} tensors from {path}: nothing is trained")
+        self.is_given = True
 
     def _open_log(self) -> None:
         Run.latest, cfg = self, self.cfg
@@ -218,10 +219,9 @@ class Run:
 
     def save_model(self, content: dict) -> None:
         """Write model.pth.tar and its record: what the next stage starts from."""
-        if self.given:
+        if self.is_given:
             self.lock = claim(self.folder, self.restart)
             self._open_log()
-            self.log.note(self.given)
         facts = {"holds": f"model of {self.cfg.setup}", **self.data.get("train", {}), "made_from": self.inputs}
         save_recorded(self.folder / MODEL, to_bytes(content), facts)
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 _deferring = False
 _requested: int | None = None  # the signal that waits
+_answered: "Stopped | None" = None  # what was raised
 
 
 class Stopped(KeyboardInterrupt):
@@ -19,16 +20,30 @@ class Stopped(KeyboardInterrupt):
 
 def listen() -> None:
     """Answer both signals from here on."""
+    global _answered
+    _answered = None
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _answer)
 
 
 def _answer(number: int, _) -> None:
-    global _requested
+    global _requested, _answered
     if not _deferring or _requested:
-        raise Stopped(number)
+        _answered = Stopped(number)
+        raise _answered
     _requested = number
     os.write(2, b"\nstopping as soon as this step is saved; once more stops at once\n")  # print may not be re-entered
+
+
+@contextmanager
+def heeded() -> Iterator[None]:
+    """In the block an answer comes through, whatever the code that it interrupted makes of it (argparse, for one)."""
+    try:
+        yield
+    except Exception:
+        if _answered:
+            raise _answered from None
+        raise
 
 
 @contextmanager

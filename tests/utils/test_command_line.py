@@ -90,6 +90,26 @@ def test_a_signal_ends_in_its_code_with_one_line_and_no_half_written_file_stays(
     assert line.startswith("stopped")
 
 
+def test_a_signal_ends_in_its_code_though_what_it_interrupted_fails_otherwise(handlers, capfd):
+    def main():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            raise AttributeError("a clean-up that was not ready for this")
+
+    with pytest.raises(SystemExit) as end:
+        command(main)
+    assert end.value.code == 143
+    assert "AttributeError" not in capfd.readouterr().err
+
+
+def test_a_signal_of_an_earlier_command_excuses_no_bug(handlers):
+    with pytest.raises(SystemExit):
+        command(lambda: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(ValueError, match="ours"):
+        command(raising(ValueError("ours")))
+
+
 # -- not enough memory
 
 

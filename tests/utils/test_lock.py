@@ -13,10 +13,14 @@ def in_child(act):
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
-        held = act()  # noqa: F841 (the lock lives as long as the process)
-        os.write(writer, b".")
-        signal.pause()
-    os.read(reader, 1)
+        try:
+            held = act()  # noqa: F841 (the lock lives as long as the process)
+            os.write(writer, b".")
+            signal.pause()
+        finally:
+            os._exit(1)
+    os.close(writer)
+    assert os.read(reader, 1) == b".", "the other process failed"
     return child
 
 
