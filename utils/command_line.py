@@ -67,6 +67,8 @@ def command(main: Callable[[], None]) -> None:
             "\nstopped; given again, the command of a stage goes on from its last checkpoint",
             getattr(stop, "code", 130),
         )
+    finally:
+        stopping.deafen()
 
 
 def _lack_of_memory(error: RuntimeError | MemoryError) -> str:

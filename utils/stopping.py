@@ -4,6 +4,9 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 _deferring = False
 _requested: int | None = None  # the signal that waits
@@ -22,17 +25,29 @@ def listen() -> None:
     """Answer both signals from here on."""
     global _answered
     _answered = None
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in SIGNALS:
         signal.signal(number, _answer)
 
 
+def deafen() -> None:
+    """Leave both signals to the system, which ends the process without a word: there is nothing left to save."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+
+
 def _answer(number: int, _) -> None:
-    global _requested, _answered
+    global _requested
     if not _deferring or _requested:
-        _answered = Stopped(number)
-        raise _answered
+        _stop(number)
     _requested = number
     os.write(2, b"\nstopping as soon as this step is saved; once more stops at once\n")  # print may not be re-entered
+
+
+def _stop(number: int) -> NoReturn:
+    global _answered
+    deafen()  # the way up is no place for another one
+    _answered = Stopped(number)
+    raise _answered
 
 
 @contextmanager
@@ -63,4 +78,4 @@ def requested() -> bool:
 
 def stop_if_requested() -> None:
     if _requested:
-        raise Stopped(_requested)
+        _stop(_requested)

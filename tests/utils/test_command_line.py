@@ -1,6 +1,7 @@
 import os
 import re
 import signal
+from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
@@ -101,6 +102,13 @@ def test_a_signal_ends_in_its_code_though_what_it_interrupted_fails_otherwise(ha
         command(main)
     assert end.value.code == 143
     assert "AttributeError" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("main", [lambda: None, raising(KeyboardInterrupt())], ids=["ended", "stopped"])
+def test_when_the_command_is_over_a_signal_is_the_systems_business(main, handlers):
+    with suppress(SystemExit):
+        command(main)
+    assert signal.getsignal(signal.SIGINT) == signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def test_a_signal_of_an_earlier_command_excuses_no_bug(handlers):

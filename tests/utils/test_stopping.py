@@ -59,10 +59,20 @@ def test_a_request_made_in_the_last_moment_of_training_is_not_lost():
         stop_if_requested()
 
 
+@pytest.mark.parametrize("stop", [lambda: send(signal.SIGINT), stop_if_requested], ids=["at once", "deferred"])
+def test_on_the_way_up_another_signal_ends_the_process_without_a_word(stop):
+    with deferred():
+        send(signal.SIGINT)
+        with pytest.raises(Stopped):
+            stop()
+    assert signal.getsignal(signal.SIGINT) == signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
 def test_after_training_a_signal_stops_at_once_again_and_old_requests_are_forgotten():
     with deferred():
         send(signal.SIGINT)
     with pytest.raises(Stopped):
         send(signal.SIGINT)
+    listen()
     with deferred():
         assert not stopping.requested()
