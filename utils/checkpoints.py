@@ -46,7 +46,9 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Any] | None, str]:
         except UserError as error:
             faults.append(str(error))
             continue
-        if faults and file != path and path.exists():
+        if file == path:
+            return content, ""
+        if path.exists():
             os.replace(path, path.with_name("damaged_" + path.name))  # or the next save would keep it as the whole one
         return content, "; ".join(faults)
     if files:

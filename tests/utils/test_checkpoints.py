@@ -97,6 +97,13 @@ def test_a_checkpoint_whose_record_is_damaged_gives_way_as_well(path):
     assert content["epoch"] == 1 and r"checkpoint.pth.tar.json (0 bytes) is damaged" in fault
 
 
+def test_a_whole_checkpoint_needs_no_record_of_the_one_before(path):
+    save(path, 1, 2)
+    record_path(previous_of(path)).write_bytes(b"")
+    content, fault = load_checkpoint(path)
+    assert (content["epoch"], fault) == (2, "")
+
+
 def test_a_kill_that_left_only_the_one_before_loses_nothing(path):
     save(path, 1, 2)
     path.unlink()
