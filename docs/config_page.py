@@ -22,7 +22,7 @@ command line is `lr: 0.1` indented below `optimizer_kwargs:` in a file. Numbers 
 `[0.2, 1.0]`, in quotes on the command line; `~` in a path is the home folder. Text stays as it stands: the `run_name`
 007 is not 7.
 
-**What a restart may change.** The same command, given again, goes on where the run stopped. It is refused when a key
+**What a resume may change.** The same command, given again, goes on where the run stopped. It is refused when a key
 differs that would have made another run, those with "no" below; a new run takes its own `run_name`. `epochs` may be
 raised to go on. The learning rate of the remaining epochs then follows the new `epochs`: with `scheduler: constant`
 the result is that of an unbroken longer run, with `step` too, but with `cosine` it is not.
@@ -30,7 +30,7 @@ the result is that of an unbroken longer run, with `step` too, but with `cosine`
 **Needed by** names the stages (and `eval`, for `eval.py`) that cannot do without the key, or the value of another key
 that asks for it. A key with a default need not be written.
 """
-COLUMNS = ("key", "type and range", "default", "needed by", "a restart may change it", "meaning")
+COLUMNS = ("key", "type and range", "default", "needed by", "a resume may change it", "meaning")
 
 
 def config_page() -> str:

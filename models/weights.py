@@ -23,7 +23,9 @@ def to_bytes(content: dict) -> bytes:
 def read_file(path) -> dict:
     """As `read_tensors`, of a file that must be whole. Raises RunError where a record beside it says it is not."""
     if not Path(path).is_file():
-        raise UserError(f"{path} not found: it holds the weights to start from; run the stage before, or mend the path")
+        raise UserError(
+            f"{path} not found: run the stage that writes it (--restart if it is finished) or mend the path"
+        )
     check_recorded(Path(path))
     return read_tensors(path)
 

@@ -165,8 +165,41 @@ def test_a_model_that_is_no_simclr_model_is_named_before_the_data_set_is_read(tm
         take_over(tmp_path / "typo.pth.tar", tmp_path)
 
 
+def test_mining_with_bare_weights_in_the_checkpoints_place_may_be_repeated_and_restart_moves_the_folder_aside(
+    finished, tmp_path
+):
+    place = tmp_path / "digits" / "pretext" / "checkpoint.pth.tar"
+    place.parent.mkdir(parents=True)
+    place.write_bytes((finished["pretext"] / "model.pth.tar").read_bytes())
+    for _ in range(2):
+        take_over(place, tmp_path)
+    folder = take_over(place, tmp_path, "--restart")
+    assert same_weights(folder, finished["pretext"]) and not (folder / "checkpoint.pth.tar").exists()
+    assert (tmp_path / "digits" / "pretext.old-1" / "checkpoint.pth.tar").exists()
+
+
 class Stopped(Exception):
     pass
+
+
+def test_scan_keeps_the_best_epoch_before_it_was_stopped(finished, tmp_path, monkeypatch):
+    losses = iter([-2.0, -1.0])
+    monkeypatch.setattr(scan, "scan_validation", lambda *_: {"total_loss": next(losses)})
+    whole_epoch = scan.train_epoch
+
+    def stop_in_second_epoch(*arguments):
+        if arguments[-1] == 1:
+            raise Stopped
+        return whole_epoch(*arguments)
+
+    monkeypatch.setattr(scan, "train_epoch", stop_in_second_epoch)
+    overrides = [f"pretext_dir={finished['pretext']}"]
+    with pytest.raises(Stopped):
+        run_stage("scan", tmp_path, *overrides)
+    best = weights(tmp_path / "digits" / "scan")
+    monkeypatch.setattr(scan, "train_epoch", whole_epoch)
+    after = weights(run_stage("scan", tmp_path, *overrides))
+    assert all(torch.equal(after[name], best[name]) for name in best)
 
 
 @pytest.mark.parametrize("stage", SCRIPTS)

@@ -28,7 +28,6 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Any] | None, str]:
 
     A damaged checkpoint is moved out of the way (`damaged_...`) when the previous one is whole. Raises RunError when
     neither is."""
-    files = [file for file in (path, previous_of(path)) if file.exists()]
     records, faults = set(), []
     for file in (path, previous_of(path)):  # a kill between two renames leaves a file its record under the other name
         try:
@@ -36,22 +35,20 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Any] | None, str]:
             records |= {record["sha256"]} if record else set()
         except RunError as error:
             faults.append(str(error))
-    for file in files:
-        size = file.stat().st_size
-        if (records or faults) and sha256_of(file) not in records:
-            faults.append(f"{file} ({size} bytes) is damaged: no record has its SHA-256")
-            continue
+    for file in filter(Path.exists, (path, previous_of(path))):
         try:
+            if (records or faults) and sha256_of(file) not in records:
+                raise RunError(f"{file} ({file.stat().st_size} bytes) is damaged: no record has its SHA-256")
             content = read_tensors(file)
-        except UserError as error:
-            faults.append(str(error))
+        except (UserError, RunError, OSError) as error:
+            faults.append(str(error) if file.name in str(error) else f"{file}: {error}")
             continue
         if file == path:
             return content, ""
         if path.exists():
             os.replace(path, path.with_name("damaged_" + path.name))  # or the next save would keep it as the whole one
         return content, "; ".join(faults)
-    if files:
+    if has_checkpoint(path):
         raise RunError(
             f"{'; '.join(faults)}; no whole checkpoint is left: put a copy back, or begin anew with --restart"
         )

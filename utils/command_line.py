@@ -1,8 +1,10 @@
 """The command line of a script, and how its process ends."""
 
 import argparse
+import re
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -60,11 +62,11 @@ def command(main: Callable[[], None]) -> None:
     except (RuntimeError, MemoryError) as error:
         if not (reason := _lack_of_memory(error)):
             raise
-        advice = _memory_advice(Run.latest.cfg) if Run.latest else "use device=cpu, or free the memory"
+        advice = _memory_advice(Run.latest) if Run.latest else "use device=cpu, or free the memory"
         _end(f"error: not enough memory ({reason}): {advice}", 3)
     except KeyboardInterrupt as stop:
         _end(
-            "\nstopped; given again, the command of a stage goes on from its last checkpoint",
+            "\nstopped; given again without --restart, the command of a stage goes on from its last checkpoint",
             getattr(stop, "code", 130),
         )
     finally:
@@ -73,12 +75,11 @@ def command(main: Callable[[], None]) -> None:
 
 def _lack_of_memory(error: RuntimeError | MemoryError) -> str:
     """What could not be had, "" if the error is of another kind."""
-    text, cpu = " ".join(str(error).split()), "DefaultCPUAllocator"
-    if cpu in text:
-        text = text[text.index(cpu) :]
-    elif not isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+    text = " ".join(str(error).split())
+    known = re.search("DefaultCPUAllocator|CUDA.*out of memory|ALLOC_FAILED|alloc fail", text)
+    if not known and not isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return ""
-    return text.partition(". ")[0] or "none left"
+    return text[known.start() if known else 0 :].partition(". ")[0] or "none left"
 
 
 def _memory_advice(cfg) -> str:
@@ -92,5 +93,6 @@ def _memory_advice(cfg) -> str:
 
 
 def _end(message: str, code: int) -> NoReturn:
-    print(message, file=sys.stderr)
+    with suppress(OSError):
+        print(message, file=sys.stderr)
     sys.exit(code)

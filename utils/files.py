@@ -34,12 +34,12 @@ def storage_errors(path) -> Iterator[None]:
 
 
 def write_whole(files: Mapping[Path, bytes], replaced: Mapping[Path, Path] | None = None) -> None:
-    """Write each file under a temporary name and flush it; only when all are on the disk, rename them, in this order.
+    """Write the files, of one folder, under temporary names and flush them; then rename them, in this order.
 
     Killed at any moment, a file is the old one or the new one, whole. replaced: where what stood at a path is moved
     before. Raises RunError where storage fails, with the old files as they were."""
     parts = {path: path.with_name(path.name + ".part") for path in map(Path, files)}
-    with storage_errors(next(iter(parts))):
+    with storage_errors(list(parts)[-1]):
         try:
             for part, content in zip(parts.values(), files.values(), strict=True):
                 with open(part, "wb") as file:
@@ -51,8 +51,7 @@ def write_whole(files: Mapping[Path, bytes], replaced: Mapping[Path, Path] | Non
                     os.replace(path, place)
             for path, part in parts.items():
                 os.replace(part, path)
-            for folder in {path.parent for path in parts}:
-                _flush_folder(folder)
+            _flush_folder(next(iter(parts)).parent)
         except BaseException:
             for part in parts.values():
                 with suppress(OSError):
@@ -114,7 +113,7 @@ def check_recorded(path: Path) -> dict[str, Any] | None:
     if record and sha256_of(path) != record["sha256"]:
         raise RunError(
             f"{path} ({path.stat().st_size} bytes) is damaged or another file: its SHA-256 is not the one in "
-            f"{record_path(path).name}; put the right file back or make it anew (if it is meant to be another one, "
-            "remove that record)"
+            f"{record_path(path).name}; put the right file back, or make it anew with --restart of its stage (if it is "
+            "meant to be another one, remove that record)"
         )
     return record

@@ -37,8 +37,7 @@ class Handover:
                     f"{path} not found, which {cfg.setup}.py starts from: make it with `{command}`, or name the folder "
                     f"that has it in {self.stage}_dir=..."
                 )
-        records = {name: check_recorded(folder / name) for name in names}
-        self.records = {name: record for name, record in records.items() if record}
+        self.records = {name: record for name in names if (record := check_recorded(folder / name))}
         self.unrecorded = [name for name in names if name not in self.records]
         self.digests = {name: sha256_of(folder / name) for name in names}
         for name, record in self.records.items():
@@ -83,15 +82,15 @@ def _describe(facts: dict[str, Any]) -> str:
 def command_for(cfg, stage: str, folder: Path, *options: str) -> str:
     """The command that fills `folder`, `root_dir/<run_name>/<stage>`, for the data set of cfg, to paste in a shell."""
     script, path, made = MADE_BY[stage], "CONFIG", {"root_dir": "results"}
-    for candidate in sorted(Path("configs", stage).glob("*.yml")):
+    for candidate in (*sorted(Path("configs", stage).glob("*.yml")), folder / "config.yml"):  # the last fit wins
         with suppress(UserError):
             config = load_config(None, candidate)
             check_stage(config, config.get("setup"))
-            named_alike = config.run_name == folder.parent.name
-            if config.train_db_name == cfg.train_db_name and (named_alike or path == "CONFIG"):
+            fits_best = config.run_name == folder.parent.name or candidate.parent == folder
+            if config.train_db_name == cfg.train_db_name and (fits_best or path == "CONFIG"):
                 script, path, made = f"{config.setup}.py", candidate, config
     wanted = {"max_images": cfg.get("max_images")}
-    if folder.name == stage:
+    if folder.name == stage and folder.parent.name:
         wanted |= {"root_dir": str(folder.parent.parent), "run_name": folder.parent.name}
     overrides = [f"{key}={value}" for key, value in wanted.items() if value not in (None, made.get(key))]
     return shlex.join(["python", script, "--config_exp", str(path), *overrides, *options])

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -45,10 +46,11 @@ class Run:
     restart: move what the folder holds aside. Seeds PyTorch for the weights drawn next. Raises UserError if the folder
     holds a run of another config."""
 
-    latest: "Run | None" = None  # the one that began last
+    latest: EasyDict | None = None  # the config of the one that began last
 
     def __init__(self, cfg: EasyDict, restart: bool = False):
-        self.cfg, self.restart, self.device = cfg, restart, choose_device(cfg.device)
+        Run.latest = self.cfg = cfg
+        self.restart, self.device = restart, choose_device(cfg.device)
         self.folder = Path(cfg.root_dir) / cfg.run_name / STAGE_FOLDERS[cfg.setup]
         self.checkpoint, self.ending = self.folder / "checkpoint.pth.tar", self.folder / "finished.json"
         self.is_pretext = STAGE_FOLDERS[cfg.setup] == "pretext"
@@ -59,10 +61,11 @@ class Run:
 
     def _refuse_other_config(self) -> None:
         path = self.folder / "config.yml"
-        if self.restart or not has_checkpoint(self.checkpoint) or not path.is_file():
+        begun = has_checkpoint(self.checkpoint) or self.ending.is_file()
+        if self.restart or not begun or not path.is_file():
             return
         try:
-            saved = load_config(None, path)
+            saved = load_config(os.devnull, path)
         except UserError as error:
             raise UserError(f"{error}; put that right, or {CHOICE}") from error
         if differences := resume_differences(saved, self.cfg):
@@ -100,16 +103,18 @@ class Run:
         state, fault = load_checkpoint(self.checkpoint)
         if state is not None:
             self._take_up(state)
+        elif self.ending.is_file() and not self.is_pretext:
+            raise UserError(f"{self.folder} is finished and has no checkpoint to go on from: put it back, or {CHOICE}")
         elif self.is_pretext and (self.folder / MODEL).exists():  # given with --model
             raise UserError(
-                f"{self.folder} holds a model that was not trained there, and training would replace it: mine with it "
-                f"(--model {self.folder / MODEL}), or {CHOICE}"
+                f"{self.folder} holds a model that was not trained there, or lacks its checkpoint, and training would "
+                f"replace it: mine with it (--model {self.folder / MODEL}), or {CHOICE}"
             )
         self._open_log()
         if fault:
             self.log.warn(f"{fault}; going on from the checkpoint before")
         if state is not None:
-            self.log.note(f"resumed {_place(self.finished_epochs, self.begun_epoch)} from {self.checkpoint}")
+            self.log.note(f"resumed {_place(self.finished_epochs, self.begun_epoch)}")
         self.state = state or {}
         return self.state
 
@@ -149,7 +154,7 @@ class Run:
         self.is_given = True
 
     def _open_log(self) -> None:
-        Run.latest, cfg = self, self.cfg
+        cfg = self.cfg
         self.ending.unlink(missing_ok=True)
         self.log = Logger(self.folder)
         self.log.heading(f"{cfg.setup} on {cfg.train_db_name}  ({self.device}, seed {cfg.seed})  ->  {self.folder}")

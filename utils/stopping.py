@@ -3,7 +3,7 @@
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -40,7 +40,8 @@ def _answer(number: int, _) -> None:
     if not _deferring or _requested:
         _stop(number)
     _requested = number
-    os.write(2, b"\nstopping as soon as this step is saved; once more stops at once\n")  # print may not be re-entered
+    with suppress(OSError):  # the reader of a pipe (| tee) dies of the same Ctrl-C; print may not be re-entered
+        os.write(2, b"\nstopping as soon as this step is saved; once more stops at once\n")
 
 
 def _stop(number: int) -> NoReturn:

@@ -17,7 +17,7 @@ from tests.faults.stage_runs import SCENARIOS, StageRun, Unbroken, result_of
 pytestmark = pytest.mark.slow
 SEED = 0
 STEPS = 3  # of an epoch: 206 images in batches of 64
-LAST_LINE = "stopped; given again, the command of a stage goes on from its last checkpoint"
+LAST_LINE = "stopped; given again without --restart, the command of a stage goes on from its last checkpoint"
 DEFERRED = "stopping as soon as this step is saved; once more stops at once"
 
 

@@ -430,11 +430,11 @@ class Case(NamedTuple):
     has: tuple[str, ...] = ()
 
 
-RUN_SIMCLR = r"`python simclr\.py --config_exp configs/pretext/simclr_digits\.yml"
-RUN_SCAN = r"`python scan\.py --config_exp configs/scan/scan_digits\.yml"
+RUN_SIMCLR = r"`python simclr\.py --config_exp (configs/pretext/simclr_digits|\S*/pretext/config)\.yml"
+RUN_SCAN = r"`python scan\.py --config_exp (configs/scan/scan_digits|\S*/scan/config)\.yml"
 MINE_WITH_IT = RUN_SIMCLR + r".* --model \S+/pretext/model\.pth\.tar`"
 MINE_AGAIN = r"mine (it|the neighbors) again"
-PUT_BACK = r"put the right file back or make it anew"
+PUT_BACK = r"put the right file back,? or make it anew"
 ANEW = r"\b(back|anew|again)\b"
 NOTHING_RUN = (r"\(\d+ bytes\) cannot be read", r"nothing in it was run", 2)
 NAME_PRETEXT, NAME_SCAN = r"\bpretext_dir=\.\.\.", r"\bscan_dir=\.\.\."
@@ -474,7 +474,7 @@ MISSING_FILES = {
         "eval",
         "--model {here}/scan/best.pth.tar",
         r"/best\.pth\.tar not found",
-        r"run the stage before, or mend the path",
+        r"run the stage that writes it .*or mend the path",
     ),
     "a model to mine with that is not there": Case(
         "pretext", "--model {outside}/simclr.pth.tar", r"/simclr\.pth\.tar not found", r"mend the path"

@@ -234,6 +234,13 @@ def test_a_best_head_that_is_not_in_the_file_is_a_users_mistake(tmp_path):
         load_best_head(model, tmp_path / "model.pth.tar")
 
 
+@pytest.mark.parametrize("head", [1, -1, "first", True, None])
+def test_a_head_that_a_scan_model_does_not_have_is_a_users_mistake(path, head):
+    content = {"model": ClusteringModel(ResNet18("cifar", 2), 5, num_heads=1).state_dict(), "head": head}
+    with pytest.raises(UserError, match=rf"names head {head!r} as its best, but holds 1 heads"):
+        stage_of(content, path)
+
+
 def test_the_refusal_of_a_file_with_code_gives_no_advice_to_load_it_anyway(tmp_path):
     class Foreign:
         def __reduce__(self):

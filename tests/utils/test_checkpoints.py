@@ -1,9 +1,10 @@
 import pytest
 import torch
 
+from utils import checkpoints
 from utils.checkpoints import has_checkpoint, load_checkpoint, previous_of, save_checkpoint
 from utils.errors import RunError
-from utils.files import record_path
+from utils.files import record_path, sha256_of
 
 
 @pytest.fixture
@@ -95,6 +96,26 @@ def test_a_checkpoint_whose_record_is_damaged_gives_way_as_well(path):
     record_path(path).write_bytes(b"")
     content, fault = load_checkpoint(path)
     assert content["epoch"] == 1 and r"checkpoint.pth.tar.json (0 bytes) is damaged" in fault
+
+
+def test_a_disk_that_cannot_read_the_checkpoint_gives_way_too(path, monkeypatch):
+    save(path, 1, 2)
+
+    def unreadable(file):
+        if file == path:
+            raise OSError(5, "Input/output error")
+        return sha256_of(file)
+
+    monkeypatch.setattr(checkpoints, "sha256_of", unreadable)
+    content, fault = load_checkpoint(path)
+    assert content["epoch"] == 1 and fault == f"{path}: [Errno 5] Input/output error"
+
+
+def test_a_single_checkpoint_with_a_damaged_record_is_not_trusted(path):
+    save(path, 1)
+    record_path(path).write_bytes(b"")
+    with pytest.raises(RunError, match=r"checkpoint\.pth\.tar\.json \(0 bytes\) is damaged.*--restart"):
+        load_checkpoint(path)
 
 
 def test_a_whole_checkpoint_needs_no_record_of_the_one_before(path):

@@ -2,7 +2,6 @@ import os
 import re
 import signal
 from contextlib import suppress
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -136,7 +135,7 @@ def test_memory_that_does_not_suffice_names_batch_image_size_and_the_keys_to_low
     where, path, size, handlers, monkeypatch, capsys
 ):
     cfg = load_config(None, f"configs/{path}.yml")
-    monkeypatch.setattr(Run, "latest", SimpleNamespace(cfg=cfg))
+    monkeypatch.setattr(Run, "latest", cfg)
     error, reason = MEMORY[where]
     with pytest.raises(SystemExit) as end:
         command(raising(error))
@@ -144,6 +143,29 @@ def test_memory_that_does_not_suffice_names_batch_image_size_and_the_keys_to_low
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert reason in line and f"batch_size {cfg.batch_size}, views of {size} px" in line
     assert "lower batch_size" in line and "augmentation_kwargs" in line and "width" in line
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "CUDA error: out of memory",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "Error in virtual void* faiss::gpu::StandardGpuResourcesImpl::allocMemory: alloc fail type FlatData",
+    ],
+)
+def test_memory_that_a_library_of_cuda_lacks_is_known_as_such(message, handlers, monkeypatch, capsys):
+    monkeypatch.setattr(Run, "latest", load_config(None, EXPERIMENT))
+    with pytest.raises(SystemExit) as end:
+        command(raising(RuntimeError(message)))
+    assert end.value.code == 3 and "lower batch_size" in capsys.readouterr().err
+
+
+def test_the_size_named_is_that_of_the_training_views(handlers, monkeypatch, capsys):
+    sizes = ["augmentation_kwargs.crop_size=24", "transformation_kwargs.crop_size=32"]
+    monkeypatch.setattr(Run, "latest", load_config(None, "configs/scan/scan_cifar10.yml", sizes))
+    with pytest.raises(SystemExit):
+        command(raising(torch.OutOfMemoryError("CUDA out of memory.")))
+    assert "views of 24 px" in capsys.readouterr().err
 
 
 def test_outside_of_a_run_memory_that_does_not_suffice_has_its_remedy_too(handlers, monkeypatch, capsys):

@@ -660,7 +660,6 @@ def test_a_resume_may_change_where_and_how_long_it_runs(override):
         ("precision=bf16", "precision: auto -> bf16"),
         ("train_db_name=stl-10", "train_db_name: digits -> stl-10"),
         ("model_kwargs.width=32", "model_kwargs.width: 64 -> 32"),
-        ("run_name=b", "run_name: a -> b"),
         ("max_images=500", "max_images: absent -> 500"),
     ],
 )

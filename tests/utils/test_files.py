@@ -180,6 +180,19 @@ def test_killed_between_any_two_renames_some_record_has_the_hash_of_a_whole_file
     assert b"second" in whole
 
 
+def test_a_new_file_is_never_without_its_record(path, monkeypatch):
+    replace, seen = os.replace, []
+
+    def watched(source, target):
+        replace(source, target)
+        seen.append(path.exists() and not record_path(path).exists())
+
+    path.unlink()
+    monkeypatch.setattr(files.os, "replace", watched)
+    save_recorded(path, b"new", {})
+    assert seen == [False, False]
+
+
 def test_sha256_of_reads_large_files_in_blocks(tmp_path):
     content = os.urandom((1 << 20) + 5)
     (tmp_path / "large").write_bytes(content)

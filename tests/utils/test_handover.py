@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from data.dataset import ResidentDataset
-from utils.config import load_config
+from utils.config import load_config, save_config
 from utils.errors import RunError, UserError
 from utils.files import save_recorded, sha256_of
 from utils.handover import MODEL, NEIGHBORS, Handover, check_data_set, command_for, data_facts
@@ -62,6 +62,16 @@ def test_a_missing_file_is_named_with_the_command_that_makes_it(cfg, folder, nam
     command = f"python simclr.py --config_exp configs/pretext/simclr_digits.yml root_dir={folder.parents[1]}{given}"
     assert f"`{command}`" in message
     assert "pretext_dir=" in message and "\n" not in message
+
+
+def test_a_folder_with_a_checkpoint_needs_no_model_given_and_its_own_settings_are_in_the_command(cfg, folder):
+    (folder / "checkpoint.pth.tar").write_bytes(b"of a training run")
+    save_config(load_config(None, "configs/pretext/simclr_digits.yml", ["model_kwargs.width=8"]), folder / "config.yml")
+    (folder / NEIGHBORS["val"]).unlink()
+    with pytest.raises(UserError) as error:
+        Handover(cfg, folder, NAMES)
+    command = f"python simclr.py --config_exp {folder / 'config.yml'} root_dir={folder.parents[1]}"
+    assert f"`{command}`" in str(error.value)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -141,6 +151,7 @@ def test_a_model_of_another_data_set_is_refused_for_evaluation(cfg, folder):
             "out/mine/pretext",
             "simclr.py --config_exp configs/pretext/simclr_digits.yml max_images=100 root_dir=out run_name=mine",
         ),
+        ([], "pretext", "pretext", "simclr.py --config_exp configs/pretext/simclr_digits.yml"),
         ([], "pretext", "/data/elsewhere", "simclr.py --config_exp configs/pretext/simclr_digits.yml"),
         (
             ["train_db_name=fashion-mnist"],

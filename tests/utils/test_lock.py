@@ -1,5 +1,6 @@
 import os
 import signal
+import socket
 
 import pytest
 
@@ -32,7 +33,14 @@ def kill(child):
 def test_a_folder_is_made_and_locked_and_the_lock_says_by_whom(tmp_path):
     lock = claim(tmp_path / "results" / "scan", restart=False)
     assert lock
-    assert (tmp_path / "results" / "scan" / ".lock").read_text().startswith(f"process {os.getpid()} on ")
+    place = tmp_path / "results" / "scan" / ".lock"
+    assert place.read_text() == f"process {os.getpid()} on {socket.gethostname()}\n"
+
+
+def test_of_the_holder_before_nothing_is_left(tmp_path):
+    (tmp_path / ".lock").write_text("process 1 on " + "x" * 500)
+    assert claim(tmp_path, restart=False)
+    assert (tmp_path / ".lock").read_text() == f"process {os.getpid()} on {socket.gethostname()}\n"
 
 
 def test_another_process_is_refused_while_the_first_lives_and_not_after_it_was_killed(tmp_path):

@@ -150,6 +150,22 @@ def test_an_epoch_taken_up_again_ends_with_the_averages_and_counts_of_an_unbroke
     assert bars[1].initial == 8  # the bar goes on after two batches
 
 
+def test_steps_without_a_measurement_do_not_count_in_the_averages_of_an_epoch_taken_up_again():
+    first = Progress(Loader(4, 4), 0, 10)
+    for step, _ in enumerate(first):
+        if step == 1:
+            first.update(loss=torch.tensor(2.0))
+    second = Progress(Loader(), 0, 10)
+    second.go_on(first.state())
+    assert list(second) == [] and second.averages()["train/loss"] == 2.0
+
+
+def test_an_epoch_without_a_measurement_shows_no_loss(bars):
+    for _ in Progress(Loader(4, 4), 0, log_every=1):
+        pass
+    assert bars[0].shown == []
+
+
 def test_after_each_step_the_run_may_act():
     done = []
     for _ in Progress(Loader(4, 4), 0, 10, after_step=lambda progress: done.append(progress.step)):

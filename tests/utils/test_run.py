@@ -1,5 +1,7 @@
+import gc
 import os
 import signal
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -462,6 +464,26 @@ def test_a_signal_in_an_epoch_saves_after_the_step_and_the_rest_is_as_if_unbroke
     assert same(model, unbroken)
 
 
+def test_stopped_twice_within_an_epoch_the_values_of_the_epoch_before_are_kept(config, handlers):
+    for step in (0, 1):
+        run, model, optimizer, state = start(config())
+        assert state == ({"best_loss": -1.5} if step else {})
+        with pytest.raises(stopping.Stopped):
+            for epoch in run.epochs():
+                stop = lambda now, done, step=step: (now, done) == (1, step) and os.kill(os.getpid(), signal.SIGINT)  # noqa: E731
+                train_epoch(run, model, optimizer, epoch, stop)
+                run.save(epoch, best_loss=-1.5)
+    assert start(config())[3] == {"best_loss": -1.5}
+
+
+def test_a_signal_after_the_last_save_is_not_lost(config, handlers):
+    run, *_ = start(config("epochs=1"))
+    with pytest.raises(stopping.Stopped):
+        for epoch in run.epochs():
+            run.save(epoch)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
 def test_a_signal_between_the_epochs_stops_after_the_save(config, handlers):
     run, model, optimizer, _ = start(config())
     with pytest.raises(stopping.Stopped):
@@ -511,6 +533,16 @@ def test_a_loss_that_is_not_finite_is_never_saved_in_the_middle(config):
     assert not run.checkpoint.exists()
 
 
+def test_weights_that_are_not_finite_are_never_saved_in_the_middle(config):
+    run, model, *_ = start(config("save_minutes=1e-9"))
+    next(run.epochs())
+    with pytest.raises(RunError, match="weights were not finite in epoch 1"):
+        for _ in run.steps(Loader(), 0):
+            with torch.no_grad():
+                model[0].weight[0, 0] = torch.nan
+    assert not run.checkpoint.exists()
+
+
 # -- the end
 
 
@@ -552,6 +584,42 @@ def test_a_finished_stage_is_taken_up_again_when_something_is_left_to_do(config,
     else:
         run.ending.write_bytes(run.ending.read_bytes()[:-9])
     assert not again.is_finished()
+
+
+def without_checkpoints(run):
+    for path in run.folder.glob("*checkpoint*"):
+        path.unlink()
+
+
+def test_a_finished_stage_without_its_checkpoints_keeps_to_its_settings_and_its_model(config):
+    run = finish(config())
+    without_checkpoints(run)
+    model = (run.folder / "model.pth.tar").read_bytes()
+    assert Run(config()).is_finished()
+    with pytest.raises(UserError, match="seed: 0 -> 1"):
+        Run(config("seed=1"))
+    with pytest.raises(
+        UserError, match=r"is finished and has no checkpoint to go on from: put it back, or .*--restart"
+    ):
+        start(config("epochs=9"))
+    assert (run.folder / "model.pth.tar").read_bytes() == model
+
+
+def test_settings_of_today_do_not_stand_in_for_those_the_run_began_with(config, monkeypatch, tmp_path):
+    train(config(), epochs=1)
+    today = tmp_path / "env.yml"
+    today.write_text("max_images: 100")
+    monkeypatch.setattr("utils.config.DEFAULT_ENV", today)
+    with pytest.raises(UserError, match="max_images: absent -> 100"):
+        Run(config())
+
+
+def test_a_run_that_is_over_holds_neither_its_folder_nor_its_network(config):
+    run = finish(config())
+    folder = weakref.ref(run.lock)
+    del run
+    gc.collect()
+    assert folder() is None
 
 
 def test_a_stage_that_is_taken_up_again_is_not_finished_until_its_end(config):

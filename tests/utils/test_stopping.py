@@ -44,6 +44,20 @@ def test_in_training_the_first_signal_only_asks_and_says_so(number, code, capfd)
     assert "once more stops at once" in capfd.readouterr().err
 
 
+def test_a_signal_is_heeded_though_nobody_reads_what_it_says():
+    """As in `python scan.py 2>&1 | tee log`: the reader dies of the same Ctrl-C."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    stderr = os.dup(2)
+    os.dup2(writer, 2)
+    try:
+        with deferred():
+            send(signal.SIGINT)
+            assert stopping.requested()
+    finally:
+        os.dup2(stderr, 2)
+
+
 def test_the_second_signal_in_training_stops_at_once():
     with deferred():
         send(signal.SIGINT)
