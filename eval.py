@@ -12,13 +12,13 @@ from models import build_model
 from models.weights import load_strictly, read_file, stage_of
 from utils.command_line import Parser, command
 from utils.config import check_stage, load_config
+from utils.device import choose_device
 from utils.errors import UserError
 from utils.evaluate import evaluate_clusters, neighbor_accuracy, prototypes
 from utils.features import eval_loader, extract_features, predict
 from utils.handover import STAGE_FOLDERS, check_data_set
 from utils.logger import print_metrics
 from utils.neighbors import check_minable, mine_neighbors
-from utils.run import choose_device
 from utils.visualize import plot_prototypes
 
 NEIGHBORS = (1, 5, 20)

@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from utils.config import wanted
 from utils.config_keys import ALL, TABLE, Key
+from utils.config_values import wanted
 
 PAGE = Path(__file__).with_name("config.md")
 INTRODUCTION = """\
@@ -52,8 +52,8 @@ def row(key: Key) -> str:
     needed = "all" if names == ALL else ", ".join(names.split())
     if condition:
         needed = f"where `{other}` is {' or '.join(names.split())}"
-    restart = "yes" if key.may_change else "no"
-    return line([f"`{key.name}`", wanted(key), default, needed, restart, key.meaning])
+    resume = "yes" if key.may_change else "no"
+    return line([f"`{key.name}`", wanted(key), default, needed, resume, key.meaning])
 
 
 def line(cells: Iterable[Any]) -> str:

@@ -182,22 +182,26 @@ class Stopped(Exception):
     pass
 
 
-def test_scan_keeps_the_best_epoch_before_it_was_stopped(finished, tmp_path, monkeypatch):
-    losses = iter([-2.0, -1.0])
-    monkeypatch.setattr(scan, "scan_validation", lambda *_: {"total_loss": next(losses)})
-    whole_epoch = scan.train_epoch
+def stop_in_second_epoch(stage, root, overrides, monkeypatch):
+    """Run a stage until its second epoch begins."""
+    whole_epoch = SCRIPTS[stage].train_epoch
 
-    def stop_in_second_epoch(*arguments):
+    def train_epoch(*arguments):
         if arguments[-1] == 1:
             raise Stopped
         return whole_epoch(*arguments)
 
-    monkeypatch.setattr(scan, "train_epoch", stop_in_second_epoch)
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(SCRIPTS[stage], "train_epoch", train_epoch)
+        run_stage(stage, root, *overrides)
+
+
+def test_scan_keeps_the_best_epoch_before_it_was_stopped(finished, tmp_path, monkeypatch):
+    losses = iter([-2.0, -1.0])
+    monkeypatch.setattr(scan, "scan_validation", lambda *_: {"total_loss": next(losses)})
     overrides = [f"pretext_dir={finished['pretext']}"]
-    with pytest.raises(Stopped):
-        run_stage("scan", tmp_path, *overrides)
+    stop_in_second_epoch("scan", tmp_path, overrides, monkeypatch)
     best = weights(tmp_path / "digits" / "scan")
-    monkeypatch.setattr(scan, "train_epoch", whole_epoch)
     after = weights(run_stage("scan", tmp_path, *overrides))
     assert all(torch.equal(after[name], best[name]) for name in best)
 
@@ -206,18 +210,7 @@ def test_scan_keeps_the_best_epoch_before_it_was_stopped(finished, tmp_path, mon
 def test_a_restarted_run_goes_on_after_the_last_whole_epoch_and_ends_the_same(stage, tmp_path, finished, monkeypatch):
     overrides = [f"pretext_dir={finished['pretext']}", f"scan_dir={finished['scan']}"]
     overrides += ["confidence_threshold=0.15"] if stage == "selflabel" else []
-    script = SCRIPTS[stage]
-    whole_epoch = script.train_epoch
-
-    def stop_in_second_epoch(*arguments):
-        if arguments[-1] == 1:
-            raise Stopped
-        return whole_epoch(*arguments)
-
-    monkeypatch.setattr(script, "train_epoch", stop_in_second_epoch)
-    with pytest.raises(Stopped):
-        run_stage(stage, tmp_path, *overrides)
-    monkeypatch.setattr(script, "train_epoch", whole_epoch)
+    stop_in_second_epoch(stage, tmp_path, overrides, monkeypatch)
     folder = run_stage(stage, tmp_path, *overrides)
     assert [line["epoch"] for line in epochs_of(folder)] == [1, 2]
     assert same_weights(folder, finished[stage])

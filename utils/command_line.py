@@ -49,9 +49,8 @@ def command(main: Callable[[], None]) -> None:
 
     User's mistakes end in one line and exit code 2, failed storage, numbers or memory in 3, SIGINT and SIGTERM in 130
     and 143; anything else is a bug of ours, and shows its traceback."""
-    stopping.listen()
     try:
-        with stopping.heeded():
+        with stopping.listening():
             main()
     except UserError as error:
         _end(f"error: {error}", 2)
@@ -69,8 +68,6 @@ def command(main: Callable[[], None]) -> None:
             "\nstopped; given again without --restart, the command of a stage goes on from its last checkpoint",
             getattr(stop, "code", 130),
         )
-    finally:
-        stopping.deafen()
 
 
 def _lack_of_memory(error: RuntimeError | MemoryError) -> str:

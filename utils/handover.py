@@ -1,5 +1,6 @@
 """What the stages hand on to each other: the record of a file says what it was made from, and it must fit."""
 
+import json
 import shlex
 from contextlib import suppress
 from pathlib import Path
@@ -73,6 +74,19 @@ def check_data_set(cfg, path: Path) -> None:
             f"{path} was trained on {made}, but this config is for train_db_name: {cfg.train_db_name}; give the config "
             f"of {made} (with val_db_name=... it is evaluated on other images)"
         )
+
+
+def ending(cfg, folder: Path, epochs: int, began_with: Handover | None) -> bytes:
+    """What finished.json holds when a stage has ended after so many epochs: of its settings those that may change, and
+    the SHA-256 of the files that it began with and of those that it leaves to the next one."""
+    names = [name for name in (MODEL, *NEIGHBORS.values()) if (folder / name).is_file()]
+    facts = {
+        "epochs": epochs,
+        "num_neighbors": cfg.get("num_neighbors"),
+        "began_with": began_with.digests if began_with else {},
+        "left": {name: sha256_of(folder / name) for name in names},
+    }
+    return json.dumps(facts, indent=1).encode()
 
 
 def _describe(facts: dict[str, Any]) -> str:

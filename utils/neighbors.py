@@ -42,10 +42,10 @@ def choose_backend(features: Tensor, backend: str) -> str:
 def check_minable(num_images: int, topk: int, backend: str, split: str = "") -> None:
     """Raise UserError if mining is bound to fail: known before the training that it follows."""
     if num_images < topk + 1:
-        fewer = ", or lower num_neighbors" if split == "train" else ""
+        images, fewer = f"{split} images".lstrip(), ", or lower num_neighbors" if split == "train" else ""
         raise UserError(
-            f"{num_images} {split} images are too few to mine {topk} neighbors each: at least {topk + 1} are needed; "
-            f"add images{fewer}".replace("  ", " ")
+            f"{num_images} {images} are too few to mine {topk} neighbors each: at least {topk + 1} are needed; add "
+            f"images{fewer}"
         )
     if backend == "faiss" and import_faiss() is None:
         raise UserError("knn_backend is faiss, which is not installed: install it, or set knn_backend to torch")

@@ -1,6 +1,5 @@
 """A run of one stage: its folder, what it starts from, its checkpoints and log, and how it ends."""
 
-import json
 import math
 import os
 import time
@@ -17,24 +16,16 @@ from models.weights import load_strictly, to_bytes
 from utils import stopping
 from utils.checkpoints import has_checkpoint, load_checkpoint, save_checkpoint
 from utils.config import load_config, resume_differences, save_config
+from utils.device import choose_device
 from utils.errors import RunError, UserError
 from utils.files import save_recorded, sha256_of, write_whole
-from utils.handover import MODEL, NEIGHBORS, STAGE_FOLDERS, Handover, data_facts
+from utils.handover import MODEL, NEIGHBORS, STAGE_FOLDERS, Handover, data_facts, ending
 from utils.lock import claim
 from utils.logger import Logger, say
 from utils.neighbors import neighbors_to_bytes
 from utils.progress import Progress
 
 CHOICE = "give this run its own run_name=..., or begin anew with --restart, which moves the old files aside"
-
-
-def choose_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is one, else the CPU."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("device: cuda was asked for, but PyTorch sees no CUDA device: use device=auto or device=cpu")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
 
 
 class Run:
@@ -55,7 +46,7 @@ class Run:
         self.checkpoint, self.ending = self.folder / "checkpoint.pth.tar", self.folder / "finished.json"
         self.is_pretext = STAGE_FOLDERS[cfg.setup] == "pretext"
         self.handover, self.data, self.inputs = None, {}, {}
-        self.finished_epochs, self.begun_epoch, self.state, self.is_given = 0, None, {}, False
+        self.finished_epochs, self.begun_epoch, self.state, self.log = 0, None, {}, None
         self._refuse_other_config()
         torch.manual_seed(cfg.seed)
 
@@ -151,7 +142,6 @@ class Run:
             raise UserError(f"{self.folder} holds a training run, and {path} would replace its model: {CHOICE}")
         load_strictly(model, state, path)
         say(f"loaded {len(state)} of {len(state)} tensors from {path}: nothing is trained")
-        self.is_given = True
 
     def _open_log(self) -> None:
         cfg = self.cfg
@@ -224,7 +214,7 @@ class Run:
 
     def save_model(self, content: dict) -> None:
         """Write model.pth.tar and its record: what the next stage starts from."""
-        if self.is_given:
+        if not self.log:  # the model was given, and nothing written until now
             self.lock = claim(self.folder, self.restart)
             self._open_log()
         facts = {"holds": f"model of {self.cfg.setup}", **self.data.get("train", {}), "made_from": self.inputs}
@@ -239,27 +229,17 @@ class Run:
     def finish(self, text: str) -> None:
         """The stage has come to its end: `text` tells what its folder holds."""
         save_config(self.cfg, self.folder / "config.yml")
-        write_whole({self.ending: json.dumps(self._ending(self.finished_epochs), indent=1).encode()})
+        write_whole({self.ending: ending(self.cfg, self.folder, self.finished_epochs, self.handover)})
         self.log.note(f"done: {self.folder} holds {text}")
 
     def is_finished(self) -> bool:
         """Whether the stage has ended here with this config and with the files that lie here now; says so if it has."""
         if self.restart or not self.ending.is_file():
             return False
-        if self.ending.read_bytes() != json.dumps(self._ending(self.cfg.epochs), indent=1).encode():
+        if self.ending.read_bytes() != ending(self.cfg, self.folder, self.cfg.epochs, self.handover):
             return False
         say(f"{self.folder} is finished ({self.cfg.epochs} epochs): train more with epochs=..., or anew with --restart")
         return True
-
-    def _ending(self, epochs: int) -> dict:
-        """What tells whether a stage is finished: settings that may change, what it began with, and what it left."""
-        names = [name for name in (MODEL, *NEIGHBORS.values()) if (self.folder / name).is_file()]
-        return {
-            "epochs": epochs,
-            "num_neighbors": self.cfg.get("num_neighbors"),
-            "began_with": self.handover.digests if self.handover else {},
-            "left": {name: sha256_of(self.folder / name) for name in names},
-        }
 
 
 def _place(finished: int, begun: dict | None) -> str:

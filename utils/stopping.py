@@ -52,14 +52,18 @@ def _stop(number: int) -> NoReturn:
 
 
 @contextmanager
-def heeded() -> Iterator[None]:
-    """In the block an answer comes through, whatever the code that it interrupted makes of it (argparse, for one)."""
+def listening() -> Iterator[None]:
+    """Answer both signals in the block. An answer comes through whatever the code that it interrupted makes of it:
+    argparse, for one, makes it an AttributeError."""
+    listen()
     try:
         yield
     except Exception:
         if _answered:
             raise _answered from None
         raise
+    finally:
+        deafen()
 
 
 @contextmanager

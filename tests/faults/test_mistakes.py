@@ -43,7 +43,7 @@ MAINS = {stage: script.main for stage, script in SCRIPTS.items()} | {"eval": eva
 TINY = [*SMALL, "model_kwargs.width=2"]
 PRETEXT_MODEL, SCAN_MODEL = "pretext/model.pth.tar", "scan/model.pth.tar"
 TRAIN_NEIGHBORS, VAL_NEIGHBORS = "pretext/topk-train-neighbors.npy", "pretext/topk-val-neighbors.npy"
-PARSED = functools.cache(config._parse_yaml)  # every text once: it is the same few configs all the time
+PARSED = functools.cache(config.parse_yaml)  # every text once: it is the same few configs all the time
 EVAL_PRETEXT = f"--config_exp {config_of('pretext')} --model {{here}}/{PRETEXT_MODEL}"  # in place of SCAN's
 
 
@@ -95,7 +95,7 @@ def give(capsys):
 def as_a_process_of_its_own(monkeypatch, no_pictures):
     """No run before this one, and the signals' handlers put back."""
     monkeypatch.setattr(Run, "latest", None)
-    monkeypatch.setattr(config, "_parse_yaml", PARSED)
+    monkeypatch.setattr(config, "parse_yaml", PARSED)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
     for number, handler in handlers.items():

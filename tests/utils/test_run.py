@@ -14,7 +14,7 @@ from utils import run as module
 from utils.config import load_config
 from utils.errors import RunError, UserError
 from utils.files import read_record, save_recorded, sha256_of
-from utils.run import Run, choose_device
+from utils.run import Run
 
 EXPERIMENT = "configs/scan/scan_digits.yml"
 
@@ -92,24 +92,6 @@ def train(cfg, epochs, **state):
 def same(first, second):
     first, second = first.state_dict(), second.state_dict()
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
-
-
-# -- device
-
-
-@pytest.mark.parametrize(
-    "name, has_cuda, expected",
-    [("auto", False, "cpu"), ("auto", True, "cuda"), ("cpu", True, "cpu"), ("cuda", True, "cuda")],
-)
-def test_the_device_is_the_one_named_and_auto_is_cuda_where_there_is_one(name, has_cuda, expected, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_cuda)
-    assert choose_device(name) == torch.device(expected)
-
-
-def test_cuda_without_a_device_is_refused_with_the_remedy(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(UserError, match=r"device: cuda .* device=auto or device=cpu"):
-        choose_device("cuda")
 
 
 # -- folder and config
@@ -466,6 +448,7 @@ def test_a_signal_in_an_epoch_saves_after_the_step_and_the_rest_is_as_if_unbroke
 
 def test_stopped_twice_within_an_epoch_the_values_of_the_epoch_before_are_kept(config, handlers):
     for step in (0, 1):
+        stopping.listen()
         run, model, optimizer, state = start(config())
         assert state == ({"best_loss": -1.5} if step else {})
         with pytest.raises(stopping.Stopped):
