@@ -78,6 +78,11 @@ def check_stage(cfg: EasyDict, stage: str) -> None:
     if cutout and (missing := {"n_holes", "length"} - cutout.keys()):
         name = f"augmentation_kwargs.cutout_kwargs.{min(missing)}"
         raise UserError(f"{name} is missing: give it, or leave cutout_kwargs out, as affine may do without")
+    if stage == "scan" and cfg.cached_views and not cfg.update_cluster_head_only:
+        raise UserError(
+            f"cached_views is {cfg.cached_views}, but views can be kept for a frozen backbone only: write "
+            "update_cluster_head_only: True, or cached_views: 0"
+        )
     kwargs = cfg.optimizer_kwargs
     if cfg.optimizer == "sgd" and kwargs.nesterov and not kwargs.momentum:
         raise UserError("optimizer_kwargs.nesterov is True with momentum 0: give a momentum, or nesterov: False")

@@ -82,7 +82,7 @@ def ending(cfg, folder: Path, epochs: int, began_with: Handover | None) -> bytes
     names = [name for name in (MODEL, *NEIGHBORS.values()) if (folder / name).is_file()]
     facts = {
         "epochs": epochs,
-        "num_neighbors": cfg.get("num_neighbors"),
+        **{name: cfg.get(name) for name in ("num_neighbors", "feature_layer", "knn_index")},
         "began_with": began_with.digests if began_with else {},
         "left": {name: sha256_of(folder / name) for name in names},
     }

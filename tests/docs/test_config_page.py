@@ -36,7 +36,8 @@ def test_the_keys_stand_in_eight_tables_of_six_columns():
         "The plain view",
     ]
     assert all(len(row) == 6 for table in found.values() for row in table)
-    assert [row[0] for row in found["The machine"]] == ["`device`", "`precision`", "`knn_backend`", "`num_workers`"]
+    machine = ("device", "precision", "knn_backend", "num_workers", "knn_index")
+    assert [row[0] for row in found["The machine"]] == [f"`{name}`" for name in machine]
     assert found["The plain view"][0][0] == "`transformation_kwargs.crop_size`"
 
 

@@ -193,8 +193,12 @@ def test_the_defaults():
         "knn_every": 10,
         "log_every": 10,
         "num_workers": 4,
+        "knn_index": "Flat",
+        "on_error": "stop",
         "num_heads": 1,
+        "cached_views": 0,
         "use_ema": False,
+        "ema_batch_norm": "start",
         "model_kwargs": {"stem": "auto", "width": 64},
     }
 
@@ -206,9 +210,13 @@ def test_a_run_is_named_after_its_data_set_and_starts_from_its_own_folder():
     assert (cfg.run_name, cfg.pretext_dir, cfg.scan_dir) == ("seed1", "other/pretext", "out/seed1/scan")
 
 
-@pytest.mark.parametrize("setup, mined", [("simclr", 20), ("moco", 50), ("scan", None), ("selflabel", None)])
-def test_how_many_neighbors_are_mined_follows_the_pretext_task(setup, mined):
-    assert config(f"setup: {setup}").get("num_neighbors") == mined
+@pytest.mark.parametrize(
+    "setup, mined, layer",
+    [("simclr", 20, "head"), ("moco", 50, "backbone"), ("scan", None, None), ("selflabel", None, None)],
+)
+def test_how_many_neighbors_are_mined_and_where_follows_the_pretext_task(setup, mined, layer):
+    cfg = config(f"setup: {setup}")
+    assert (cfg.get("num_neighbors"), cfg.get("feature_layer")) == (mined, layer)
     assert config(f"setup: {setup}\nnum_neighbors: 7").num_neighbors == 7
 
 
