@@ -40,6 +40,11 @@ def extract_features(model: nn.Module, loader: ResidentLoader) -> Tensor:
 
 def predict(model: nn.Module, loader: ResidentLoader) -> list[Tensor]:
     """Softmax of a ClusteringModel's logits for all N images: (N, K) float32 on the CPU, one for each head."""
+    heads = []
     with evaluating(model):
-        batches = [[logits.float().softmax(dim=1).cpu() for logits in model(batch.views[0])] for batch in loader]
-    return [torch.cat(head) for head in zip(*batches, strict=True)]
+        for batch in loader:
+            batch_heads = [logits.float().softmax(dim=1) for logits in model(batch.views[0])]  # (B, K) each
+            heads = heads or [torch.empty(len(loader.dataset), head.shape[1]) for head in batch_heads]
+            for head, rows in zip(heads, batch_heads, strict=True):
+                head[batch.index] = rows.cpu()
+    return heads
