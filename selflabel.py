@@ -80,7 +80,7 @@ def main(argv: list[str] | None = None) -> None:
     optimizer = build_optimizer(cfg, model.parameters())
     run.resume(model, optimizer)
     run.log.note(f"began with {start} and its best head, {head}")
-    ema = InPlaceEMA(model, cfg.ema_alpha) if cfg.use_ema else None
+    ema = InPlaceEMA(model, cfg.ema_alpha, cfg.ema_batch_norm) if cfg.use_ema else None
     run.log.note(confidence_summary(predict(model, train_loader)[0], cfg.confidence_threshold))
     live = evaluate_clusters(predict(model, val_loader)[0], val_set.targets)["used_clusters"]
 

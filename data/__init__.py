@@ -8,6 +8,9 @@ from data.cifar import read_cifar10, read_cifar20
 from data.dataset import ResidentDataset
 from data.digits import read_digits
 from data.fashion_mnist import read_fashion_mnist
+from data.folder_scan import FolderScan
+from data.image_files import StreamedDataset
+from data.imagenet import read_imagenet
 from data.stl10 import read_stl10
 from utils.errors import UserError
 from utils.mypath import DATASET_FOLDERS, MyPath
@@ -19,19 +22,25 @@ DATASETS = {  # name: function of the split, and of the folder of a data set tha
     "cifar-20": read_cifar20,
     "stl-10": read_stl10,
 }
+IMAGENET = ("imagenet", "imagenet_50", "imagenet_100", "imagenet_200")
 WITH_UNLABELED = ("stl-10",)  # their readers know a split `unlabeled`, too
 
 
-def build_dataset(cfg, split: str) -> ResidentDataset:
+def build_dataset(cfg, split: str) -> ResidentDataset | StreamedDataset:
     """The `train` or `val` split of the config's data set: `len`, `targets`, `classes` and `get_image(i)`; STL-10 has
     a split `unlabeled`, too.
 
-    All but `val` is thinned to `max_images`. Raises UserError for a data set without a reader."""
+    All but `val` is thinned to `max_images`. Raises UserError for a name without a reader, and where images are missing."""
     name = cfg.val_db_name if split == "val" else cfg.train_db_name
-    if name not in DATASETS:
-        raise UserError(f"data set {name!r} has no reader yet: choose one of {', '.join(sorted(DATASETS))}")
     folder = [Path(MyPath.db_root_dir(name, cfg.get("db_root_dir")))] if name in DATASET_FOLDERS else []
-    dataset = DATASETS[name](split, *folder)
+    if name in IMAGENET:
+        dataset = read_imagenet(
+            name, split, *folder, FolderScan(Path(cfg.root_dir, "scans"), cfg.num_workers, cfg.on_error)
+        )
+    elif name in DATASETS:
+        dataset = DATASETS[name](split, *folder)
+    else:
+        raise UserError(f"data set {name!r} has no reader: choose one of {', '.join(sorted((*DATASETS, *IMAGENET)))}")
     return dataset.thinned(cfg.max_images) if split != "val" and "max_images" in cfg else dataset
 
 

@@ -10,17 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from data.augment_steps import (
-    CenterCrop,
-    ColorJitter,
-    Cutout,
-    Greyscale,
-    HorizontalFlip,
-    Normalize,
-    RandomAffine,
-    RandomCrop,
-    RandomResizedCrop,
-)
+from data.augment_crops import CenterCrop, HorizontalFlip, RandomCrop, RandomResizedCrop
+from data.augment_steps import ColorJitter, Cutout, Greyscale, Normalize, RandomAffine
 from data.augment_strong import StrongOperations
 
 

@@ -8,10 +8,12 @@ class InPlaceEMA:
     """After each optimizer step the parameters are replaced by their running average (method as published).
 
     Network and average are then equal again, so each step moves the weights by 1 - alpha of the optimizer's step. The
-    average starts at the loaded weights; batch-norm buffers are put back to their start-of-stage values each time."""
+    average starts at the loaded weights.
+    batch_norm: `start` puts the batch-norm buffers back to their start-of-stage values each time, as published: the
+    model is evaluated with statistics of the features that it had before. `running` lets them follow the features."""
 
-    def __init__(self, model: nn.Module, alpha: float):
-        self.model, self.alpha = model, alpha
+    def __init__(self, model: nn.Module, alpha: float, batch_norm: str = "start"):
+        self.model, self.alpha, self.keeps_buffers = model, alpha, batch_norm == "start"
         self.average = [parameter.detach().clone() for parameter in model.parameters()]
         self.buffers = [buffer.clone() for buffer in model.buffers()]
 
@@ -25,5 +27,7 @@ class InPlaceEMA:
     @torch.no_grad()
     def restore_buffers(self) -> None:
         """Put the batch-norm buffers back; also after a step that was skipped, for its forward passes moved them."""
+        if not self.keeps_buffers:
+            return
         for start, buffer in zip(self.buffers, self.model.buffers(), strict=True):
             buffer.copy_(start)

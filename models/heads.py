@@ -1,5 +1,6 @@
 """What a backbone carries: a contrastive head in the pretext task, cluster heads after it."""
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -20,14 +21,25 @@ class ContrastiveModel(nn.Module):
         return F.normalize(self.contrastive_head(self.backbone(images)), dim=1)
 
 
+class ClusterHeads(nn.ModuleList):
+    """`num_heads` linear heads on pooled features (B, D): a list of logits (B, K), from one matrix product."""
+
+    def __init__(self, features_dim: int, num_clusters: int, num_heads: int):
+        super().__init__(nn.Linear(features_dim, num_clusters) for _ in range(num_heads))
+
+    def forward(self, features: Tensor) -> list[Tensor]:
+        weight = torch.cat([head.weight for head in self])  # (heads * K, D)
+        bias = torch.cat([head.bias for head in self])
+        return list(F.linear(features, weight, bias).chunk(len(self), dim=1))
+
+
 class ClusteringModel(nn.Module):
     """Backbone and `num_heads` linear cluster heads: images to a list of logits (B, K), one for each head."""
 
     def __init__(self, backbone: nn.Module, num_clusters: int, num_heads: int):
         super().__init__()
         self.backbone = backbone
-        self.cluster_head = nn.ModuleList(nn.Linear(backbone.features_dim, num_clusters) for _ in range(num_heads))
+        self.cluster_head = ClusterHeads(backbone.features_dim, num_clusters, num_heads)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        features = self.backbone(images)  # (B, D)
-        return [head(features) for head in self.cluster_head]
+        return self.cluster_head(self.backbone(images))

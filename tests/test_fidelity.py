@@ -18,8 +18,8 @@ from torch import nn
 import scan
 import selflabel
 import simclr
+from data.batches import Batch
 from data.digits import read_digits
-from data.loader import Batch
 from losses import ConfidenceBasedCE, SCANLoss, ScanTerms, SimCLRLoss
 from models.ema import InPlaceEMA
 from tests.small_runs import SCRIPTS, few_digits, run_stage, weights

@@ -1,8 +1,15 @@
 """Where a script computes."""
 
+import os
+
 import torch
 
 from utils.errors import UserError
+
+
+def cpu_count() -> int:
+    """How many CPUs this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def choose_device(name: str) -> torch.device:

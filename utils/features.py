@@ -6,12 +6,13 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from data.loader import ResidentLoader, build_loader
+from data.batches import Loader
+from data.loader import build_loader
 
 EVAL_BATCH_SIZE = 512
 
 
-def eval_loader(dataset, strategy: tuple, device) -> ResidentLoader:
+def eval_loader(dataset, strategy: tuple, device) -> Loader:
     """Every image once, in order, under the val transform."""
     return build_loader(dataset, [strategy], EVAL_BATCH_SIZE, device)
 
@@ -32,13 +33,13 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def extract_features(model: nn.Module, loader: ResidentLoader) -> Tensor:
+def extract_features(model: nn.Module, loader: Loader) -> Tensor:
     """model(images) for all N images: (N, D) float32 on the CPU."""
     with evaluating(model):
         return torch.cat([model(batch.views[0]).float().cpu() for batch in loader])
 
 
-def predict(model: nn.Module, loader: ResidentLoader) -> list[Tensor]:
+def predict(model: nn.Module, loader: Loader) -> list[Tensor]:
     """Softmax of a ClusteringModel's logits for all N images: (N, K) float32 on the CPU, one for each head."""
     heads = []
     with evaluating(model):

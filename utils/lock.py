@@ -44,6 +44,17 @@ class FolderLock:
             os.close(self.descriptor)
 
 
+def _let_go() -> None:
+    """In a forked process, such as one that reads images: the folder is the parent's, and free when the parent ends."""
+    for lock in list(_held.values()):
+        os.close(lock.descriptor)
+        del lock.descriptor
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
+
 _held: WeakValueDictionary[tuple[int, int], FolderLock] = WeakValueDictionary()
 
 

@@ -16,17 +16,8 @@ from scipy import stats
 from torchvision.transforms import functional as F
 
 from data.augment import Table, apply, draw, train_strategy, val_strategy
-from data.augment_steps import (
-    CenterCrop,
-    ColorJitter,
-    Cutout,
-    Greyscale,
-    HorizontalFlip,
-    Normalize,
-    RandomAffine,
-    RandomCrop,
-    RandomResizedCrop,
-)
+from data.augment_crops import CenterCrop, HorizontalFlip, RandomCrop, RandomResizedCrop
+from data.augment_steps import ColorJitter, Cutout, Greyscale, Normalize, RandomAffine
 from data.augment_strong import STRONG_OPERATIONS, StrongOperations
 from utils.config import load_config
 from utils.errors import UserError

@@ -8,9 +8,11 @@ import pytest
 import torch
 from scipy import stats
 
-from data.augment_steps import Cutout, HorizontalFlip, Normalize, RandomCrop, RandomResizedCrop
+from data.augment_crops import HorizontalFlip, RandomCrop, RandomResizedCrop
+from data.augment_steps import Cutout, Normalize
+from data.batches import seeded_generator
 from data.dataset import ResidentDataset
-from data.loader import build_loader, seeded_generator
+from data.loader import build_loader
 from utils.errors import UserError
 
 AS_IT_IS = Normalize((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
