@@ -12,7 +12,7 @@ from models import build_model
 from models.weights import load_backbone, load_strictly, read_model
 from utils.command_line import command, stage_arguments, stage_config
 from utils.evaluate import evaluate_clusters, scan_validation
-from utils.features import eval_loader, predict
+from utils.features import EVAL_BATCH_SIZE, FeatureLoader, eval_loader, extract_features, kept_features, predict
 from utils.handover import MODEL, NEIGHBORS
 from utils.neighbors import load_neighbors
 from utils.optimizers import build_optimizer, set_learning_rate
@@ -21,9 +21,11 @@ from utils.visualize import plot_curves, plot_matching
 
 
 def train_epoch(run: Run, model, loader, criterion, optimizer, epoch: int) -> dict[str, float]:
-    """One pass over the training images, each with one of its neighbors; returns the epoch's averages."""
+    """One pass over the training images, each with one of its neighbors; returns the epoch's averages.
+
+    model: images to a list of logits, or, where views are kept, their features to a list of logits."""
     model.train()
-    if run.cfg.update_cluster_head_only:
+    if run.cfg.update_cluster_head_only and not run.cfg.cached_views:
         model.backbone.eval()
     progress = run.steps(loader, epoch)
     for batch in progress:
@@ -65,6 +67,16 @@ def main(argv: list[str] | None = None) -> None:
     state = run.resume(model, optimizer)
     run.log.note(f"began with {loaded} of {loaded} backbone tensors from {pretext / MODEL}")
     best_loss, best_head = state.get("best_loss", math.inf), state.get("best_loss_head", 0)
+    trained = judged = model  # what a batch of views, and what one of val images goes through
+    if cfg.update_cluster_head_only:
+        judged = model.cluster_head
+        features = extract_features(model.backbone, val_loader)  # they do not change any more
+        val_loader = FeatureLoader(features[None], val_set, [None], EVAL_BATCH_SIZE, run.device)
+    if cfg.cached_views:
+        trained = model.cluster_head
+        in_order = build_loader(train_set, [strategy], EVAL_BATCH_SIZE, run.device, seed=cfg.seed)
+        features = kept_features(run.folder / "cached_views.npy", model.backbone, in_order, cfg.cached_views)
+        loader = FeatureLoader(features, train_set, loader.views, cfg.batch_size, run.device, True, neighbors, cfg.seed)
     bound = criterion.entropy_weight * math.log(cfg.num_classes)
     run.log.note(
         f"loss = consistency - {criterion.entropy_weight:g} * entropy: a negative loss is normal; it cannot fall below "
@@ -74,9 +86,9 @@ def main(argv: list[str] | None = None) -> None:
 
     for epoch in run.epochs():
         set_learning_rate(optimizer, cfg, epoch)
-        metrics = train_epoch(run, model, loader, criterion, optimizer, epoch)
+        metrics = train_epoch(run, trained, loader, criterion, optimizer, epoch)
         run.check_finite(epoch)
-        predictions = predict(model, val_loader)  # (N, K) for each head
+        predictions = predict(judged, val_loader)  # (N, K) for each head
         validations = [scan_validation(probabilities, val_neighbors) for probabilities in predictions]
         losses = [validation["total_loss"] for validation in validations]
         head = losses.index(min(losses))  # the first head wins a tie
@@ -91,7 +103,7 @@ def main(argv: list[str] | None = None) -> None:
 
     best = read_model(run.folder / MODEL, "scan")
     load_strictly(model, best["model"], run.folder / MODEL)
-    probabilities = predict(model, val_loader)[best["head"]]
+    probabilities = predict(judged, val_loader)[best["head"]]
     metrics = evaluate_clusters(probabilities, val_set.targets)
     run.log.final(f"SCAN on the val split, lowest val/total_loss {best_loss:.4f}, head {best['head']}", metrics)
     plot_matching(val_set, probabilities.argmax(dim=1), metrics, run.folder / "confusion_matrix.png")

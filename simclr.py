@@ -8,6 +8,7 @@ from data.dataset import is_labelled
 from data.loader import build_loader
 from losses import SimCLRLoss
 from models import build_model
+from models.heads import feature_layer
 from models.weights import read_model
 from utils.command_line import command, stage_arguments, stage_config
 from utils.features import eval_loader, extract_features
@@ -71,7 +72,8 @@ def main(argv: list[str] | None = None) -> None:
     else:
         train(run, model, train_set, val_set, splits)
 
-    features = {split: extract_features(model, loader) for split, loader in splits.items()}
+    layer = feature_layer(model, cfg.feature_layer)  # unless told otherwise the head, after the MLP
+    features = {split: extract_features(layer, loader) for split, loader in splits.items()}
     for vectors in features.values():
         check_features(vectors)  # a model that cannot be mined replaces no other
     run.save_model(model.state_dict())

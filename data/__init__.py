@@ -30,7 +30,7 @@ def build_dataset(cfg, split: str) -> ResidentDataset | StreamedDataset:
     """The `train` or `val` split of the config's data set: `len`, `targets`, `classes` and `get_image(i)`; STL-10 has
     a split `unlabeled`, too.
 
-    All but `val` is thinned to `max_images`. Raises UserError for a name without a reader, and where images are missing."""
+    All but `val` is thinned to `max_images`. Raises UserError for a name without a reader, or missing images."""
     name = cfg.val_db_name if split == "val" else cfg.train_db_name
     folder = [Path(MyPath.db_root_dir(name, cfg.get("db_root_dir")))] if name in DATASET_FOLDERS else []
     if name in IMAGENET:

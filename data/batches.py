@@ -37,7 +37,16 @@ def seeded_generator(*key: int) -> torch.Generator:
 class Loader:
     """Who is in each batch, whatever a batch is made of. Call `set_epoch` before each pass of training."""
 
-    def __init__(self, dataset, views: list, batch_size: int, device, train: bool, neighbors: Tensor | None, seed: int):
+    def __init__(
+        self,
+        dataset,
+        views: list,
+        batch_size: int,
+        device,
+        train: bool = False,
+        neighbors: Tensor | None = None,
+        seed: int = 0,
+    ):
         self.dataset, self.views, self.batch_size, self.device = dataset, views, batch_size, torch.device(device)
         self.train, self.neighbors, self.seed, self.epoch, self.first_step = train, neighbors, seed, 0, 0
 

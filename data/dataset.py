@@ -14,6 +14,12 @@ def is_labelled(dataset) -> bool:
     return dataset.targets is not None and bool((dataset.targets >= 0).any())
 
 
+def near(values: Tensor, device: torch.device) -> Tensor:
+    """The values on the device, if they take at most a quarter of its free memory, else where they are."""
+    fits = device.type == "cuda" and values.nbytes <= torch.cuda.mem_get_info(device)[0] / 4
+    return values.to(device) if fits else values
+
+
 @dataclass(frozen=True)
 class ResidentDataset:
     """A split held in memory.
@@ -40,8 +46,7 @@ class ResidentDataset:
         """The images where a loader for `device` reads them: on it, if they take at most a quarter of its free memory,
         else in host memory. All loaders share one copy."""
         if device not in self._copies:
-            fits = device.type == "cuda" and self.images.nbytes <= torch.cuda.mem_get_info(device)[0] / 4
-            self._copies[device] = self.images.to(device) if fits else self.images
+            self._copies[device] = near(self.images, device)
         return self._copies[device]
 
     def thinned(self, number: int) -> "ResidentDataset":

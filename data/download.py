@@ -32,20 +32,23 @@ def open_or_download(name: str, folder: Path, reader: type[VisionDataset], **spl
 
 
 @contextmanager
-def downloading(name: str, place: Path, url: str, by_hand: str) -> Iterator[None]:
-    """Say that `name` was looked for at `place` and is fetched from `url`; turn a failure into a UserError."""
+def downloading(name: str, place: Path, url: str, by_hand: str, elsewhere: str = "") -> Iterator[None]:
+    """Say that `name` was looked for at `place` and is fetched from `url`; turn a failure into a UserError.
+
+    by_hand: where a file fetched by other means goes. elsewhere: what to do if it lies in another place; for a data set
+    that is to name its folder."""
     tqdm.write(f"{name} is missing or incomplete in {place}: downloading {url}")
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(STALLED)
     try:
         yield
     except Exception as error:  # of the network, the archive, the disk or the checksum: a dozen kinds
-        variable = DATASET_FOLDERS[name][1]
+        if name in DATASET_FOLDERS:
+            elsewhere = f"name that folder in db_root_dir.{name}=... or in the environment ({DATASET_FOLDERS[name][1]})"
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
             f"{name} is missing or incomplete in {place}, and the download of {url} failed ({reason}): try again, or "
-            f"download it by hand and {by_hand}; if it lies elsewhere, name that folder in db_root_dir.{name}=... or "
-            f"in the environment ({variable})"
+            f"download it by hand and {by_hand}; if it lies elsewhere, {elsewhere}"
         ) from error
     finally:
         socket.setdefaulttimeout(before)

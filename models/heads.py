@@ -20,6 +20,26 @@ class ContrastiveModel(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         return F.normalize(self.contrastive_head(self.backbone(images)), dim=1)
 
+    def drop_head(self) -> None:
+        """For weights that have none: the features are those of the backbone, unit-length (B, D)."""
+        self.contrastive_head = nn.Identity()
+
+
+class BackboneFeatures(nn.Module):
+    """Images to unit-length backbone features (B, D)."""
+
+    def __init__(self, backbone: nn.Module):
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, images: Tensor) -> Tensor:
+        return F.normalize(self.backbone(images), dim=1)
+
+
+def feature_layer(model: ContrastiveModel, layer: str) -> nn.Module:
+    """Images to unit-length features: of the contrastive `head`, or of the `backbone` before it."""
+    return model if layer == "head" else BackboneFeatures(model.backbone)
+
 
 class ClusterHeads(nn.ModuleList):
     """`num_heads` linear heads on pooled features (B, D): a list of logits (B, K), from one matrix product."""

@@ -80,7 +80,7 @@ def loader():
 def step(script, model, loader, criterion, *more, heads_only=False):
     """One epoch of a stage's training, of the two batches; returns what it reports."""
     torch.manual_seed(0)
-    run = SimpleNamespace(cfg=EasyDict(update_cluster_head_only=heads_only), autocast=nullcontext)
+    run = SimpleNamespace(cfg=EasyDict(update_cluster_head_only=heads_only, cached_views=0), autocast=nullcontext)
     run.steps = lambda loader, epoch: Progress(loader, epoch, log_every=1)
     optimizer = torch.optim.SGD([value for value in model.parameters() if value.requires_grad], lr=0.1)
     return script.train_epoch(run, model, loader, criterion, optimizer, *more, 0)

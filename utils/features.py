@@ -1,15 +1,24 @@
-"""What a network says of every image of a split, in order, un-augmented."""
+"""What a network says of every image of a split, in order; kept in a file where it takes long to find out."""
 
+import hashlib
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data.batches import Loader
+from data.batches import Batch, Loader
+from data.dataset import near
 from data.loader import build_loader
+from utils.errors import RunError
+from utils.files import check_recorded, stream_recorded
 
 EVAL_BATCH_SIZE = 512
+IN_MEMORY = 4 * 2**30  # bytes; kept features that take more are memory-mapped
 
 
 def eval_loader(dataset, strategy: tuple, device) -> Loader:
@@ -35,8 +44,14 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 def extract_features(model: nn.Module, loader: Loader) -> Tensor:
     """model(images) for all N images: (N, D) float32 on the CPU."""
+    features = None
     with evaluating(model):
-        return torch.cat([model(batch.views[0]).float().cpu() for batch in loader])
+        for batch in loader:
+            rows = model(batch.views[0]).float()  # (B, D)
+            if features is None:
+                features = torch.empty(len(loader.dataset), rows.shape[1])
+            features[batch.index] = rows.cpu()
+    return features
 
 
 def predict(model: nn.Module, loader: Loader) -> list[Tensor]:
@@ -49,3 +64,78 @@ def predict(model: nn.Module, loader: Loader) -> list[Tensor]:
             for head, rows in zip(heads, batch_heads, strict=True):
                 head[batch.index] = rows.cpu()
     return heads
+
+
+def kept_features(path: Path, model: nn.Module, loader: Loader, passes: int = 1) -> Tensor:
+    """model(images) of `passes` passes over a loader in order, each with random numbers of its own: (passes, N, D).
+
+    float32 on the CPU; from the `.npy` file `path` if its record says that it was made of the same images, weights and
+    views, else extracted and kept there. Above IN_MEMORY bytes they stay on disk, memory-mapped."""
+    facts = {
+        "holds": "features",
+        "images_sha256": loader.dataset.fingerprint,
+        "weights_sha256": weights_sha256(model),
+        "views": f"{loader.views[0]!r}, seed {loader.seed}",
+        "passes": passes,
+    }
+    if not _is_fresh(path, facts):
+        _keep(path, facts, model, loader, passes)
+    mode = "c" if path.stat().st_size > IN_MEMORY else None  # copy on write: PyTorch wants writable memory
+    return torch.from_numpy(np.load(path, mmap_mode=mode))
+
+
+def _is_fresh(path: Path, facts: dict[str, Any]) -> bool:
+    try:
+        record = check_recorded(path) if path.is_file() else None
+    except RunError:  # damaged, which costs no more than the time to extract them again
+        return False
+    return record is not None and facts.items() <= record.items()
+
+
+def _keep(path: Path, facts: dict[str, Any], model: nn.Module, loader: Loader, passes: int) -> None:
+    with stream_recorded(path, facts) as write, evaluating(model):
+        begun = False
+        for number in range(passes):
+            loader.set_epoch(number)
+            for batch in loader:
+                rows = model(batch.views[0]).float().cpu().numpy()  # (B, D)
+                if not begun:
+                    shape = (passes, len(loader.dataset), rows.shape[1])
+                    write(_npy_header(shape))
+                    begun = True
+                write(rows.astype("<f4").tobytes())
+
+
+def _npy_header(shape: tuple) -> bytes:
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    return file.getvalue()
+
+
+def weights_sha256(model: nn.Module) -> str:
+    """SHA-256 of all weights and buffers, and their names."""
+    digest = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.cpu().contiguous().numpy())
+    return digest.hexdigest()
+
+
+class FeatureLoader(Loader):
+    """Batches of kept features in place of augmented views, for a network whose backbone is frozen.
+
+    features: (V, N, D), on the device if they take at most a quarter of its free memory. Each view of a batch is one of
+    the V of each image, drawn anew."""
+
+    def __init__(self, features: Tensor, *arguments):
+        super().__init__(*arguments)
+        self.features = near(features, self.device)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for step in self.steps():
+            views = []
+            for source in step.sources:
+                which = torch.randint(len(self.features), (len(source),), generator=step.generator)
+                views.append(self.features[which, source].to(self.device))  # (B, D)
+            targets = self.dataset.targets
+            yield Batch(step.index, views, None if targets is None else targets[step.index])

@@ -4,7 +4,7 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,33 @@ def save_recorded(path: Path, content: bytes, facts: Mapping[str, Any], previous
     if previous and path.exists():
         replaced = {record_path(path): record_path(previous), path: previous}
     write_whole({record_path(path): json.dumps(record, indent=1).encode(), path: content}, replaced)
+
+
+@contextmanager
+def stream_recorded(path: Path, facts: Mapping[str, Any]) -> Iterator[Callable[[bytes], None]]:
+    """As `save_recorded`, for content that is too large to hold: the block writes it piece by piece."""
+    part, digest, size = path.with_name(path.name + ".part"), hashlib.sha256(), 0
+
+    def write(content: bytes) -> None:
+        nonlocal size
+        file.write(content)
+        digest.update(content)
+        size += len(content)
+
+    try:
+        with storage_errors(path):
+            with open(part, "wb") as file:
+                yield write
+                file.flush()
+                os.fsync(file.fileno())
+            record = {"sha256": digest.hexdigest(), "bytes": size, **facts}
+            write_whole({record_path(path): json.dumps(record, indent=1).encode()})
+            os.replace(part, path)
+            _flush_folder(path.parent)
+    except BaseException:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise
 
 
 def read_record(path: Path) -> dict[str, Any] | None:

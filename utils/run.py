@@ -45,7 +45,7 @@ class Run:
         self.folder = Path(cfg.root_dir) / cfg.run_name / STAGE_FOLDERS[cfg.setup]
         self.checkpoint, self.ending = self.folder / "checkpoint.pth.tar", self.folder / "finished.json"
         self.is_pretext = STAGE_FOLDERS[cfg.setup] == "pretext"
-        self.handover, self.data, self.inputs = None, {}, {}
+        self.handover, self.data, self.inputs, self.began_with = None, {}, {}, {}
         self.finished_epochs, self.begun_epoch, self.state, self.log = 0, None, {}, None
         self._refuse_other_config()
         torch.manual_seed(cfg.seed)
@@ -71,8 +71,15 @@ class Run:
     def starts_from(self, folder: str, *names: str) -> Path:
         """Check the files of the stage before, as far as that goes without images; returns their folder."""
         self.handover = Handover(self.cfg, Path(folder), names)
-        self.inputs |= self.handover.digests
+        self.began_with = self.handover.digests
+        self.inputs |= self.began_with
         return Path(folder)
+
+    def starts_from_file(self, path: Path) -> str:
+        """Note the trained weights that take the place of a training; returns their SHA-256."""
+        self.began_with = {"weights": sha256_of(path)}
+        self.inputs |= self.began_with
+        return self.began_with["weights"]
 
     def uses(self, train_set, val_set) -> None:
         """Note the images, and check that the files of the stage before were made from them."""
@@ -229,16 +236,18 @@ class Run:
     def finish(self, text: str) -> None:
         """The stage has come to its end: `text` tells what its folder holds."""
         save_config(self.cfg, self.folder / "config.yml")
-        write_whole({self.ending: ending(self.cfg, self.folder, self.finished_epochs, self.handover)})
+        write_whole({self.ending: ending(self.cfg, self.folder, self.finished_epochs, self.began_with)})
         self.log.note(f"done: {self.folder} holds {text}")
 
     def is_finished(self) -> bool:
         """Whether the stage has ended here with this config and with the files that lie here now; says so if it has."""
         if self.restart or not self.ending.is_file():
             return False
-        if self.ending.read_bytes() != ending(self.cfg, self.folder, self.cfg.epochs, self.handover):
+        epochs = 0 if self.cfg.setup == "moco" else self.cfg.epochs
+        if self.ending.read_bytes() != ending(self.cfg, self.folder, epochs, self.began_with):
             return False
-        say(f"{self.folder} is finished ({self.cfg.epochs} epochs): train more with epochs=..., or anew with --restart")
+        more = f" ({epochs} epochs): train more with epochs=..., or anew with --restart" if epochs else ""
+        say(f"{self.folder} is finished{more or ': make it anew with --restart'}")
         return True
 
 
