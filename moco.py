@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
     plain = val_strategy(cfg)
     splits = {"train": eval_loader(train_set, plain, run.device), "val": eval_loader(val_set, plain, run.device)}
     model = build_model(cfg).to(run.device, memory_format=torch.channels_last)
-    run.take_over(model, weights.state, path)
+    run.take_over(model, weights, path)
     run.save_model(model.state_dict())
     run.log.note(f"SHA-256 of {path.name}: {digest}")
 

@@ -9,7 +9,7 @@ from data.augment import train_strategy, val_strategy
 from data.loader import build_loader
 from losses import SCANLoss
 from models import build_model
-from models.weights import load_backbone, load_strictly, read_model
+from models.weights import load_backbone, load_strictly, read_weights
 from utils.command_line import command, stage_arguments, stage_config
 from utils.evaluate import evaluate_clusters, scan_validation
 from utils.features import EVAL_BATCH_SIZE, FeatureLoader, eval_loader, extract_features, kept_features, predict
@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> None:
     criterion = SCANLoss(**cfg.criterion_kwargs)
     optimizer = build_optimizer(cfg, [parameter for parameter in model.parameters() if parameter.requires_grad])
     state = run.resume(model, optimizer)
-    run.log.note(f"began with {loaded} of {loaded} backbone tensors from {pretext / MODEL}")
+    run.log.note(f"loaded {loaded} of {loaded} backbone tensors from {pretext / MODEL}")
     best_loss, best_head = state.get("best_loss", math.inf), state.get("best_loss_head", 0)
     trained = judged = model  # what a batch of views, and what one of val images goes through
     if cfg.update_cluster_head_only:
@@ -101,11 +101,11 @@ def main(argv: list[str] | None = None) -> None:
         run.log_epoch(epoch, metrics | {f"val/{name}": value for name, value in report.items()})
         run.save(epoch, best_loss=best_loss, best_loss_head=best_head)
 
-    best = read_model(run.folder / MODEL, "scan")
-    load_strictly(model, best["model"], run.folder / MODEL)
-    probabilities = predict(judged, val_loader)[best["head"]]
+    best = read_weights(run.folder / MODEL, "scan")
+    load_strictly(model, best.state, run.folder / MODEL)
+    probabilities = predict(judged, val_loader)[best.head]
     metrics = evaluate_clusters(probabilities, val_set.targets)
-    run.log.final(f"SCAN on the val split, lowest val/total_loss {best_loss:.4f}, head {best['head']}", metrics)
+    run.log.final(f"SCAN on the val split, lowest val/total_loss {best_loss:.4f}, head {best.head}", metrics)
     plot_matching(val_set, probabilities.argmax(dim=1), metrics, run.folder / "confusion_matrix.png")
     plot_curves(run.folder / "log.jsonl", run.folder / "curves.png")
     run.finish("the model, curves.png and confusion_matrix.png")

@@ -8,7 +8,7 @@ from data.loader import build_loader
 from losses import ConfidenceBasedCE
 from models import build_model
 from models.ema import InPlaceEMA
-from models.weights import load_best_head
+from models.weights import count_backbone, load_best_head
 from utils.command_line import command, stage_arguments, stage_config
 from utils.errors import RunError
 from utils.evaluate import evaluate_clusters
@@ -79,7 +79,8 @@ def main(argv: list[str] | None = None) -> None:
     criterion = ConfidenceBasedCE(cfg.confidence_threshold, **cfg.criterion_kwargs)
     optimizer = build_optimizer(cfg, model.parameters())
     run.resume(model, optimizer)
-    run.log.note(f"began with {start} and its best head, {head}")
+    loaded = count_backbone(model)
+    run.log.note(f"loaded {loaded} of {loaded} backbone tensors and the best head, {head}, from {start}")
     ema = InPlaceEMA(model, cfg.ema_alpha, cfg.ema_batch_norm) if cfg.use_ema else None
     run.log.note(confidence_summary(predict(model, train_loader)[0], cfg.confidence_threshold))
     live = evaluate_clusters(predict(model, val_loader)[0], val_set.targets)["used_clusters"]

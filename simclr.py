@@ -9,7 +9,7 @@ from data.loader import build_loader
 from losses import SimCLRLoss
 from models import build_model
 from models.heads import feature_layer
-from models.weights import read_model
+from models.weights import read_weights
 from utils.command_line import command, stage_arguments, stage_config
 from utils.features import eval_loader, extract_features
 from utils.mining import check_before_training, knn_accuracy, mine
@@ -57,7 +57,7 @@ def train(run: Run, model, train_set, val_set, splits: dict) -> None:
 def main(argv: list[str] | None = None) -> None:
     arguments = stage_arguments(argv, __doc__, takes_model=True)
     cfg = stage_config(arguments, "simclr")
-    trained = read_model(arguments.model, "pretext") if arguments.model else None
+    trained = read_weights(arguments.model, "pretext") if arguments.model else None
     run = Run(cfg, arguments.restart)
     if not trained and run.is_finished():
         return

@@ -1,16 +1,39 @@
 """Trained weights in files. When they are read, every tensor must fit by name and shape, or nothing is loaded."""
 
 import io
+import re
 import warnings
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from utils.errors import UserError
 from utils.files import check_recorded
 
 MADE_BY = {"pretext": "simclr.py", "scan": "scan.py", "selflabel": "selflabel.py"}
+
+_scalar = np.int64(0).__reduce__()[0]
+NUMPY_NUMBERS = [  # what a number of NumPy is made of in a pickle, as NumPy 1 and as NumPy 2 name it
+    (_scalar, "numpy.core.multiarray.scalar"),
+    (_scalar, "numpy._core.multiarray.scalar"),
+    (np.dtype, "numpy.dtype"),
+    *(type(np.dtype(name)) for name in ("int32", "int64", "float32", "float64")),
+]
+
+
+class Weights(NamedTuple):
+    """What a file of weights holds.
+
+    stage: `pretext`, `scan` or `selflabel`. state: tensors by name, without what DataParallel and torch.compile put
+    before the names. head: the best one of a scan model, else 0. form: `model file`, or which checkpoint."""
+
+    stage: str
+    state: dict[str, Tensor]
+    head: int
+    form: str
 
 
 def to_bytes(content: dict) -> bytes:
@@ -31,9 +54,10 @@ def read_file(path) -> dict:
 
 
 def read_tensors(path) -> dict:
-    """The content of a weight file or checkpoint, on the CPU. Nothing but tensors and plain types is read."""
+    """The content of a weight file or checkpoint, on the CPU. Nothing but tensors, plain types and numbers of NumPy is
+    read, of a file in PyTorch's present or former format."""
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.serialization.safe_globals(NUMPY_NUMBERS):
             warnings.simplefilter("ignore")  # PyTorch explains a bad file at length
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch, pickle and zipfile raise a dozen kinds for a bad file
@@ -46,34 +70,70 @@ def read_tensors(path) -> dict:
     return content
 
 
-def stage_of(content: dict, path) -> str:
-    """`pretext`, `scan` or `selflabel`: which stage a model file comes from, by what is in it."""
-    if content.keys() == {"model", "head"} and isinstance(content["model"], dict):
-        head, heads = content["head"], sum(str(name).startswith("cluster_head.") for name in content["model"]) // 2
-        if type(head) is not int or not 0 <= head < heads:
-            raise UserError(
-                f"{path} names head {head!r} as its best, but holds {heads} heads: it is no whole scan model; give the "
-                f"model.pth.tar that {MADE_BY['scan']} wrote"
-            )
-        return "scan"
-    if any(name.startswith("contrastive_head.") for name in content):
-        return "pretext"
-    if any(name.startswith("cluster_head.") for name in content):
-        return "selflabel"
-    if "optimizer" in content:
-        raise UserError(f"{path} is a checkpoint for a restart: give the model.pth.tar beside it")
-    raise UserError(f"{path} holds no model of ours: there is neither a contrastive head nor a cluster head in it")
-
-
-def read_model(path, stage: str) -> dict:
-    """The content of the model file of one stage. Raises UserError if it comes from another stage."""
+def read_weights(path, stage: str | None = None) -> Weights:
+    """The weights in a model file or a checkpoint, ours or a published one. Raises UserError if they are of no stage,
+    or of another `stage` than asked for."""
     content = read_file(path)
-    found = stage_of(content, path)
-    if found != stage:
+    state, best, is_scan, form = content, 0, False, "model file"
+    if content.keys() == {"model", "head"}:
+        state, best, is_scan = content["model"], content["head"], True
+    elif {"model", "optimizer"} <= content.keys():
+        state, best, is_scan = content["model"], content.get("best_loss_head", 0), "best_loss_head" in content
+        form = f"checkpoint after epoch {content.get('epoch')}"
+    if not isinstance(state, dict):
+        raise UserError(f"{path} holds no named weights but a {type(state).__name__}: give a model.pth.tar")
+    state = plain_names(state, path)
+    heads = sum(bool(re.fullmatch(r"cluster_head\.\d+\.weight", name)) for name in state)
+    if is_scan and (type(best) is bool or not isinstance(best, int | np.integer) or not 0 <= best < heads):
         raise UserError(
-            f"{path} is a {found} model, not a {stage} model: give the model.pth.tar that {MADE_BY[stage]} wrote"
+            f"{path} names head {best!r} as its best, but holds {heads} heads: it is no whole scan model; give the "
+            f"model.pth.tar that {MADE_BY['scan']} wrote"
         )
-    return content
+    if heads > 1 and not is_scan:
+        raise UserError(
+            f"{path} holds {heads} heads and does not say which is the best ({describe(state)}): give the "
+            f"model.pth.tar that {MADE_BY['scan']} wrote"
+        )
+    if heads:
+        found = "scan" if is_scan else "selflabel"
+    elif any(name.startswith(("contrastive_head.", "backbone.")) for name in state):
+        found = "pretext"
+    else:
+        raise UserError(
+            f"{path} holds no model of ours: there is neither a contrastive head nor a cluster head in it, but "
+            f"{describe(state)}; give a model.pth.tar of a stage (moco.py reads others' backbones)"
+        )
+    if stage not in (None, found):
+        raise UserError(
+            f"{path} is a {found} model, not a {stage} model ({describe(state)}): give the model.pth.tar that "
+            f"{MADE_BY[stage]} wrote"
+        )
+    return Weights(found, state, int(best), form)
+
+
+def plain_names(state: dict[str, Any], path) -> dict[str, Any]:
+    """The state dict without `module.` (DataParallel) and `_orig_mod.` (torch.compile) in its names."""
+    plain = {re.sub(r"^(module\.|_orig_mod\.)+", "", str(name)).replace("._orig_mod.", "."): name for name in state}
+    if len(plain) != len(state):
+        raise UserError(f"{path} holds weights twice, with and without a wrapper's prefix: give a file of one model")
+    return {short: state[name] for short, name in plain.items()}
+
+
+def describe(state: dict[str, Any]) -> str:
+    """What network a state dict seems to be of."""
+    shapes = {name.removeprefix("backbone."): tuple(getattr(value, "shape", ())) for name, value in state.items()}
+    stem = shapes.get("conv1.weight", ())
+    if len(stem) != 4:
+        return f"tensors such as {', '.join(list(shapes)[:3]) or 'none at all'}"
+    words = ["resnet50" if "layer1.0.conv3.weight" in shapes else f"resnet18 of width {stem[0]}"]
+    words[0] += f" with a {stem[2]} x {stem[3]} stem"
+    for kind in ("contrastive_head", "cluster_head"):
+        sizes = [shape[0] for name, shape in shapes.items() if name.startswith(kind) and len(shape) == 2]
+        if sizes and kind == "cluster_head":
+            words.append(f"{len(sizes)} heads of {sizes[0]} clusters")
+        elif sizes:
+            words.append(f"{'mlp' if len(sizes) > 1 else 'linear'} head of {sizes[-1]}")
+    return ", ".join(words)
 
 
 def load_strictly(module: nn.Module, state: dict, path) -> None:
@@ -90,26 +150,40 @@ def load_strictly(module: nn.Module, state: dict, path) -> None:
     if wrong:
         raise UserError(
             f"{path} does not fit the model of the config ({len(wrong)} of {len(own)} tensors): "
-            f"{'; '.join(wrong[:3])}; check backbone, model_kwargs, num_classes and num_heads"
+            f"{'; '.join(wrong[:3])}; the file seems to hold {describe(state)}, the config asks for {describe(own)}; "
+            "check backbone, model_kwargs, num_classes and num_heads"
         )
     module.load_state_dict(state)
 
 
+def load_whole(model: nn.Module, weights: Weights, path) -> str:
+    """Load all of a model of the same stage; returns what was loaded, in words. A pretext model whose weights have no
+    contrastive head goes on without one."""
+    if weights.stage == "pretext" and not any(name.startswith("contrastive_head.") for name in weights.state):
+        model.drop_head()
+    load_strictly(model, weights.state, path)
+    return f"loaded {count_backbone(model)} of {count_backbone(model)} backbone tensors from {path} ({weights.form})"
+
+
+def count_backbone(model: nn.Module) -> int:
+    return len(model.backbone.state_dict())
+
+
 def load_backbone(model: nn.Module, path) -> int:
-    """Load the backbone of a pretext model file, leaving its contrastive head; returns how many tensors."""
-    content = read_model(path, "pretext")
-    state = {name: value for name, value in content.items() if not name.startswith("contrastive_head.")}
+    """Load the backbone of a pretext model, leaving its contrastive head; returns how many tensors."""
+    state = read_weights(path, "pretext").state
+    state = {name: value for name, value in state.items() if not name.startswith("contrastive_head.")}
     backbone = {name.removeprefix("backbone."): value for name, value in state.items()}
     load_strictly(model.backbone, backbone, path)
     return len(backbone)
 
 
 def load_best_head(model: nn.Module, path) -> int:
-    """Load a scan model file with its best head alone, as `cluster_head.0`; returns which head that was."""
-    content = read_model(path, "scan")
-    head = content["head"]
-    state = {name: value for name, value in content["model"].items() if not name.startswith("cluster_head.")}
+    """Load a scan model with its best head alone, as `cluster_head.0`; returns which head that was."""
+    weights = read_weights(path, "scan")
+    state = {name: value for name, value in weights.state.items() if not name.startswith("cluster_head.")}
     for part in ("weight", "bias"):
-        state[f"cluster_head.0.{part}"] = content["model"][f"cluster_head.{head}.{part}"]
+        if (name := f"cluster_head.{weights.head}.{part}") in weights.state:
+            state[f"cluster_head.0.{part}"] = weights.state[name]
     load_strictly(model, state, path)
-    return head
+    return weights.head

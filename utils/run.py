@@ -12,7 +12,7 @@ from easydict import EasyDict
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from models.weights import load_strictly, to_bytes
+from models.weights import Weights, load_strictly, load_whole, to_bytes
 from utils import stopping
 from utils.checkpoints import has_checkpoint, load_checkpoint, save_checkpoint
 from utils.config import load_config, resume_differences, save_config
@@ -141,14 +141,13 @@ class Run:
             ) from error
         self.finished_epochs, self.begun_epoch = state.pop("epoch"), state.pop("begun_epoch", None)
 
-    def take_over(self, model: nn.Module, state: dict, path: Path) -> None:
-        """Load the weights `state`, read from `path`, in place of training; the run begins when they are saved. Raises
-        UserError where they would replace a model that was trained here."""
+    def take_over(self, model: nn.Module, weights: Weights, path: Path) -> None:
+        """Load weights, read from `path`, in place of training; the run begins when they are saved. Raises UserError
+        where they would replace a model that was trained here."""
         own = [self.checkpoint.resolve(), (self.folder / MODEL).resolve()]
         if has_checkpoint(self.checkpoint) and path.resolve() not in own and not self.restart:
             raise UserError(f"{self.folder} holds a training run, and {path} would replace its model: {CHOICE}")
-        load_strictly(model, state, path)
-        say(f"loaded {len(state)} of {len(state)} tensors from {path}: nothing is trained")
+        say(f"{load_whole(model, weights, path)}: nothing is trained")
 
     def _open_log(self) -> None:
         cfg = self.cfg
