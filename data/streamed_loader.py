@@ -1,6 +1,8 @@
 """Batches of images that lie in files: worker processes decode and crop, the device does the rest."""
 
+import gc
 import signal
+import weakref
 from collections import deque
 from collections.abc import Iterator
 
@@ -62,7 +64,7 @@ class StreamedLoader(Loader):
         self.ahead: deque[Step] = deque()  # steps whose images were ordered
         self.reader = DataLoader(
             images,
-            batch_sampler=_Orders(self),
+            batch_sampler=_Orders(weakref.proxy(self)),  # no circle: the workers end with the last name of the loader
             num_workers=workers,
             collate_fn=_together,
             pin_memory=self.device.type == "cuda",
@@ -139,4 +141,5 @@ def _sound(views: list[Tensor] | str) -> list[Tensor]:
 
 def _leave_signals_to_the_parent(_: int) -> None:
     """It may have a step to finish for which the workers are needed; when it ends they end."""
+    gc.freeze()  # what the parent was about to throw away, such as other loaders, is not to be thrown away here
     signal.signal(signal.SIGINT, signal.SIG_IGN)
