@@ -4,6 +4,7 @@ from models.weights import Weights, describe, plain_names, read_file, read_weigh
 from utils.errors import UserError
 
 QUERY = "encoder_q."  # MoCo's encoder that is trained; what else a training holds is left out of the published file
+CLASSIFIER = ("fc.weight", "fc.bias")  # of a plain ResNet
 
 
 def read_pretrained(path) -> Weights:
@@ -12,14 +13,11 @@ def read_pretrained(path) -> Weights:
 
     Raises UserError for anything else, and for a MoCo file with more in it than the query encoder."""
     content = read_file(path)
-    state = content.get("state_dict", content)
-    if not isinstance(state, dict):
-        raise UserError(f"{path} holds no named weights but a {type(state).__name__}: give a file of trained weights")
-    state = plain_names(state, path)
+    state = plain_names(content.get("state_dict", content), path)
     if any(name.startswith(QUERY) for name in state):
         return Weights("pretext", _from_moco(state, path), 0, "MoCo's file")
     if "conv1.weight" in state:
-        backbone = {f"backbone.{name}": value for name, value in state.items() if not name.startswith("fc.")}
+        backbone = {f"backbone.{name}": value for name, value in state.items() if name not in CLASSIFIER}
         return Weights("pretext", backbone, 0, "plain backbone")
     if "state_dict" in content:
         raise UserError(

@@ -2,11 +2,11 @@
 
 import io
 import re
+import struct
 import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,12 +15,31 @@ from utils.files import check_recorded
 
 MADE_BY = {"pretext": "simclr.py", "scan": "scan.py", "selflabel": "selflabel.py"}
 
-_scalar = np.int64(0).__reduce__()[0]
-NUMPY_NUMBERS = [  # what a number of NumPy is made of in a pickle, as NumPy 1 and as NumPy 2 name it
-    (_scalar, "numpy.core.multiarray.scalar"),
-    (_scalar, "numpy._core.multiarray.scalar"),
-    (np.dtype, "numpy.dtype"),
-    *(type(np.dtype(name)) for name in ("int32", "int64", "float32", "float64")),
+WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+|(?<=\.)(_orig_mod\.)+")  # of DataParallel and torch.compile
+
+
+class _NumberType:
+    """Stands for NumPy's dtype in a pickle, of four kinds of numbers and no more.
+
+    NumPy's own takes a shape from the file, even where it is an integer's, and then reads beyond its bytes."""
+
+    def __init__(self, name: str, align=False, copy=True):
+        self.letter = {"i4": "i", "i8": "q", "f4": "f", "f8": "d"}[name]
+
+    def __setstate__(self, state: tuple):
+        _, self.order, *claims = state  # `<` or `>`
+        if claims != [None, None, None, -1, -1, 0]:
+            raise ValueError("more than the type of a number")
+
+
+def _number(number_type: _NumberType, content: bytes) -> int | float:
+    return struct.unpack(number_type.order + number_type.letter, content)[0]
+
+
+NUMPY_NUMBERS = [  # what makes a number of NumPy in a pickle, as NumPy 1 and as NumPy 2 name it, and what is called
+    (_NumberType, "numpy.dtype"),
+    (_number, "numpy.core.multiarray.scalar"),
+    (_number, "numpy._core.multiarray.scalar"),
 ]
 
 
@@ -28,7 +47,7 @@ class Weights(NamedTuple):
     """What a file of weights holds.
 
     stage: `pretext`, `scan` or `selflabel`. state: tensors by name, without what DataParallel and torch.compile put
-    before the names. head: the best one of a scan model, else 0. form: `model file`, or which checkpoint."""
+    into the names. head: the best one of a scan model, else 0. form: `model file`, or which checkpoint."""
 
     stage: str
     state: dict[str, Tensor]
@@ -54,8 +73,8 @@ def read_file(path) -> dict:
 
 
 def read_tensors(path) -> dict:
-    """The content of a weight file or checkpoint, on the CPU. Nothing but tensors, plain types and numbers of NumPy is
-    read, of a file in PyTorch's present or former format."""
+    """The content of a weight file or checkpoint, on the CPU, in PyTorch's present or former format. Tensors, plain
+    types and numbers of NumPy (as plain ones) are read; raises UserError for a file with anything else in it."""
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(NUMPY_NUMBERS):
             warnings.simplefilter("ignore")  # PyTorch explains a bad file at length
@@ -65,7 +84,7 @@ def read_tensors(path) -> dict:
             f"{path} ({Path(path).stat().st_size} bytes) cannot be read: it is damaged, no PyTorch file, or holds more "
             "than tensors and plain values; nothing in it was run; put the right file there or make it anew"
         ) from error
-    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
+    if not isinstance(content, dict):
         raise UserError(f"{path} holds no named weights but a {type(content).__name__}: give a model.pth.tar")
     return content
 
@@ -79,15 +98,13 @@ def read_weights(path, stage: str | None = None) -> Weights:
         state, best, is_scan = content["model"], content["head"], True
     elif {"model", "optimizer"} <= content.keys():
         state, best, is_scan = content["model"], content.get("best_loss_head", 0), "best_loss_head" in content
-        form = f"checkpoint after epoch {content.get('epoch')}"
-    if not isinstance(state, dict):
-        raise UserError(f"{path} holds no named weights but a {type(state).__name__}: give a model.pth.tar")
+        form = f"checkpoint after epoch {_in_short(content.get('epoch'))}"
     state = plain_names(state, path)
     heads = sum(bool(re.fullmatch(r"cluster_head\.\d+\.weight", name)) for name in state)
-    if is_scan and (type(best) is bool or not isinstance(best, int | np.integer) or not 0 <= best < heads):
+    if is_scan and (type(best) is not int or not 0 <= best < heads):
         raise UserError(
-            f"{path} names head {best!r} as its best, but holds {heads} heads: it is no whole scan model; give the "
-            f"model.pth.tar that {MADE_BY['scan']} wrote"
+            f"{path} names head {_in_short(best)} as its best, but holds {heads} heads: it is no whole scan model; "
+            f"give the model.pth.tar that {MADE_BY['scan']} wrote"
         )
     if heads > 1 and not is_scan:
         raise UserError(
@@ -108,20 +125,42 @@ def read_weights(path, stage: str | None = None) -> Weights:
             f"{path} is a {found} model, not a {stage} model ({describe(state)}): give the model.pth.tar that "
             f"{MADE_BY[stage]} wrote"
         )
-    return Weights(found, state, int(best), form)
+    return Weights(found, state, best if is_scan else 0, form)
 
 
-def plain_names(state: dict[str, Any], path) -> dict[str, Any]:
-    """The state dict without `module.` (DataParallel) and `_orig_mod.` (torch.compile) in its names."""
-    plain = {re.sub(r"^(module\.|_orig_mod\.)+", "", str(name)).replace("._orig_mod.", "."): name for name in state}
-    if len(plain) != len(state):
-        raise UserError(f"{path} holds weights twice, with and without a wrapper's prefix: give a file of one model")
-    return {short: state[name] for short, name in plain.items()}
+def plain_names(state: Any, path) -> dict[str, Any]:
+    """The state dict without `module.` (DataParallel) and `_orig_mod.` (torch.compile) in its names. Raises UserError
+    if it is none, or if two names become the same."""
+    if not isinstance(state, dict):
+        raise UserError(f"{path} holds no named weights but a {type(state).__name__}: give a model.pth.tar")
+    plain = {}
+    for name, value in state.items():
+        if not isinstance(name, str) or not name.isprintable():
+            raise UserError(f"{path} holds no named weights: {_in_short(name)} is no name; give a model.pth.tar")
+        short = WRAPPERS.sub("", name)
+        if short in plain:
+            raise UserError(
+                f"{path} holds weights twice ({short}), with and without a wrapper's prefix: give a file of one model"
+            )
+        plain[short] = value
+    return plain
+
+
+def _in_short(value: Any) -> str:
+    """Whatever a file holds, in one line."""
+    return " ".join(repr(value)[:80].split())
+
+
+def _shape(value: Any) -> tuple[int, ...] | None:
+    """None for what is no dense tensor of real numbers."""
+    if not isinstance(value, Tensor) or value.is_nested or value.layout != torch.strided:
+        return None
+    return None if value.is_meta or value.is_quantized or value.is_complex() else tuple(value.shape)
 
 
 def describe(state: dict[str, Any]) -> str:
     """What network a state dict seems to be of."""
-    shapes = {name.removeprefix("backbone."): tuple(getattr(value, "shape", ())) for name, value in state.items()}
+    shapes = {str(name).removeprefix("backbone."): _shape(value) or () for name, value in state.items()}
     stem = shapes.get("conv1.weight", ())
     if len(stem) != 4:
         return f"tensors such as {', '.join(list(shapes)[:3]) or 'none at all'}"
@@ -130,20 +169,21 @@ def describe(state: dict[str, Any]) -> str:
     for kind in ("contrastive_head", "cluster_head"):
         sizes = [shape[0] for name, shape in shapes.items() if name.startswith(kind) and len(shape) == 2]
         if sizes and kind == "cluster_head":
-            words.append(f"{len(sizes)} heads of {sizes[0]} clusters")
+            words.append(f"{len(sizes)} head{'s' * (len(sizes) > 1)} of {sizes[0]} clusters")
         elif sizes:
             words.append(f"{'mlp' if len(sizes) > 1 else 'linear'} head of {sizes[-1]}")
     return ", ".join(words)
 
 
 def load_strictly(module: nn.Module, state: dict, path) -> None:
-    """Load `state` into `module`. Raises UserError with the first names when one is missing, left over or misshapen."""
+    """Load `state` into `module`. Raises UserError with the first names when one is missing, left over or misshapen,
+    and then loads nothing."""
     own = module.state_dict()
     wrong = [f"missing {name}" for name in own if name not in state]
     wrong += [f"left over {name}" for name in state if name not in own]
-    shapes = {name: getattr(value, "shape", None) for name, value in state.items()}
+    shapes = {name: _shape(value) for name, value in state.items()}
     wrong += [
-        f"{name} is {'no tensor' if shapes[name] is None else tuple(shapes[name])}, expected {tuple(own[name].shape)}"
+        f"{name} is {'no plain tensor' if shapes[name] is None else shapes[name]}, expected {tuple(own[name].shape)}"
         for name in own
         if name in state and shapes[name] != own[name].shape
     ]
@@ -173,17 +213,19 @@ def load_backbone(model: nn.Module, path) -> int:
     """Load the backbone of a pretext model, leaving its contrastive head; returns how many tensors."""
     state = read_weights(path, "pretext").state
     state = {name: value for name, value in state.items() if not name.startswith("contrastive_head.")}
-    backbone = {name.removeprefix("backbone."): value for name, value in state.items()}
-    load_strictly(model.backbone, backbone, path)
-    return len(backbone)
+    load_strictly(nn.ModuleDict({"backbone": model.backbone}), state, path)
+    return count_backbone(model)
 
 
 def load_best_head(model: nn.Module, path) -> int:
     """Load a scan model with its best head alone, as `cluster_head.0`; returns which head that was."""
     weights = read_weights(path, "scan")
     state = {name: value for name, value in weights.state.items() if not name.startswith("cluster_head.")}
-    for part in ("weight", "bias"):
-        if (name := f"cluster_head.{weights.head}.{part}") in weights.state:
-            state[f"cluster_head.0.{part}"] = weights.state[name]
+    best = f"cluster_head.{weights.head}."
+    state |= {
+        f"cluster_head.0.{name.removeprefix(best)}": value
+        for name, value in weights.state.items()
+        if name.startswith(best)
+    }
     load_strictly(model, state, path)
     return weights.head

@@ -338,7 +338,64 @@ def test_eval_reports_every_stage(finished, stage, capsys):
         "scan": ["ACC", "ARI", "NMI", "AMI", "ACC Top-5", "hungarian_match", "ACC many-to-one", "used_clusters"],
     }
     assert all(name in printed for name in expected.get(stage, expected["scan"]))
-    assert (finished[stage] / "prototypes.png").exists() == (stage != "pretext")
+    for what, name in (("prototypes", "prototypes.png"), ("confusion matrix", "confusion_matrix.png")):
+        assert (f"{what}: {finished[stage] / name}\n" in printed) == (finished[stage] / name).exists()
+        assert (finished[stage] / name).exists() == (stage != "pretext")
     if stage == "selflabel":  # the figures are those of the end of the stage
         (final,) = (line for line in log_of(finished[stage]) if "final" in line)
         assert f"{final['NMI']:.4f}" in printed
+
+
+def evaluate_scan(model, *options):
+    evaluation.main(["--config_exp", config_of("scan"), "--model", str(model), *options, *SMALL])
+
+
+def test_eval_draws_the_confusion_matrix_that_the_stage_drew(finished, tmp_path):
+    model = shutil.copy(finished["scan"] / "model.pth.tar", tmp_path)
+    evaluate_scan(model)
+    drawn, expected = (folder / "confusion_matrix.png" for folder in (tmp_path, finished["scan"]))
+    assert drawn.read_bytes() == expected.read_bytes()
+
+
+def test_models_of_other_names_have_pictures_of_their_own(finished, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("utils.visualize.ROWS_PER_PAGE", 1)  # as many pages as there are clusters in use
+    for name in ("scan_digits.pth.tar", "seed1.best.pth"):
+        evaluate_scan(shutil.copy(finished["scan"] / "model.pth.tar", tmp_path / name), "--visualize_prototypes")
+    lines, written = capsys.readouterr().out.splitlines(), {path.name for path in tmp_path.glob("*.png")}
+    (pages,) = {line.split()[1] for line in lines if "used_clusters" in line}
+    assert int(pages) > 1
+    for stem in ("scan_digits", "seed1.best"):
+        assert f"confusion matrix: {tmp_path / stem}-confusion_matrix.png" in lines
+        assert f"prototypes: {tmp_path / stem}-prototypes-1.png to {stem}-prototypes-{pages}.png" in lines
+        own = {f"{stem}-prototypes-{page + 1}.png" for page in range(int(pages))} | {f"{stem}-confusion_matrix.png"}
+        assert own <= written
+        written -= own
+    assert not written
+
+
+def test_eval_prints_the_figures_before_it_draws(finished, capsys, monkeypatch):
+    printed = []
+    monkeypatch.setattr(evaluation, "plot_matching", lambda *_: printed.append(capsys.readouterr().out) or [])
+    evaluate_scan(finished["scan"] / "model.pth.tar")
+    assert "ACC Top-5" in printed[0]
+
+
+@pytest.mark.parametrize("options", [["--show"], ["--show", "--visualize_prototypes"]], ids=len)
+def test_show_opens_the_pictures_that_were_written(options, finished, tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(evaluation, "show", shown.extend)
+    evaluate_scan(shutil.copy(finished["scan"] / "model.pth.tar", tmp_path), *options)
+    names = ["confusion_matrix.png", "prototypes.png"][: len(options)]
+    assert shown == [tmp_path / name for name in names]
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == names
+
+
+def test_without_labels_eval_writes_and_shows_the_prototypes_alone(finished, tmp_path, monkeypatch):
+    few_digits(monkeypatch, lambda targets: None)
+    shown = []
+    monkeypatch.setattr(evaluation, "show", shown.extend)
+    model = shutil.copy(finished["scan"] / "model.pth.tar", tmp_path)
+    with pytest.raises(UserError, match=r"no labels.* give --visualize_prototypes"):
+        evaluate_scan(model, "--show")
+    evaluate_scan(model, "--show", "--visualize_prototypes")
+    assert shown == list(tmp_path.glob("*.png")) == [tmp_path / "prototypes.png"]

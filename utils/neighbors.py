@@ -1,59 +1,91 @@
 """Nearest neighbors of features: mining, which SCAN starts from, and the weighted kNN that watches a pretext task."""
 
 import io
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from utils.errors import UserError
+from utils.knn_index import empty_index, evenly_spaced, faiss_has_gpu, faiss_search, import_faiss
 
-CHUNK = 512  # rows of similarities held at once
+CHUNK = 512  # rows of similarities held at once,
+BUFFER = 2**28  # and fewer where they would be more numbers than these (1 GiB)
 
 
-def mine_neighbors(features: Tensor, topk: int, backend: str = "auto") -> Tensor:
-    """The topk nearest neighbors of every image by inner product, exact.
+def mine_neighbors(features: Tensor, topk: int, backend: str = "auto", index: str = "Flat") -> Tensor:
+    """The topk nearest neighbors of every image by inner product.
 
     features: (N, D) fp32, used as they come: for cosine similarity the caller brings rows of unit length.
     backend: "torch" (where the features are), "faiss", or "auto". Auto takes faiss where it is installed; for features
-    on a GPU only if faiss can search there.
+    on a GPU only if faiss can search there, or if the index needs it.
+    index: "Flat", which is exact, or any other string of faiss's index factory, approximate (see `build_index`, and
+    `recall`). An image for which it finds too few is searched exactly.
     Returns int64 (N, topk + 1) on the CPU: column 0 is the image itself, however many twins it has, the others follow
-    by falling similarity. Raises UserError for too few images, rows without a direction, or faiss asked for in vain.
+    by falling similarity as the index measures it. Raises UserError for too few images, rows without a direction,
+    faiss asked for in vain, or an index that does not serve.
     """
-    features = features.detach().float()
-    check_minable(len(features), topk, backend)
+    features = features.detach().float()  # no copy of fp32, which may be memory-mapped
+    check_minable(len(features), topk, backend, index=index, dim=features.shape[1])
     check_features(features)
-    return itself_first(SEARCHES[choose_backend(features, backend)](features, topk + 1))
+    everyone = torch.arange(len(features))
+    if choose_backend(features, backend, index) == "torch":
+        return exact_neighbors(features, topk, everyone)
+    candidates = faiss_search(features, topk + 1, index)  # (N, T+1)
+    neighbors = itself_first(candidates, everyone)
+    short = (candidates < 0).any(dim=1).nonzero().flatten()
+    neighbors[short] = exact_neighbors(features, topk, short)
+    return neighbors
 
 
-def choose_backend(features: Tensor, backend: str) -> str:
+def recall(neighbors: Tensor, features: Tensor, sample: int = 1000) -> float:
+    """Share of the exact nearest neighbors that were found, over at most `sample` images, evenly spaced.
+
+    neighbors: int64 (N, T+1), column 0, the image itself, left out; features: (N, D) fp32 on any device."""
+    rows = evenly_spaced(sample, len(features))  # (S,)
+    apart = (torch.arange(len(rows)) * len(features))[:, None]  # (S, 1), keeps the images of the sample apart
+    exact = exact_neighbors(features, neighbors.shape[1] - 1, rows)[:, 1:] + apart  # (S, T)
+    return torch.isin(exact, neighbors[rows, 1:] + apart).double().mean().item()
+
+
+def choose_backend(features: Tensor, backend: str, index: str = "Flat") -> str:
     """`faiss` or `torch`: what `auto` stands for, for features where they are; the others stand for themselves."""
     if backend != "auto":
         return backend
     faiss = import_faiss()
-    return "faiss" if faiss is not None and (not features.is_cuda or faiss_has_gpu(faiss)) else "torch"
+    serves = faiss is not None and (not features.is_cuda or faiss_has_gpu(faiss))
+    return "faiss" if serves or index != "Flat" else "torch"
 
 
-def check_minable(num_images: int, topk: int, backend: str, split: str = "") -> None:
-    """Raise UserError if mining is bound to fail: known before the training that it follows."""
+def check_minable(
+    num_images: int, topk: int, backend: str, split: str = "", index: str = "Flat", dim: int | None = None
+) -> None:
+    """Raise UserError if mining is bound to fail: known before the training that it follows.
+
+    dim: size of the features, which an index other than Flat must fit."""
     if num_images < topk + 1:
         images, fewer = f"{split} images".lstrip(), ", or lower num_neighbors" if split == "train" else ""
         raise UserError(
             f"{num_images} {images} are too few to mine {topk} neighbors each: at least {topk + 1} are needed; add "
             f"images{fewer}"
         )
-    if backend == "faiss" and import_faiss() is None:
-        raise UserError("knn_backend is faiss, which is not installed: install it, or set knn_backend to torch")
+    if index != "Flat" and backend == "torch":
+        raise UserError(f"knn_index {index!r} needs faiss, but knn_backend is torch: set it to auto, or knn_index=Flat")
+    if (index != "Flat" or backend == "faiss") and import_faiss() is None:
+        asked, instead = "knn_backend is faiss", "knn_backend to torch"
+        if index != "Flat":
+            asked, instead = f"knn_index {index!r} needs faiss", "knn_index to Flat"
+        raise UserError(f"{asked}, which is not installed: install it, or set {instead}")
+    if index != "Flat":
+        empty_index(index, num_images, dim)
 
 
 def check_features(features: Tensor) -> None:
     """Raise UserError unless every row has a direction."""
-    norms = features.norm(dim=1)  # (N,)
+    norms = torch.cat([rows.norm(dim=1) for rows in features.split(CHUNK)])  # (N,)
     bad = (~(norms.isfinite() & (norms > 0))).nonzero().flatten().tolist()
     if bad:
         more = ", ..." if len(bad) > 5 else ""
@@ -63,54 +95,33 @@ def check_features(features: Tensor) -> None:
         )
 
 
-def itself_first(candidates: Tensor) -> Tensor:
-    """Move each row's own index to column 0. candidates: (N, T+1); where twins pushed it out, the last one goes."""
-    itself = torch.arange(len(candidates))[:, None]  # (N, 1)
-    left_out = candidates == itself  # (N, T+1), at most one True a row
+def itself_first(candidates: Tensor, itself: Tensor) -> Tensor:
+    """Move each image's own index to column 0; where twins pushed it out, the last candidate goes.
+
+    candidates: int64 (Q, T+1), of the images `itself` (Q,)."""
+    itself = itself[:, None]  # (Q, 1)
+    left_out = candidates == itself  # (Q, T+1), at most one True a row
     left_out[:, -1] |= ~left_out.any(dim=1)  # exactly one
-    return torch.cat([itself, candidates[~left_out].view(len(candidates), -1)], dim=1)
+    return torch.cat([itself, candidates[~left_out].view(len(candidates), candidates.shape[1] - 1)], dim=1)
 
 
-def torch_search(features: Tensor, k: int) -> Tensor:
-    """The k rows of largest inner product with each row, falling: int64 (N, k). Memory is linear in N."""
-    nearest = torch.empty(len(features), k, dtype=torch.int64)
-    buffer = features.new_empty(min(CHUNK, len(features)), len(features))  # (CHUNK, N), reused: half the time
+def exact_neighbors(features: Tensor, topk: int, rows: Tensor) -> Tensor:
+    """The images `rows` (Q,) and their topk nearest by falling inner product: int64 (Q, topk + 1) on the CPU.
+
+    features: (N, D) fp32, searched where they are; what that takes of memory is bounded (BUFFER)."""
+    nearest = torch.empty(len(rows), topk + 1, dtype=torch.int64)
+    chunk = rows_at_once(len(features))
+    buffer = features.new_empty(min(chunk, len(rows)), len(features))  # (C, N), reused: half the time
     with full_precision_matmul():
-        for start in range(0, len(features), CHUNK):
-            rows = features[start : start + CHUNK]  # (C, D)
-            similarity = torch.mm(rows, features.T, out=buffer[: len(rows)])  # (C, N)
-            nearest[start : start + CHUNK] = similarity.topk(k, dim=1).indices
-    return nearest
+        for start in range(0, len(rows), chunk):
+            queries = features[rows[start : start + chunk]]  # (C, D)
+            similarity = torch.mm(queries, features.T, out=buffer[: len(queries)])  # (C, N)
+            nearest[start : start + chunk] = similarity.topk(topk + 1, dim=1).indices
+    return itself_first(nearest, rows)
 
 
-def faiss_search(features: Tensor, k: int) -> Tensor:
-    """As torch_search, by faiss's flat index: on the GPU if the features are there and faiss can, else on the CPU."""
-    faiss = import_faiss()
-    index = faiss.IndexFlatIP(features.shape[1])
-    if features.is_cuda and faiss_has_gpu(faiss):
-        resources = faiss.StandardGpuResources()
-        index = faiss.index_cpu_to_gpu(resources, features.device.index, index)
-    vectors = features.cpu().numpy()
-    index.add(vectors)
-    return torch.from_numpy(index.search(vectors, k)[1])
-
-
-SEARCHES = {"faiss": faiss_search, "torch": torch_search}
-
-
-def import_faiss() -> ModuleType | None:
-    try:
-        import faiss
-    except ImportError:
-        return None
-    return faiss
-
-
-def faiss_has_gpu(faiss: ModuleType) -> bool:
-    """Whether this build has kernels and a GPU to run them. CPU builds show the functions all the same, and older or
-    unofficial builds lack code for recent GPUs and abort the process."""
-    version = tuple(int(number) for number in re.findall(r"\d+", faiss.__version__)[:3])
-    return version >= (1, 14, 3) and hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus() > 0
+def rows_at_once(num_images: int) -> int:
+    return max(1, min(CHUNK, BUFFER // num_images))
 
 
 @contextmanager
@@ -134,12 +145,14 @@ def weighted_knn(
     Returns the int64 (Q,) predicted classes. Raises ValueError if no row of the memory is labelled.
     """
     memory_targets = memory_targets.to(memory.device)
-    memory, memory_targets = memory[memory_targets >= 0], memory_targets[memory_targets >= 0]
-    if len(memory) == 0:
+    unlabelled = memory_targets < 0  # (N,)
+    num_voters = len(memory) - int(unlabelled.sum())
+    if num_voters == 0:
         raise ValueError("no row of the memory is labelled: kNN accuracy needs a labelled memory")
     predictions = []
-    for rows in queries.split(CHUNK):
-        similarity, nearest = (rows @ memory.T).float().topk(min(k, len(memory)), dim=1)  # (C, k) each
+    for rows in queries.split(rows_at_once(len(memory))):
+        similarity = (rows @ memory.T).float().masked_fill_(unlabelled, -torch.inf)  # (C, N)
+        similarity, nearest = similarity.topk(min(k, num_voters), dim=1)  # (C, k) each
         # exp(similarity / temperature) up to a factor per query, which changes no vote and cannot overflow.
         weights = ((similarity - similarity[:, :1]) / temperature).exp()  # (C, k)
         votes = weights.new_zeros(len(rows), num_classes).scatter_add(1, memory_targets[nearest], weights)  # (C, K)

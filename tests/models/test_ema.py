@@ -71,3 +71,16 @@ def test_the_parameters_stay_the_ones_the_optimizer_holds_and_still_take_gradien
     train(model)
     after = list(model.parameters())
     assert all(one is other and other.requires_grad for one, other in zip(before, after, strict=True))
+
+
+def test_on_request_the_batch_norm_buffers_follow_the_batches_as_without_an_average():
+    model, plain = network(), network()
+    ema = InPlaceEMA(model, ALPHA, batch_norm="running")
+    for images in batches():
+        model(images)
+        plain(images)
+        ema.step()
+        ema.restore_buffers()
+    for buffer, expected in zip(model.buffers(), plain.buffers(), strict=True):
+        torch.testing.assert_close(buffer, expected)
+    assert model[1].num_batches_tracked == STEPS

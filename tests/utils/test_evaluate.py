@@ -4,10 +4,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.stats import hypergeom
 from sklearn import metrics as sklearn_metrics
 from sklearn.datasets import make_blobs
 
 from utils.evaluate import (
+    ROWS_AT_ONCE,
     cluster_report,
     clustering_metrics,
     kmeans_accuracy,
@@ -125,6 +127,32 @@ def test_an_unmatched_cluster_is_never_a_top_5_hit():
     assert clustering_metrics([9, 9, 9, 9, 9], [0, 0, 0, 0, 0], wide)["ACC Top-5"] == 0.0
 
 
+def test_a_thousand_clusters_by_hand():
+    """5 images of each of 1000 classes, 4 of them in the class's own cluster, 1 in that of the next class. Of this one,
+    the own cluster is the fifth likeliest in even classes, the sixth in odd ones."""
+    cluster_of = [7 * target % 1000 for target in range(1000)]
+    targets = np.arange(1000).repeat(5)
+    probabilities = torch.zeros(5000, 1000)
+    for row, target in enumerate(targets):
+        ahead = 4 + target % 2 if row % 5 == 0 else 0
+        likeliest = [cluster_of[(target + step) % 1000] for step in [*range(1, ahead + 1), 0]]
+        probabilities[row, likeliest] = torch.linspace(1, 0.5, len(likeliest))
+    found = clustering_metrics(probabilities.argmax(dim=1), targets, probabilities)
+
+    assert sorted(found["hungarian_match"]) == sorted((cluster_of[target], target) for target in range(1000))
+    assert found["ACC"] == found["ACC many-to-one"] == pytest.approx(4 / 5)
+    assert found["ACC Top-5"] == pytest.approx(4 / 5 + 1 / 10)
+    entropy = math.log(1000)  # of the classes, and of the clusters, 5 images each
+    information = entropy + 0.8 * math.log(0.8) + 0.2 * math.log(0.2)
+    assert found["NMI"] == pytest.approx(information / entropy)
+    same = np.arange(1, 6)  # images that a class and a cluster share by chance
+    by_chance = 1000**2 * np.sum(same / 5000 * np.log(5000 * same / 25) * hypergeom.pmf(same, 5000, 5, 5))
+    assert found["AMI"] == pytest.approx((information - by_chance) / (entropy - by_chance))
+    pairs = 1000 * math.comb(5, 2)  # in one class; in one cluster
+    chance_pairs = pairs**2 / math.comb(5000, 2)
+    assert found["ARI"] == pytest.approx((1000 * math.comb(4, 2) - chance_pairs) / (pairs - chance_pairs))
+
+
 def test_top_5_is_absent_without_probabilities_and_the_keys_are_exactly_these():
     keys = ["ACC", "NMI", "AMI", "ARI", "ACC many-to-one", "hungarian_match"]
     assert sorted(clustering_metrics([0, 1], [0, 1])) == sorted(keys)
@@ -186,9 +214,10 @@ def loop_validation(probabilities, neighbors):
     return consistency, -sum(p * math.log(p) for p in mean)
 
 
-def test_scan_validation_equals_a_loop_over_all_pairs_itself_included():
-    probabilities = random_probabilities()
-    neighbors = np.column_stack([np.arange(30), np.random.default_rng(0).integers(0, 30, (30, 5))])
+@pytest.mark.parametrize("images", [30, 2 * ROWS_AT_ONCE + 1])
+def test_scan_validation_equals_a_loop_over_all_pairs_itself_included(images):
+    probabilities = random_probabilities(images)
+    neighbors = np.column_stack([np.arange(images), np.random.default_rng(0).integers(0, images, (images, 5))])
     consistency, entropy = loop_validation(probabilities.double().numpy(), neighbors)
     found = scan_validation(probabilities, neighbors)
     assert found == pytest.approx({"consistency": consistency, "entropy": entropy, "total_loss": consistency - entropy})

@@ -3,6 +3,7 @@
 import json
 import runpy
 import sys
+import weakref
 
 import matplotlib
 import numpy as np
@@ -21,6 +22,7 @@ from utils.visualize import (
     plot_neighbors,
     plot_prototypes,
     read_epochs,
+    show,
 )
 
 BLUE, ORANGE, RED, DARKEST = (47, 109, 179), (224, 128, 43), (214, 39, 40), (8, 48, 107)  # DARKEST: a cell of 100 %
@@ -219,8 +221,9 @@ def test_class_names_are_no_formulas_and_long_ones_are_cut(folder):
 
 def test_the_confusion_of_a_matching_is_drawn_where_labels_gave_one(folder):
     dataset, clusters = ColorDataset(4, [0, 0, 1, -1]), torch.tensor([1, 1, 0, 0])
-    plot_matching(dataset, clusters, {}, folder / "unlabelled.png")
-    plot_matching(dataset, clusters, {"hungarian_match": [(0, 1), (1, 0)]}, folder / "matched.png")
+    assert plot_matching(dataset, clusters, {}, folder / "unlabelled.png") == []
+    matched = {"hungarian_match": [(0, 1), (1, 0)]}
+    assert plot_matching(dataset, clusters, matched, folder / "matched.png") == [folder / "matched.png"]
     plot_confusion_matrix(np.eye(2), dataset.classes, folder / "expected.png")
     assert not (folder / "unlabelled.png").exists()
     assert (folder / "matched.png").read_bytes() == (folder / "expected.png").read_bytes()
@@ -343,18 +346,49 @@ def test_clusters_without_images_are_left_out(folder):
     assert not path.exists()
 
 
-def test_show_opens_one_window_per_page(folder, monkeypatch):
+def test_drawing_many_clusters_keeps_no_image_in_memory(folder):
+    class Watched(ColorDataset):
+        alive, most = 0, 0
+
+        def get_image(self, index):
+            image = super().get_image(index)
+            self.alive += 1
+            self.most = max(self.most, self.alive)
+            weakref.finalize(image, self.forget)
+            return image
+
+        def forget(self):
+            self.alive -= 1
+
+    dataset = Watched(120)
+    plot_prototypes(dataset, {c: [2 * c, 2 * c + 1] for c in range(60)}, dict.fromkeys(range(60), ""), folder / "p.png")
+    assert 0 < dataset.most <= 2  # the next one is fetched before the last is let go
+
+
+def test_a_full_page_of_the_least_compressible_images_is_barely_larger_than_their_pixels(folder):
+    class Noise(ColorDataset):
+        def get_image(self, index):
+            return Image.fromarray(np.random.default_rng(index).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+
+    (path,) = plot_prototypes(
+        Noise(500), {c: range(10 * c, 10 * c + 10) for c in range(50)}, dict.fromkeys(range(50), ""), folder / "p.png"
+    )
+    assert 1 < path.stat().st_size / (500 * 64 * 64 * 3) < 1.1  # a fourth, opaque channel would cost more
+
+
+def test_show_opens_each_picture_in_a_window_of_its_own(folder, monkeypatch, recwarn):
     from matplotlib import pyplot as plt
 
     plt.switch_backend("agg")
     shown = []
     monkeypatch.setattr(plt, "show", lambda: shown.extend(plt.get_figlabels()))
-    dataset, path = ColorDataset(51), folder / "p.png"
-    plot_prototypes(dataset, {0: [0]}, {0: ""}, path)
-    assert shown == []
-    plot_prototypes(dataset, {c: [c] for c in range(51)}, dict.fromkeys(range(51), ""), path, show=True)
+    paths = [folder / f"{number}.png" for number in range(21)]  # matplotlib warns of more than 20 figures
+    for path in paths:
+        Image.new("RGB", (64, 64)).save(path)
+    show(paths)
     plt.close("all")
-    assert shown == ["p-1.png", "p-2.png"]
+    assert shown == [path.name for path in paths]
+    assert not recwarn.list
 
 
 # Files
