@@ -23,7 +23,7 @@ class _NumberType:
 
     NumPy's own takes a shape from the file, even where it is an integer's, and then reads beyond its bytes."""
 
-    def __init__(self, name: str, align=False, copy=True):
+    def __init__(self, name: str, *flags):
         self.letter = {"i4": "i", "i8": "q", "f4": "f", "f8": "d"}[name]
 
     def __setstate__(self, state: tuple):

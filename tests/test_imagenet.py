@@ -5,6 +5,7 @@ run of the whole thing."""
 
 import hashlib
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ import selflabel
 from data import imagenet, streamed_loader
 from models import build_model
 from models.heads import ContrastiveModel
-from models.resnet import ResNet18
+from models.resnet import ResNet18, resnet50
 from tests.image_trees import write_imagenet
 from utils.config import load_config
 from utils.errors import UserError
@@ -315,3 +316,54 @@ def test_eval_reports_what_is_computed_independently_of_a_file_as_the_zoo_has_it
     assert seen["title"].endswith(f"50 images, head {best}")
     assert len(set(predictions)) > 5  # the figures say something
     assert {name: seen[name] for name in expected} == pytest.approx(expected, abs=1e-9)
+
+
+# -- the published commands and configs as they are, with a whole ResNet-50: only shorter
+
+
+LAST = {  # data set: names of its published configs and how many clusters they ask for
+    "imagenet_50": ("moco_imagenet50", "scan_imagenet_50", "selflabel_imagenet_50", 50),
+    "imagenet_100": ("moco_imagenet100", "scan_imagenet_100", "selflabel_imagenet_100", 100),
+    "imagenet_200": ("moco_imagenet200", "scan_imagenet_200", "selflabel_imagenet_200", 200),
+    "imagenet": ("moco_imagenet", "scan_imagenet", None, 1000),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LAST)
+def test_every_published_command_runs_a_few_steps_on_a_resnet50_in_mocos_format(name, tmp_path, monkeypatch, capsys):
+    pretext, scanning, labelling, num_clusters = LAST[name]
+    write_imagenet(
+        tmp_path / "data", name, train=2 if name.endswith("50") else 1, val=1, num_classes=min(num_clusters, 200)
+    )
+    torch.manual_seed(0)
+    state = {
+        "module.encoder_q." + key.removeprefix("backbone.").replace("contrastive_head", "fc"): value
+        for key, value in ContrastiveModel(resnet50("imagenet"), "mlp", 128).state_dict().items()
+    }
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    torch.save({"epoch": 800, "state_dict": state}, tmp_path / "hub" / "checkpoints" / moco.FILE)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    monkeypatch.setenv("SCAN_IMAGENET_DIR", str(tmp_path / "data"))
+    (tmp_path / "configs").symlink_to(Path("configs").absolute())
+    monkeypatch.chdir(tmp_path)  # where results go is the published place, too
+
+    short = ["max_images=64", "num_workers=0", "device=cpu"]
+    train = [*short, "batch_size=16", "epochs=1"]
+    moco.main(["--config_env", "configs/env.yml", "--config_exp", f"configs/pretext/{pretext}.yml", *short])
+    scan.main(["--config_env", "configs/env.yml", "--config_exp", f"configs/scan/{scanning}.yml", *train])
+    evaluated = [("scan", "imagenet_eval" if name == "imagenet" else scanning)]
+    if labelling:
+        chance = f"confidence_threshold={1 / num_clusters}"
+        experiment = f"configs/selflabel/{labelling}.yml"
+        selflabel.main(["--config_env", "configs/env.yml", "--config_exp", experiment, *train, chance])
+        evaluated.append(("selflabel", labelling))
+    for stage, config in evaluated:
+        model = f"results/{name}/{stage}/model.pth.tar"
+        capsys.readouterr()
+        arguments = ["--config_exp", f"configs/{stage}/{config}.yml", "--model", model, "--visualize_prototypes"]
+        evaluation.main([*arguments, "device=cpu", "num_workers=0"])
+        out = capsys.readouterr().out
+        assert "loaded 318 of 318 backbone tensors" in out and "ACC Top-5" in out and "AMI" in out
+    content = torch.load(f"results/{name}/scan/model.pth.tar", weights_only=True)["model"]
+    assert content["cluster_head.9.weight"].shape == (num_clusters, 2048)

@@ -53,3 +53,8 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Any] | None, str]:
             f"{'; '.join(faults)}; no whole checkpoint is left: put a copy back, or begin anew with --restart"
         )
     return None, ""
+
+
+def place_of(finished: int, begun: dict | None) -> str:
+    """How far a checkpoint is, in words. begun: the state of an epoch that was stopped in its middle."""
+    return f"after epoch {finished}" + (f" and {begun['step']} steps of the next" if begun else "")

@@ -64,10 +64,10 @@ def mine(run: Run, features: dict[str, torch.Tensor], train_set, val_set) -> Non
     if is_labelled(train_set) and is_labelled(val_set):
         baselines = {"weighted kNN": knn_accuracy(features, train_set, val_set, run.device)}
         images, size, classes = *features["train"].shape, len(train_set.classes)
-        if images * size * classes > KMEANS_LIMIT:
+        if images < classes or images * size * classes > KMEANS_LIMIT:
             run.log.note(
-                f"k-means left out, which is for information alone: it takes long for {images:,} features of size "
-                f"{size} and {classes} classes"
+                "k-means left out, which is for information alone: it needs an image for each class, and long for "
+                f"many ({images:,} features of size {size}, {classes} classes)"
             )
         else:
             clusters = (features["train"], features["val"], val_set.targets, classes, cfg.seed)

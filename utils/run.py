@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from models.weights import Weights, load_strictly, load_whole, to_bytes
 from utils import stopping
-from utils.checkpoints import has_checkpoint, load_checkpoint, save_checkpoint
+from utils.checkpoints import has_checkpoint, load_checkpoint, place_of, save_checkpoint
 from utils.config import load_config, resume_differences, save_config
 from utils.device import choose_device
 from utils.errors import RunError, UserError
@@ -112,7 +112,7 @@ class Run:
         if fault:
             self.log.warn(f"{fault}; going on from the checkpoint before")
         if state is not None:
-            self.log.note(f"resumed {_place(self.finished_epochs, self.begun_epoch)}")
+            self.log.note(f"resumed {place_of(self.finished_epochs, self.begun_epoch)}")
         self.state = state or {}
         return self.state
 
@@ -129,7 +129,7 @@ class Run:
             raise UserError(f"{self.folder} began with other {', '.join(changed)} than there are now: {CHOICE}")
         if state["epoch"] + ("begun_epoch" in state) > self.cfg.epochs:
             raise UserError(
-                f"{self.checkpoint} is {_place(state['epoch'], state.get('begun_epoch'))}, more than epochs: "
+                f"{self.checkpoint} is {place_of(state['epoch'], state.get('begun_epoch'))}, more than epochs: "
                 f"{self.cfg.epochs}; give at least as many epochs, or {CHOICE}"
             )
         try:
@@ -192,7 +192,7 @@ class Run:
     def _save(self, finished: int, begun: dict | None) -> None:
         content = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "epoch": finished}
         content |= {"inputs": self.inputs, **self.state} | ({"begun_epoch": begun} if begun else {})
-        facts = {"holds": f"checkpoint of {self.cfg.setup} {_place(finished, begun)}", **self.data.get("train", {})}
+        facts = {"holds": f"checkpoint of {self.cfg.setup} {place_of(finished, begun)}", **self.data.get("train", {})}
         save_checkpoint(self.checkpoint, content, facts)
         self.last_save = time.monotonic()
         stopping.stop_if_requested()
@@ -248,7 +248,3 @@ class Run:
         more = f" ({epochs} epochs): train more with epochs=..., or anew with --restart" if epochs else ""
         say(f"{self.folder} is finished{more or ': make it anew with --restart'}")
         return True
-
-
-def _place(finished: int, begun: dict | None) -> str:
-    return f"after epoch {finished}" + (f" and {begun['step']} steps of the next" if begun else "")

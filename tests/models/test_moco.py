@@ -2,16 +2,22 @@
 
 import pytest
 import torch
+import torchvision
 
 from models.heads import ClusteringModel, ContrastiveModel
 from models.moco import read_pretrained
-from models.resnet import ResNet18
+from models.resnet import ResNet18, resnet50
 from models.weights import load_whole
 from utils.errors import UserError
 
 
 def network(head="mlp"):
     return ContrastiveModel(ResNet18("cifar", 2), head, 8)
+
+
+def features(model):
+    images = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    return model.eval()(images)
 
 
 def in_moco_form(model, **more):
@@ -40,6 +46,9 @@ def test_mocos_query_encoder_is_backbone_and_contrastive_head(head, zipped, path
     weights = read_pretrained(path)
     assert (weights.stage, weights.head, weights.form) == ("pretext", 0, "MoCo's file")
     assert same(weights.state, model.state_dict())
+    loaded = network(head)
+    load_whole(loaded, weights, path)
+    assert torch.equal(features(loaded), features(model))
     names = {"contrastive_head.0.weight", "contrastive_head.2.bias"} if head == "mlp" else {"contrastive_head.weight"}
     assert names <= weights.state.keys()
 
@@ -65,6 +74,33 @@ def test_a_plain_backbone_is_a_pretext_model_without_a_head_and_its_classifier_i
     loaded = network()
     assert load_whole(loaded, weights, path).startswith("loaded 120 of 120 backbone tensors")
     assert same(loaded.state_dict(), weights.state)
+    pooled = features(model.backbone)
+    torch.testing.assert_close(features(loaded), pooled / pooled.square().sum(dim=1, keepdim=True).sqrt())
+
+
+def shapes(state):
+    return {name: tuple(value.shape) for name, value in state.items()}
+
+
+def test_the_published_resnet50_of_moco_and_torchvisions_have_every_tensor_of_ours(path):
+    with torch.device("meta"):
+        ours, theirs = ContrastiveModel(resnet50("imagenet"), "mlp", 128), torchvision.models.resnet50()
+    plain = {name: torch.zeros(()).expand(shape) for name, shape in shapes(theirs.state_dict()).items()}
+    torch.save(plain, path)
+    backbone = read_pretrained(path).state
+    head = {"fc.0.weight": (2048, 2048), "fc.0.bias": (2048,), "fc.2.weight": (128, 2048), "fc.2.bias": (128,)}
+    query = {name: value for name, value in plain.items() if name not in ("fc.weight", "fc.bias")}
+    query |= {name: torch.zeros(()).expand(shape) for name, shape in head.items()}
+    torch.save({"state_dict": {f"module.encoder_q.{name}": value for name, value in query.items()}}, path)
+    assert shapes(read_pretrained(path).state) == shapes(ours.state_dict())
+    ours.drop_head()
+    assert shapes(backbone) == shapes(ours.state_dict())
+
+
+def test_of_a_plain_backbone_nothing_but_the_classifier_is_left_out(path):
+    torch.save(network().backbone.state_dict() | {"fc.0.weight": torch.zeros(16, 16)}, path)
+    with pytest.raises(UserError, match=r"does not fit .*: left over backbone\.fc\.0\.weight;"):
+        load_whole(network(), read_pretrained(path), path)
 
 
 def test_a_pretext_model_of_ours_is_read_as_it_is(path):
@@ -80,12 +116,20 @@ def test_a_pretext_model_of_ours_is_read_as_it_is(path):
             lambda: {"model": ClusteringModel(ResNet18("cifar", 2), 5, 2).state_dict(), "head": 0},
             "is a scan model, not",
         ),
+        (
+            lambda: {
+                "model": ClusteringModel(ResNet18("cifar", 2), 5, 2).state_dict(),
+                "optimizer": {},
+                "best_loss_head": 1,
+            },
+            "is a scan model, not",
+        ),
         (lambda: ClusteringModel(ResNet18("cifar", 2), 5, 1).state_dict(), "is a selflabel model, not a pretext model"),
         (lambda: {"state_dict": {"encoder.0.weight": torch.zeros(1)}}, "but tensors such as encoder.0.weight"),
         (lambda: {"state_dict": [1, 2]}, "holds no named weights but a list"),
         (lambda: {"weight": torch.zeros(1)}, "holds no model of ours"),
     ],
-    ids=["scan", "selflabel", "other names", "list", "no network"],
+    ids=["scan", "scan checkpoint", "selflabel", "other names", "list", "no network"],
 )
 def test_anything_else_is_refused_with_what_it_seems_to_be(content, words, path):
     torch.save(content(), path)

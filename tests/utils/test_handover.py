@@ -159,7 +159,24 @@ def test_a_model_of_another_data_set_is_refused_for_evaluation(cfg, folder):
             "results/fashion-mnist-small/pretext",
             "simclr.py --config_exp configs/pretext/simclr_fashion_mnist_small.yml",
         ),
-        (["train_db_name=imagenet"], "scan", "results/imagenet/scan", "scan.py --config_exp CONFIG run_name=imagenet"),
+        (
+            ["train_db_name=imagenet_50"],
+            "pretext",
+            "results/imagenet_50/pretext",
+            "moco.py --config_exp configs/pretext/moco_imagenet50.yml",
+        ),
+        (
+            ["train_db_name=imagenet"],
+            "scan",
+            "results/imagenet/scan",
+            "scan.py --config_exp configs/scan/scan_imagenet.yml",
+        ),
+        (
+            ["train_db_name=imagenet"],
+            "selflabel",
+            "results/imagenet/selflabel",
+            "selflabel.py --config_exp CONFIG run_name=imagenet",
+        ),
     ],
 )
 def test_the_command_that_fills_a_folder(overrides, stage, place, command):

@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from utils import knn_index
 from utils.errors import UserError
-from utils.knn_index import ROWS, build_index, empty_index, evenly_spaced, faiss_has_gpu, faiss_search, lists_of
+from utils.knn_index import build_index, empty_index, evenly_spaced, faiss_has_gpu, faiss_search, lists_of
 
 faiss = pytest.importorskip("faiss")
 
@@ -56,45 +57,40 @@ def test_two_builds_on_one_thread_give_the_same_neighbors(index):
 
 
 def test_lists_are_trained_on_64_evenly_spaced_rows_each_and_on_65536_at_least(monkeypatch):
-    class Untrained:
-        is_trained = False
-        seen = []  # noqa: RUF012 (of this test alone)
-
-        def train(self, rows):
-            self.seen.append(rows[:, 0].tolist())
-
-        def add(self, rows):
-            pass
-
-    monkeypatch.setattr("utils.knn_index.empty_index", lambda *_: Untrained())
-    rows = torch.arange(140_000.0)[:, None]
-    for index in ("IVF4,Flat", "PQ16", "IVF1500,Flat"):
+    rows, trained_on = torch.arange(140_000.0)[:, None], []
+    for kind in (faiss.IndexIVFFlat, faiss.IndexScalarQuantizer):
+        monkeypatch.setattr(kind, "train", lambda self, rows: trained_on.append(rows[:, 0].tolist()))
+        monkeypatch.setattr(kind, "add", lambda self, rows: None)
+    for index in ("IVF4,Flat", "SQ8", "IVF1500,Flat"):
         build_index(rows, 5, index)
-    assert [len(seen) for seen in Untrained.seen] == [65_536, 65_536, 96_000]
-    assert all(seen == [row * 140_000 // len(seen) for row in range(len(seen))] for seen in Untrained.seen)
+    assert [len(chosen) for chosen in trained_on] == [65_536, 65_536, 96_000]
+    assert all(chosen == [row * 140_000 // len(chosen) for row in range(len(chosen))] for chosen in trained_on)
 
 
 # -- memory
 
 
+@pytest.fixture
+def in_parts_of_400(monkeypatch):
+    monkeypatch.setattr(knn_index, "ROWS", 400)
+
+
 @pytest.mark.parametrize("index, name", [("Flat", "IndexFlat"), ("HNSW4", "IndexHNSWFlat")])
-def test_vectors_that_are_kept_as_they_are_are_added_at_once_without_a_copy(index, name, monkeypatch):
-    features, handed = unit_features(ROWS + 100, 2), []
+def test_vectors_that_are_kept_as_they_are_are_added_at_once_without_a_copy(index, name, in_parts_of_400, monkeypatch):
+    features, handed = unit_features(), []
     monkeypatch.setattr(getattr(faiss, name), "add", lambda self, rows: handed.append(rows))
     build_index(features, 3, index)
-    assert [len(rows) for rows in handed] == [ROWS + 100] and np.shares_memory(handed[0], features.numpy())
+    assert [len(rows) for rows in handed] == [600] and np.shares_memory(handed[0], features.numpy())
 
 
-def test_vectors_that_are_transformed_are_added_and_searched_in_parts_without_a_copy(monkeypatch):
-    features, handed = unit_features(ROWS + 100, 2), []
-    built = build_index(features, 3, "RR,SQ8")
-    assert built.ntotal == ROWS + 100
+def test_vectors_that_are_transformed_are_added_and_searched_in_parts_without_a_copy(in_parts_of_400, monkeypatch):
+    features, handed = unit_features(), []
     for method in ("add", "search"):
         real = getattr(faiss.IndexPreTransform, method)
         watched = lambda self, rows, *k, real=real: handed.append(rows) or real(self, rows, *k)  # noqa: E731
         monkeypatch.setattr(faiss.IndexPreTransform, method, watched)
-    assert faiss_search(features, 3, "RR,SQ8").shape == (ROWS + 100, 3)
-    assert [len(rows) for rows in handed] == [ROWS, 100, ROWS, 100]
+    assert torch.equal(faiss_search(features, 3, "RR,Flat"), brute_force(features, 3))  # turned round, of equal angles
+    assert [len(rows) for rows in handed] == [400, 200, 400, 200]
     assert all(np.shares_memory(rows, features.numpy()) for rows in handed)
 
 

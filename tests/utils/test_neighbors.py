@@ -6,15 +6,18 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from utils.errors import UserError
 from utils.neighbors import (
     check_minable,
-    faiss_has_gpu,
+    choose_backend,
     itself_first,
     load_neighbors,
     mine_neighbors,
     neighbors_to_bytes,
+    recall,
+    rows_at_once,
     weighted_knn,
 )
 
@@ -150,32 +153,155 @@ def test_torch_asked_for_needs_no_faiss(no_faiss):
 
 def test_auto_takes_faiss_on_the_cpu_where_it_is_installed(monkeypatch):
     faiss = pytest.importorskip("faiss")
-    built, flat = [], faiss.IndexFlatIP
-    monkeypatch.setattr(faiss, "IndexFlatIP", lambda dim: built.append(dim) or flat(dim))
+    built, factory = [], faiss.index_factory
+    monkeypatch.setattr(faiss, "index_factory", lambda *what: built.append(what) or factory(*what))
     mine_neighbors(unit_features(dim=8), 3)
-    assert built == [8]
-
-
-@pytest.mark.parametrize(
-    ("build", "usable"),
-    [
-        ({"__version__": "1.15.1", "StandardGpuResources": object, "get_num_gpus": lambda: 1}, True),
-        ({"__version__": "1.14.3", "StandardGpuResources": object, "get_num_gpus": lambda: 8}, True),
-        ({"__version__": "2.0.0", "StandardGpuResources": object, "get_num_gpus": lambda: 1}, True),
-        ({"__version__": "1.15.1", "StandardGpuResources": object, "get_num_gpus": lambda: 0}, False),
-        ({"__version__": "1.15.1", "get_num_gpus": lambda: 1}, False),
-        ({"__version__": "1.14.1.post1", "StandardGpuResources": object, "get_num_gpus": lambda: 1}, False),
-        ({"__version__": "1.9.0", "StandardGpuResources": object, "get_num_gpus": lambda: 1}, False),
-    ],
-    ids=["GPU build", "oldest that serves", "next major", "no GPU", "CPU build", "community build", "1.9 < 1.14"],
-)
-def test_faiss_searches_on_a_gpu_only_with_a_recent_gpu_build_and_a_gpu(build, usable):
-    assert faiss_has_gpu(SimpleNamespace(**build)) is usable
+    assert built == [(8, "Flat", faiss.METRIC_INNER_PRODUCT)]
 
 
 def test_itself_moves_to_the_front_and_the_last_candidate_goes_where_it_is_absent():
     candidates = torch.tensor([[0, 1, 2], [2, 1, 0], [0, 1, 2], [0, 1, 2]])
-    assert itself_first(candidates).tolist() == [[0, 1, 2], [1, 2, 0], [2, 0, 1], [3, 0, 1]]
+    images = torch.tensor([0, 1, 2, 7])
+    assert itself_first(candidates, images).tolist() == [[0, 1, 2], [1, 2, 0], [2, 0, 1], [7, 0, 1]]
+
+
+# -- approximate indexes
+
+
+INDEXES = ("IVF16,Flat", "HNSW16", "PCA8,Flat", "IVF4,SQ8", "PQ4x4", "IVF4,PQ4x4,RFlat", "RR,IVF4,PQ4x4", "NSG16")
+
+
+@pytest.mark.parametrize("index", [*INDEXES, pytest.param("OPQ4,IVF4,PQ4", marks=pytest.mark.slow)])
+def test_any_index_of_faiss_gives_every_image_itself_and_topk_different_others(index):
+    pytest.importorskip("faiss")
+    features = unit_features(count=600, dim=8)
+    neighbors = mine_neighbors(features, 20, index=index)
+    assert neighbors.dtype == torch.int64 and neighbors.shape == (600, 21)
+    assert torch.equal(neighbors[:, 0], torch.arange(600))
+    assert all(len(set(row)) == 21 and min(row) >= 0 and max(row) < 600 for row in neighbors.tolist())
+    assert recall(neighbors, features) > 0.3  # drawn at random: 20 of 599
+
+
+def test_an_image_for_which_the_index_finds_too_few_is_searched_exactly():
+    pytest.importorskip("faiss")
+    features = unit_features()
+    neighbors = mine_neighbors(features, 39, index="IVF20,Flat")  # 8 of 20 lists do not hold all 40 images
+    assert torch.equal(neighbors, brute_force(features, 39))
+
+
+def test_images_for_which_the_index_finds_enough_keep_what_it_found(monkeypatch):
+    found = torch.tensor([[0, 3, 2], [1, 2, -1], [2, 3, 0], [-1, -1, -1]])
+    monkeypatch.setattr("utils.neighbors.faiss_search", lambda *_: found)
+    monkeypatch.setattr("utils.neighbors.check_minable", lambda *_, **__: None)
+    features = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.7, 0.3], [0.0, 1.0]])  # 0, 1, 2, 3 by falling first number
+    neighbors = mine_neighbors(features, 2, "faiss", "IVF2,Flat")
+    assert neighbors.tolist() == [[0, 3, 2], [1, 0, 2], [2, 3, 0], [3, 2, 1]]
+
+
+def test_an_index_other_than_flat_takes_faiss_wherever_the_features_are(monkeypatch):
+    on_gpu = SimpleNamespace(is_cuda=True)
+    monkeypatch.setattr("utils.neighbors.faiss_has_gpu", lambda faiss: False)
+    assert choose_backend(on_gpu, "auto") == "torch"
+    assert choose_backend(on_gpu, "auto", "HNSW32") == "faiss"
+
+
+def test_an_index_other_than_flat_without_faiss_is_a_user_error(no_faiss):
+    for backend in ("auto", "faiss"):
+        with pytest.raises(UserError, match=r"^knn_index 'HNSW32' needs faiss, which is not installed: .*Flat$"):
+            mine_neighbors(unit_features(), 3, backend, "HNSW32")
+
+
+def test_an_index_other_than_flat_with_torch_is_a_user_error():
+    with pytest.raises(UserError, match=r"^knn_index 'HNSW32' needs faiss, but knn_backend is torch: .*Flat$"):
+        mine_neighbors(unit_features(), 3, "torch", "HNSW32")
+
+
+# -- recall
+
+
+def loop_recall(neighbors, features, rows):
+    found = 0
+    for row in rows:
+        similarity = (features.double() @ features[row].double()).tolist()
+        others = sorted(set(range(len(features))) - {row}, key=lambda other: -similarity[other])
+        found += len(set(others[: neighbors.shape[1] - 1]) & set(neighbors[row, 1:].tolist()))
+    return found / (len(rows) * (neighbors.shape[1] - 1))
+
+
+def test_recall_is_the_share_of_the_exact_neighbors_whatever_their_order():
+    features = unit_features()
+    neighbors = brute_force(features, 10)
+    assert recall(neighbors, features) == 1
+    assert recall(neighbors[:, [0, *range(10, 0, -1)]], features) == 1
+    neighbors[:, 8:] = brute_force(features, 39)[:, -3:]  # the three farthest in place of three of ten
+    assert recall(neighbors, features) == pytest.approx(0.7)
+
+
+def test_recall_equals_a_loop_over_the_images():
+    features = unit_features()
+    draws = [torch.randperm(39, generator=torch.Generator().manual_seed(row))[:10] for row in range(40)]
+    others = torch.stack([draw + (draw >= row) for row, draw in enumerate(draws)])  # any image but itself
+    neighbors = torch.cat([torch.arange(40)[:, None], others], dim=1)
+    assert recall(neighbors, features) == pytest.approx(loop_recall(neighbors, features, range(40)))
+
+
+def test_recall_judges_an_evenly_spaced_sample():
+    features = unit_features()
+    neighbors = brute_force(features, 5)
+    neighbors[1::2, 1:] = brute_force(features, 39)[1::2, -5:]  # every second image has the farthest
+    assert recall(neighbors, features, sample=20) == 1  # images 0, 2, 4, ...
+    assert recall(neighbors, features, sample=40) == 0.5
+
+
+# -- memory
+
+
+class Allocations(TorchDispatchMode):
+    """The bytes of the largest tensor that PyTorch makes, views left out."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        known = {tensor.untyped_storage().data_ptr() for tensor in args if isinstance(tensor, torch.Tensor)}
+        if isinstance(result, torch.Tensor) and result.untyped_storage().data_ptr() not in known:
+            self.largest = max(self.largest, result.untyped_storage().nbytes())
+        return result
+
+
+@pytest.mark.parametrize("backend, index", [("torch", "Flat"), ("faiss", "Flat"), ("faiss", "HNSW8")])
+def test_mining_and_recall_make_no_tensor_of_the_features_size(backend, index, monkeypatch):
+    if backend == "faiss":
+        pytest.importorskip("faiss")
+    monkeypatch.setattr("utils.neighbors.BUFFER", 2**16)  # 65,536 similarities, 256 KiB
+    features = unit_features(count=2000, dim=128)  # 1,000 KiB
+    with Allocations() as allocations:
+        recall(mine_neighbors(features, 5, backend, index), features, sample=100)
+    assert 2000 * 6 * 8 <= allocations.largest <= 2**18  # the neighbors themselves at least
+
+
+def test_weighted_knn_makes_no_tensor_of_the_memorys_size_though_some_of_it_does_not_vote(monkeypatch):
+    monkeypatch.setattr("utils.neighbors.BUFFER", 2**16)
+    memory, targets = unit_features(count=2000, dim=128), torch.arange(2000) % 5 - 1
+    with Allocations() as allocations:
+        weighted_knn(memory, targets, memory[:100], 4)
+    assert 0 < allocations.largest <= 2**18
+
+
+def test_the_similarities_held_at_once_are_bounded_whatever_the_number_of_images(monkeypatch):
+    monkeypatch.setattr("utils.neighbors.BUFFER", 1000)
+    shapes, multiply = [], torch.mm
+    monkeypatch.setattr(torch, "mm", lambda *args, out: shapes.append(tuple(out.shape)) or multiply(*args, out=out))
+    features = unit_features(count=300)
+    assert torch.equal(mine_neighbors(features, 3, "torch"), brute_force(features, 3))
+    assert shapes == [(3, 300)] * 100
+    monkeypatch.setattr("utils.neighbors.BUFFER", 10)
+    assert rows_at_once(300) == 1  # one row at least
+
+
+def test_imagenet_takes_a_gibibyte_of_similarities():
+    assert rows_at_once(1_281_167) == 209  # 209 x 1,281,167 x 4 bytes = 1.07e9
+    assert rows_at_once(50_000) == 512
 
 
 # -- weighted kNN
@@ -272,3 +398,13 @@ def test_what_would_stop_the_mining_is_known_beforehand(monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(UserError, match="not installed"):
         check_minable(21, 20, "faiss")
+
+
+@pytest.mark.parametrize(
+    "index, dim, reason", [("IVF41,Flat", 16, "41 lists for 40 images"), ("PQ3", 16, "multiple"), ("typo", 16, "parse")]
+)
+def test_an_index_that_does_not_serve_is_known_beforehand(index, dim, reason):
+    pytest.importorskip("faiss")
+    check_minable(40, 5, "auto", index="IVF40,Flat", dim=dim)
+    with pytest.raises(UserError, match=f"knn_index '{index}' .*{reason}"):
+        check_minable(40, 5, "auto", index=index, dim=dim)
