@@ -34,32 +34,31 @@ def faiss_search(features: Tensor, k: int, index: str = "Flat") -> Tensor:
 
     features: fp32 (N, D); none of them is copied on the CPU but by the index, and for training. What is missing from
     a row is -1. Raises UserError where the index serves neither N images nor features of size D."""
-    built = build_index(features, k, index)
-    return search_index(built, features, k)
+    with reasons_of_faiss(index, len(features)):
+        return search_index(build_index(features, k, index), features, k)
 
 
 def build_index(features: Tensor, k: int, index: str):
     """The faiss index of a factory string, trained on evenly spaced rows and holding all features (N, D).
 
-    IVF: the nearest 1/64 of the lists are searched, at least 8. HNSW: of the graph at least 2 k candidates are kept.
-    Refining (RFlat): 4 k candidates. On the GPU, for features there, are Flat and IVF..,Flat. Training draws by a fixed
-    seed; only graphs (HNSW, NSG) that are built by several threads differ from run to run."""
+    It will search 1 in 32 lists (IVF), at least 8 (nprobe), keep 2 k candidates of a graph (HNSW, efSearch), and rank
+    4 k candidates once more where it refines (RFlat). Of features on a GPU, Flat and IVF..,Flat are kept there, the
+    others on the CPU. Training draws by a fixed seed; only graphs built by several threads differ from run to run."""
     faiss = import_faiss()
     built = empty_index(index, *features.shape)
     lists = max(lists_of(index), default=0)
-    for setting, value in (("nprobe", max(8, lists // 64)), ("efSearch", 2 * k), ("k_factor_rf", 4)):
+    for setting, value in (("nprobe", min(lists, max(8, lists // 32))), ("efSearch", 2 * k), ("k_factor_rf", 4)):
         with suppress(RuntimeError):  # of an index that has no such setting
             faiss.ParameterSpace().set_index_parameter(built, setting, value)
     if features.is_cuda and faiss_has_gpu(faiss) and re.fullmatch(r"(IVF\d+[kM]?,)?Flat", index):
         built = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), features.device.index, built)
     # Added in parts, a list of vectors would grow by copies; added at once, a transform (OPQ, PCA) would copy them all.
     at_once = not features.is_cuda and isinstance(built, faiss.IndexFlat | faiss.IndexHNSW)
-    with reasons_of_faiss(index, len(features)):
-        if not built.is_trained:
-            rows = evenly_spaced(max(TRAINING_ROWS * lists, 2**16), len(features))  # 256 for each of PQ's 256 centroids
-            built.train(features[rows].cpu().numpy())
-        for rows in features.split(len(features) if at_once else ROWS):
-            built.add(rows.cpu().numpy())
+    if not built.is_trained:
+        rows = evenly_spaced(max(TRAINING_ROWS * lists, 2**16), len(features))  # 256 for each of PQ's 256 centroids
+        built.train(features[rows].cpu().numpy())
+    for rows in features.split(len(features) if at_once else ROWS):
+        built.add(rows.cpu().numpy())
     return built
 
 
@@ -97,10 +96,12 @@ def misfit(index: str, num_images: int, reason: str) -> UserError:
 
 @contextmanager
 def reasons_of_faiss(index: str, num_images: int) -> Iterator[None]:
-    """Errors of faiss as UserError in one line, without its names of files and functions."""
+    """Errors of faiss about an index other than Flat as UserError in one line, without its files and functions."""
     try:
         yield
     except RuntimeError as error:
+        if index == "Flat":
+            raise
         reason = " ".join(str(error).rsplit(": ", 1)[-1].split())
         raise misfit(index, num_images, f"faiss says {reason!r}") from error
 

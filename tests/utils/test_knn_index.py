@@ -28,8 +28,10 @@ def test_with_at_most_8_lists_all_of_them_are_searched_so_the_answer_is_exact():
     assert torch.equal(faiss_search(unit_features(), 21, "IVF8,Flat"), brute_force(unit_features(), 21))
 
 
-@pytest.mark.parametrize("index, searched", [("IVF4,Flat", 8), ("IVF640,Flat", 10), ("PCA8,IVF640,Flat", 10)])
-def test_1_in_64_lists_is_searched_but_at_least_8(index, searched):
+@pytest.mark.parametrize(
+    "index, searched", [("IVF4,Flat", 4), ("IVF64,Flat", 8), ("IVF640,Flat", 20), ("PCA8,IVF640,Flat", 20)]
+)
+def test_1_in_32_lists_is_searched_but_at_least_8_or_all(index, searched):
     assert faiss.extract_index_ivf(build_index(unit_features(700), 5, index)).nprobe == searched
 
 
@@ -126,7 +128,19 @@ def test_an_index_that_does_not_serve_is_an_error_in_one_line_with_the_reason_an
 @pytest.mark.parametrize("index, reason", [("PQ4", "at least as large"), ("IDMap,Flat", "add does not make sense")])
 def test_what_faiss_refuses_only_when_it_is_filled_is_such_an_error_too(index, reason):
     with pytest.raises(UserError, match=f"^knn_index '{index}' does not serve: .*{reason}.* or HNSW32$"):
-        build_index(unit_features(40), 3, index)
+        faiss_search(unit_features(40), 3, index)
+
+
+def test_what_goes_wrong_with_flat_is_no_matter_of_the_index(monkeypatch):
+    def out_of_memory(self, rows):
+        raise RuntimeError("Error: out of memory")
+
+    for kind in (faiss.IndexFlat, faiss.IndexScalarQuantizer):
+        monkeypatch.setattr(kind, "add", out_of_memory)
+    with pytest.raises(RuntimeError, match="^Error: out of memory$"):
+        faiss_search(unit_features(), 3)
+    with pytest.raises(UserError, match="faiss says 'out of memory'"):
+        faiss_search(unit_features(), 3, "SQ8")
 
 
 # -- small parts
