@@ -69,7 +69,7 @@ class StreamedLoader(Loader):
             collate_fn=_together,
             pin_memory=self.device.type == "cuda",
             worker_init_fn=_leave_signals_to_the_parent,
-            persistent_workers=workers > 0,
+            persistent_workers=self.train and workers > 0,  # else they end with each pass
         )
 
     def orders(self) -> Iterator[list[tuple]]:

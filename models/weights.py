@@ -15,7 +15,7 @@ from utils.files import check_recorded
 
 MADE_BY = {"pretext": "simclr.py", "scan": "scan.py", "selflabel": "selflabel.py"}
 
-WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+|(?<=\.)(_orig_mod\.)+")  # of DataParallel and torch.compile
+WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+|(?<=\.)_orig_mod\.")  # of DataParallel and torch.compile
 
 
 class _NumberType:
@@ -125,7 +125,7 @@ def read_weights(path, stage: str | None = None) -> Weights:
             f"{path} is a {found} model, not a {stage} model ({describe(state)}): give the model.pth.tar that "
             f"{MADE_BY[stage]} wrote"
         )
-    return Weights(found, state, best if is_scan else 0, form)
+    return Weights(found, state, best, form)
 
 
 def plain_names(state: Any, path) -> dict[str, Any]:
@@ -153,9 +153,9 @@ def _in_short(value: Any) -> str:
 
 def _shape(value: Any) -> tuple[int, ...] | None:
     """None for what is no dense tensor of real numbers."""
-    if not isinstance(value, Tensor) or value.is_nested or value.layout != torch.strided:
+    if not isinstance(value, Tensor) or value.is_meta or value.is_nested or value.layout != torch.strided:
         return None
-    return None if value.is_meta or value.is_quantized or value.is_complex() else tuple(value.shape)
+    return tuple(value.shape) if value.is_floating_point() or value.dtype == torch.int64 else None
 
 
 def describe(state: dict[str, Any]) -> str:

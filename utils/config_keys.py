@@ -77,6 +77,7 @@ TABLE = (  # headings, and below each its keys
         ALL,
         "what to do about image files that cannot be read; skip leaves them out and lists them",
         default="stop",
+        may_change=True,
     ),
     *(Key(f"db_root_dir.{name}", "path", "", "", f"folder of {name}", may_change=True) for name in DATASET_FOLDERS),
     "Network",

@@ -136,6 +136,7 @@ class FeatureLoader(Loader):
             views = []
             for source in step.sources:
                 which = torch.randint(len(self.features), (len(source),), generator=step.generator)
-                views.append(self.features[which, source].to(self.device))  # (B, D)
+                which, source = (index.to(self.features.device, non_blocking=True) for index in (which, source))
+                views.append(self.features[which, source].to(self.device, non_blocking=True))  # (B, D)
             targets = self.dataset.targets
             yield Batch(step.index, views, None if targets is None else targets[step.index])

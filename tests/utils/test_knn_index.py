@@ -137,7 +137,7 @@ def test_what_goes_wrong_with_flat_is_no_matter_of_the_index(monkeypatch):
 
     for kind in (faiss.IndexFlat, faiss.IndexScalarQuantizer):
         monkeypatch.setattr(kind, "add", out_of_memory)
-    with pytest.raises(RuntimeError, match="^Error: out of memory$"):
+    with pytest.raises(RuntimeError, match=r"^Error: out of memory$"):
         faiss_search(unit_features(), 3)
     with pytest.raises(UserError, match="faiss says 'out of memory'"):
         faiss_search(unit_features(), 3, "SQ8")
