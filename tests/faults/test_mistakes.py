@@ -25,12 +25,16 @@ import torch
 
 import data
 import eval as evaluation
+import moco
+import scan
+import selflabel
 import simclr
 from data import fashion_mnist
 from data.dataset import ResidentDataset
 from losses import ConfidenceBasedCE, SCANLoss, SimCLRLoss
 from models.heads import ContrastiveModel
 from models.resnet import ResNet18
+from tests.faults import imagenet_runs
 from tests.small_runs import SCRIPTS, SMALL, config_of, few_digits
 from utils import config
 from utils import neighbors as search
@@ -65,7 +69,7 @@ def arguments_of(stage: str, here: Path, more: str = "") -> list[str]:
     return [word.format(here=here, outside=here.parents[1]) for word in words]
 
 
-def run(stage: str, words: list[str]) -> int:
+def run(stage: str, words: list[str], mains=MAINS) -> int:
     """The exit code of a script given these words. Python's warnings go to stderr, as outside pytest."""
     with warnings.catch_warnings():
         warnings.simplefilter("default")
@@ -73,7 +77,7 @@ def run(stage: str, words: list[str]) -> int:
             warnings.simplefilter("ignore", kind)
         warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
         try:
-            command(lambda: MAINS[stage](words))
+            command(lambda: mains[stage](words))
         except SystemExit as end:
             return end.code
     return 0
@@ -1183,6 +1187,270 @@ def test_what_the_user_has_no_right_to_is_one_line(stage, closed, patterns, stag
         (here / closed).chmod(mode)
     assert_one_line(ended, 3, *patterns)
     assert snapshot(here) == found
+
+
+# -- the same on ImageNet, whose images lie in files and whose pretext model is another's
+
+
+def image_spoilt(here, patch):
+    """A file that is no image lies where an image was."""
+    path = sorted(imagenet_runs.class_folder(here).iterdir())[0]
+    path.unlink()
+    path.write_text("no image")
+
+
+def image_spoilt_unseen(here, patch):
+    """As if written over, after the files were checked: the folder's time of change stays the same."""
+    imagenet_runs.check_files(here)
+    folder = imagenet_runs.class_folder(here)
+    before = folder.stat()
+    image_spoilt(here, patch)
+    os.utime(folder, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def in_class(change, number=0):
+    """change(the folder of a class's training images) is done."""
+    return lambda here, patch: change(imagenet_runs.class_folder(here, number))
+
+
+def emptied_folder(folder):
+    for path in folder.iterdir():
+        path.unlink()
+
+
+def image_added(folder):
+    shutil.copy(next(folder.iterdir()), folder / "one_more.JPEG")
+
+
+def image_renamed(folder):
+    next(folder.iterdir()).rename(folder / "another_name.JPEG")
+
+
+def other_weights(content):
+    """`{outside}/other.pth` is a file of this content."""
+    return lambda here, patch: torch.save(content(), here.parents[1] / "other.pth")
+
+
+def mocos_whole_training():
+    state = imagenet_runs.network()
+    return {
+        "state_dict": imagenet_runs.mocos(state) | imagenet_runs.mocos(state, "k") | {"module.queue": torch.ones(3)}
+    }
+
+
+def plain_resnet():
+    state = imagenet_runs.network()
+    plain = {name.removeprefix("backbone."): value for name, value in state.items() if name.startswith("backbone.")}
+    return plain | {"fc.weight": torch.zeros(1000, 16), "fc.bias": torch.zeros(1000)}
+
+
+IMAGENET_MAINS = {"moco": moco.main, "scan": scan.main, "selflabel": selflabel.main, "eval": evaluation.main}
+RUN_MOCO = r"`python moco\.py --config_exp (configs/pretext/moco_imagenet50|\S*/pretext/config)\.yml"
+OTHER, AS_PRETEXT = "moco_weights={outside}/other.pth", f"--config_exp {imagenet_runs.CONFIGS['moco']}"
+PLACE = r"db_root_dir\.imagenet=\.\.\."
+OTHERS_BACKBONES = r"moco\.py reads others' backbones"
+
+OTHERS_WEIGHTS = {
+    "eval of MoCo's file": Case(
+        "eval",
+        f"{AS_PRETEXT} --model {{outside}}/moco.pth.tar",
+        r"/moco\.pth\.tar holds no model of ours",
+        OTHERS_BACKBONES,
+    ),
+    "eval of a plain ResNet": Case(
+        "eval",
+        f"{AS_PRETEXT} --model {{outside}}/other.pth",
+        r"/other\.pth holds no model of ours: .*resnet18 of width 2 with a 7 x 7 stem",
+        OTHERS_BACKBONES,
+        other_weights(plain_resnet),
+    ),
+    "eval of a model mined with, by a SCAN config": Case(
+        "eval",
+        "--model {here}/pretext/model.pth.tar",
+        r"/pretext/model\.pth\.tar is a pretext model, .*config of the scan stage",
+        r"give the config under configs/pretext/",
+    ),
+    "eval of a model of another number of classes": Case(
+        "eval",
+        "--config_exp configs/scan/scan_imagenet_100.yml",
+        r"/scan/model\.pth\.tar was trained on imagenet_50, but .*imagenet_100",
+        r"give the config of imagenet_50",
+    ),
+    "eval of a narrow model by a config of a whole ResNet-50": Case(
+        "eval",
+        "backbone=resnet50 model_kwargs.width=64",
+        r"the file seems to hold resnet18 of width 2 .*, the config asks for resnet50",
+        r"check backbone",
+    ),
+    "a text file for MoCo's": Case(
+        "moco",
+        OTHER,
+        r"/other\.pth \(5 bytes\) cannot be read",
+        r"put the right file there",
+        written(b"hello", "other.pth"),
+    ),
+    "MoCo's weights that are not there": Case("moco", OTHER, r"/other\.pth not found", r"mend the path"),
+    "MoCo's whole training": Case(
+        "moco",
+        OTHER,
+        r"/other\.pth holds \d+ tensors beside MoCo's query encoder: encoder_k\.",
+        r"save the tensors under module\.encoder_q\. alone",
+        other_weights(mocos_whole_training),
+    ),
+    "a backbone that is no ResNet": Case(
+        "moco",
+        OTHER,
+        r"/other\.pth holds no model of ours: .*conv_proj\.weight",
+        r"give a model\.pth\.tar",
+        other_weights(lambda: {"conv_proj.weight": torch.ones(4, 3, 16, 16)}),
+    ),
+    "MoCo's weights of another width": Case(
+        "moco",
+        "run_name=second model_kwargs.width=4",
+        r"/moco\.pth\.tar does not fit .*resnet18 of width 2 .*asks for resnet18 of width 4",
+        r"check backbone, model_kwargs",
+    ),
+    "a SCAN model for MoCo's": Case(
+        "moco", "--model {here}/scan/model.pth.tar", r"/scan/model\.pth\.tar is a scan model", r"give the model\.pth"
+    ),
+    "a moco config for scan.py": Case("scan", AS_PRETEXT, r"setup: moco", r"run it with moco\.py"),
+    "self-labelling from a model that was mined with": Case(
+        "selflabel", "scan_dir={here}/pretext", r"/pretext/model\.pth\.tar is a pretext model", r"that scan\.py wrote"
+    ),
+}
+
+IMAGE_FILES = {
+    "no ImageNet there": Case(
+        "moco",
+        "--restart db_root_dir.imagenet={outside}/nowhere",
+        r"imagenet_50 is not in \S+/nowhere: ILSVRC2012_img_train/",
+        PLACE,
+    ),
+    "ImageNet's folder one level too deep": Case(
+        "scan",
+        "run_name=second pretext_dir={here}/pretext db_root_dir.imagenet={outside}/images/ILSVRC2012_img_train",
+        r"imagenet_50 is not in \S+/images/ILSVRC2012_img_train:",
+        PLACE,
+    ),
+    "a larger subset than there is": Case(
+        "moco",
+        "train_db_name=imagenet_100 run_name=second",
+        r"/images/ILSVRC2012_img_train lacks 50 of 100 folders: n\d{8}, ",
+        r"put them there, or name the right place",
+    ),
+    "a class without its folder": Case(
+        "scan",
+        "run_name=second pretext_dir={here}/pretext",
+        rf"/ILSVRC2012_img_train lacks 1 of 50 folders: {imagenet_runs.IDS[7]};",
+        r"put them there, or name the right place",
+        in_class(shutil.rmtree, 7),
+    ),
+    "a class without images": Case(
+        "scan",
+        "on_error=skip run_name=second pretext_dir={here}/pretext",
+        rf"/{imagenet_runs.IDS[3]} holds no readable \*\.JPEG file \(1 of 50",
+        r"put the images there",
+        in_class(emptied_folder, 3),
+    ),
+    "a file that is no image": Case(
+        "moco",
+        "--restart",
+        rf"1 image files cannot be read: \S+/{imagenet_runs.IDS[0]}_0\.JPEG \(no image",
+        r"put them right, or leave .*on_error=skip",
+        image_spoilt,
+    ),
+    "an image lost between mining and SCAN": Case(
+        "scan",
+        "run_name=second pretext_dir={here}/pretext on_error=skip",
+        r"made from 100 train images of imagenet_50, but this run has 99 train images",
+        RUN_MOCO,
+        image_spoilt,
+    ),
+    "an image added between mining and SCAN": Case(
+        "scan",
+        "run_name=second pretext_dir={here}/pretext",
+        r"made from 100 train images of imagenet_50, but this run has 101 train images",
+        RUN_MOCO,
+        in_class(image_added),
+    ),
+    "an image renamed between mining and SCAN": Case(
+        "scan",
+        "run_name=second pretext_dir={here}/pretext",
+        r"made from 100 train images of imagenet_50, but .* 100 train images of imagenet_50, others",
+        RUN_MOCO,
+        in_class(image_renamed),
+    ),
+    "an image spoilt after the files were checked": Case(
+        "scan",
+        "run_name=second pretext_dir={here}/pretext",
+        rf"/{imagenet_runs.IDS[0]}_0\.JPEG cannot be read \(no image .*changed after its folder was checked",
+        r"put it right, or touch the folder",
+        image_spoilt_unseen,
+        3,
+    ),
+}
+
+
+IMAGENET_SETTINGS = {
+    "no more images than MoCo's neighbors": Case(
+        "moco", "--restart num_neighbors=100", r"100 train images are too few to mine 100", r"lower num_neighbors"
+    ),
+    "a plain view larger than 256 px": Case(
+        "moco", "--restart transformation_kwargs.crop_size=300", r"crop_size 300 is larger", r"set it to at most 256"
+    ),
+    "an index of faiss for PyTorch's search": Case(
+        "moco", "--restart knn_backend=torch knn_index=HNSW32", r"knn_index 'HNSW32' needs faiss", r"knn_index=Flat"
+    ),
+    "views kept for a backbone that is trained": Case(
+        "scan",
+        "--restart cached_views=2 update_cluster_head_only=False",
+        r"cached_views is 2, but .*frozen backbone only",
+        r"update_cluster_head_only",
+    ),
+    "more neighbors than moco.py mined": Case(
+        "scan",
+        "--restart num_neighbors=60",
+        r"num_neighbors 60 is more than the 50 mined",
+        r"at most 50, or mine more with",
+    ),
+}
+
+MISTAKES_ON_IMAGENET = {**OTHERS_WEIGHTS, **IMAGE_FILES, **IMAGENET_SETTINGS}
+
+
+@pytest.fixture(scope="module")
+def imagenet(tmp_path_factory):
+    """moco.py and scan.py have been run on ImageNet-50 in small."""
+    outside = tmp_path_factory.mktemp("imagenet")
+    here = outside / "results" / "imagenet_50"
+    imagenet_runs.write_files(outside)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("SCAN_IMAGENET_DIR", raising=False)
+        patch.setattr("utils.mining.plot_neighbors", lambda *_: None)
+        patch.setattr("utils.mining.kmeans_accuracy", lambda *_: 0.0)
+        for plot in ("plot_curves", "plot_matching"):
+            patch.setattr(scan, plot, lambda *_: None)
+        for stage in ("moco", "scan"):
+            IMAGENET_MAINS[stage](imagenet_runs.arguments_of(stage, here))
+    return outside
+
+
+@pytest.mark.parametrize("name", MISTAKES_ON_IMAGENET)
+def test_a_mistake_on_imagenet_is_one_line_with_the_value_and_the_remedy_and_nothing_is_written(
+    name, imagenet, tmp_path, monkeypatch, capsys
+):
+    case = MISTAKES_ON_IMAGENET[name]
+    monkeypatch.delenv("SCAN_IMAGENET_DIR", raising=False)
+    here = tmp_path / "results" / "imagenet_50"
+    imagenet_runs.copy_all(imagenet, tmp_path)
+    case.given(here, monkeypatch)
+    found = snapshot(tmp_path)
+    capsys.readouterr()
+    code = run(case.stage, imagenet_runs.arguments_of(case.stage, here, case.arguments), IMAGENET_MAINS)
+    assert_one_line(Ended(code, *capsys.readouterr()), case.code, case.value, case.remedy)
+    shutil.rmtree(here.parent / "scans", ignore_errors=True)  # what was found out of the images is no result
+    found = {path: content for path, content in found.items() if not path.startswith("results/scans")}
+    assert snapshot(tmp_path) == found
 
 
 COMMAND_LINE = {  # a whole command line, and what is said of it
