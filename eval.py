@@ -13,7 +13,7 @@ from models.weights import load_whole, read_weights
 from utils.command_line import Parser, command
 from utils.config import check_stage, load_config
 from utils.device import choose_device
-from utils.errors import UserError
+from utils.errors import RunError, UserError
 from utils.evaluate import evaluate_clusters, neighbor_accuracy, prototypes
 from utils.features import eval_loader, extract_features, predict
 from utils.handover import MODEL, STAGE_FOLDERS, check_data_set
@@ -78,9 +78,11 @@ def main(argv: list[str] | None = None) -> None:
     probabilities = predict(model, loader)[weights.head]  # (N, K)
     metrics = evaluate_clusters(probabilities, dataset.targets)
     print_metrics(f"{title}, head {weights.head}", metrics)
-    pictures = plot_matching(
-        dataset, probabilities.argmax(dim=1), metrics, picture_path(arguments.model, "confusion_matrix.png")
-    )
+    pictures, path = [], picture_path(arguments.model, "confusion_matrix.png")
+    try:
+        pictures += plot_matching(dataset, probabilities.argmax(dim=1), metrics, path)
+    except RunError as error:  # the figures are what was asked for
+        say(f"no confusion matrix: {error}")
     say_written("confusion matrix", pictures)
     if arguments.visualize_prototypes:
         chosen = prototypes(probabilities, extract_features(model.backbone, loader))

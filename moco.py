@@ -4,16 +4,13 @@ from pathlib import Path
 
 import torch
 
-from data import build_dataset
-from data.augment import val_strategy
 from data.download import downloading
 from models import build_model
 from models.heads import feature_layer
 from models.moco import read_pretrained
 from utils.command_line import command, stage_arguments, stage_config
-from utils.features import eval_loader, kept_features
-from utils.mining import check_before_training, mine
-from utils.neighbors import check_features
+from utils.features import kept_features
+from utils.mining import mine, open_splits
 from utils.run import Run
 
 FILE = "moco_v2_800ep_pretrain.pth.tar"
@@ -36,24 +33,19 @@ def main(argv: list[str] | None = None) -> None:
     run = Run(cfg, arguments.restart)
     path = arguments.model or Path(cfg.get("moco_weights") or published_weights())
     weights = read_pretrained(path)
-    digest = run.starts_from_file(path)
+    run.starts_from_file(path)
     if run.is_finished():
         return
-    train_set, val_set = build_dataset(cfg, "train"), build_dataset(cfg, "val")
-    check_before_training(cfg, train_set, val_set)
-    run.uses(train_set, val_set)
-    plain = val_strategy(cfg)
-    splits = {"train": eval_loader(train_set, plain, run.device), "val": eval_loader(val_set, plain, run.device)}
+    train_set, val_set, splits = open_splits(run)
     model = build_model(cfg).to(run.device, memory_format=torch.channels_last)
     run.take_over(model, weights, path)
-    run.save_model(model.state_dict())
-    run.log.note(f"SHA-256 of {path.name}: {digest}")
-
     layer = feature_layer(model, cfg.feature_layer)  # unless told otherwise the backbone, before the MLP
+    run.save_model(model.state_dict())
+    run.log.note(f"SHA-256 of {path.name}: {run.began_with['weights']}")
+
     features = {}
     for split, loader in splits.items():
         (features[split],) = kept_features(run.folder / f"features-{split}.npy", layer, loader)  # (N, D), unit length
-        check_features(features[split])
     mine(run, features, train_set, val_set)
     run.finish("the model, both neighbor files and neighbors.png")
 

@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> None:
     optimizer = build_optimizer(cfg, [parameter for parameter in model.parameters() if parameter.requires_grad])
     state = run.resume(model, optimizer)
     run.log.note(f"loaded {loaded} of {loaded} backbone tensors from {pretext / MODEL}")
-    best_loss, best_head = state.get("best_loss", math.inf), state.get("best_loss_head", 0)
+    best_loss, best_head = state.setdefault("best_loss", math.inf), state.setdefault("best_loss_head", 0)
     trained = judged = model  # what a batch of views, and what one of val images goes through
     if cfg.update_cluster_head_only:
         judged = model.cluster_head

@@ -2,8 +2,8 @@
 
 import torch
 
-from data import build_dataset, with_unlabeled
-from data.augment import train_strategy, val_strategy
+from data import with_unlabeled
+from data.augment import train_strategy
 from data.dataset import is_labelled
 from data.loader import build_loader
 from losses import SimCLRLoss
@@ -11,8 +11,8 @@ from models import build_model
 from models.heads import feature_layer
 from models.weights import read_weights
 from utils.command_line import command, stage_arguments, stage_config
-from utils.features import eval_loader, extract_features
-from utils.mining import check_before_training, knn_accuracy, mine
+from utils.features import extract_features
+from utils.mining import knn_accuracy, mine, open_splits
 from utils.neighbors import check_features
 from utils.optimizers import build_optimizer, set_learning_rate
 from utils.run import Run
@@ -61,11 +61,7 @@ def main(argv: list[str] | None = None) -> None:
     run = Run(cfg, arguments.restart)
     if not trained and run.is_finished():
         return
-    train_set, val_set = build_dataset(cfg, "train"), build_dataset(cfg, "val")
-    check_before_training(cfg, train_set, val_set)
-    run.uses(train_set, val_set)
-    plain = val_strategy(cfg)
-    splits = {"train": eval_loader(train_set, plain, run.device), "val": eval_loader(val_set, plain, run.device)}
+    train_set, val_set, splits = open_splits(run)
     model = build_model(cfg).to(run.device, memory_format=torch.channels_last)
     if trained:
         run.take_over(model, trained, arguments.model)

@@ -29,7 +29,8 @@ class Step:
 
 
 def seeded_generator(*key: int) -> torch.Generator:
-    """A CPU generator whose stream depends on all numbers of the key and on nothing else."""
+    """A CPU generator whose stream depends on the numbers of the key and on nothing else: keys that differ have streams
+    of their own, unless all that one has more are zeros at its end."""
     low, high = np.random.SeedSequence(key).generate_state(2).tolist()
     return torch.Generator().manual_seed((high << 32) | low)
 

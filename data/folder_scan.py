@@ -13,9 +13,10 @@ from tqdm import tqdm
 
 from data.image_files import fault_of
 from utils.errors import RunError, UserError
-from utils.files import write_whole
+from utils.files import storage_errors, write_whole
 
 MOST_NAMED = 3  # files in an error
+ENTRY = {"changed", "files", "faults"}  # what is remembered of a subfolder
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,9 @@ class FolderScan:
     num_workers: int = 0
     on_error: str = "stop"
 
-    def files_of(self, folder: Path, subfolders: Sequence[str], suffix: str) -> list[list[str]]:
-        """The names of the readable image files in each subfolder, sorted; those of hidden files are left out.
+    def files_of(self, folder: Path, subfolders: Sequence[str], suffix: str) -> list[dict[str, int]]:
+        """The names of the readable image files in each subfolder, sorted, with their sizes in bytes; hidden files are
+        left out.
 
         Every file is decoded once. The answer is remembered as long as a subfolder's time of change stays the same
         (which a file that is added, removed or renamed there changes, and one written over does not).
@@ -52,7 +54,10 @@ class FolderScan:
         entries = {name: known[name] for name in subfolders}
         if faults := {f"{name}/{file}": why for name in subfolders for file, why in entries[name]["faults"].items()}:
             self._report(folder, faults, memory.with_name(f"{memory.stem}-unreadable.txt"))
-        readable = [[file for file in entry["files"] if file not in entry["faults"]] for entry in entries.values()]
+        readable = [
+            {file: size for file, size in entry["files"].items() if file not in entry["faults"]}
+            for entry in entries.values()
+        ]
         if empty := [name for name, files in zip(subfolders, readable, strict=True) if not files]:
             raise UserError(
                 f"{folder / empty[0]} holds no readable *{suffix} file ({len(empty)} of {len(subfolders)} folders "
@@ -68,6 +73,7 @@ class FolderScan:
         try:
             for name, entry in entries.items():
                 paths = [os.path.join(folder, name, file) for file in entry["files"]]
+                entry["files"] = {file: _size(path) for file, path in zip(entry["files"], paths, strict=True)}
                 entry["faults"] = {}
                 for file, fault in zip(entry["files"], pool.map(fault_of, paths), strict=True):
                     if fault:
@@ -86,7 +92,8 @@ class FolderScan:
                 "files out with on_error=skip"
             )
         text = "".join(f"{folder / name}\t{why}\n" for name, why in faults.items())
-        list_path.parent.mkdir(parents=True, exist_ok=True)
+        with storage_errors(list_path):
+            list_path.parent.mkdir(parents=True, exist_ok=True)
         write_whole({list_path: text.encode(errors="surrogateescape")})
         tqdm.write(f"left out {len(faults)} image files that cannot be read; they are listed in {list_path}")
 
@@ -95,10 +102,18 @@ def _list(folder: Path, suffix: str) -> list[str]:
     return sorted(name for name in os.listdir(folder) if name.endswith(suffix) and not name.startswith("."))
 
 
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:  # it is a fault, too
+        return 0
+
+
 def _recall(memory: Path) -> dict[str, dict]:
     try:
-        return json.loads(memory.read_bytes())
-    except (OSError, ValueError):  # not there yet, or damaged: scan anew
+        entries = json.loads(memory.read_bytes())
+        return {name: entry for name, entry in entries.items() if entry.keys() == ENTRY}
+    except (OSError, ValueError, AttributeError):  # not there yet, or damaged: scan anew
         return {}
 
 

@@ -1,4 +1,4 @@
-"""Images in files: read as the published code does, and held as a list of names until they are needed."""
+"""Images in files: read as the published code does, but upright, and held as a list of names until they are needed."""
 
 import hashlib
 import os
@@ -14,6 +14,7 @@ from torch import Tensor
 from torchvision.transforms.functional import resize
 
 SHORT_SIDE = 256  # pixels; every crop is taken from an image of this size
+LONGEST = 100  # times the short side; a longer image would take gigabytes
 
 
 def read_image(path: Path | str) -> Image.Image:
@@ -35,6 +36,8 @@ def fault_of(path: Path | str) -> str:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(path) as image:
+                if max(image.size) > LONGEST * min(image.size):
+                    return f"{image.width} x {image.height} px, more than {LONGEST} times as long as wide"
                 image.draft("RGB", (1, 1))
                 image.load()
     except Exception as error:  # Pillow raises a dozen kinds for a bad file
@@ -53,11 +56,13 @@ def reason_of(error: Exception) -> str:
 class StreamedDataset:
     """A split whose images stay in their files, to be decoded when they are read.
 
-    files: bytes (N,), names within `folder`. targets: int64 (N,), -1 where unknown, or None when nothing is labelled;
-    for evaluation alone. classes: the names that targets count. num_workers: processes that read for a loader."""
+    files: bytes (N,), names within `folder`. sizes: int64 (N,), their bytes when the folder was checked. targets: int64
+    (N,), -1 where unknown, or None when nothing is labelled; for evaluation alone. classes: the names that targets
+    count. num_workers: processes that read for a loader."""
 
     folder: Path
     files: np.ndarray
+    sizes: np.ndarray
     targets: Tensor | None
     classes: list[str]
     num_workers: int = 0
@@ -67,8 +72,8 @@ class StreamedDataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the names of the files, in order; neither labels nor pixels are in it."""
-        return hashlib.sha256(b"\0".join(self.files.tolist())).hexdigest()
+        """SHA-256 of the names and sizes of the files, in order; neither labels nor pixels are in it."""
+        return hashlib.sha256(b"\0".join(self.files.tolist()) + self.sizes.astype("<i8").tobytes()).hexdigest()
 
     def path(self, index: int) -> Path:
         return self.folder / os.fsdecode(self.files[index])
@@ -79,7 +84,7 @@ class StreamedDataset:
             return self
         chosen = np.arange(number) * len(self) // number
         targets = None if self.targets is None else self.targets[chosen]
-        return replace(self, files=self.files[chosen], targets=targets)
+        return replace(self, files=self.files[chosen], sizes=self.sizes[chosen], targets=targets)
 
     def get_image(self, index: int) -> Image.Image:
         return read_image(self.path(index))

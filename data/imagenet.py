@@ -1,5 +1,6 @@
 """ImageNet (ILSVRC 2012) and its published subsets of 50, 100 and 200 classes. It is never downloaded."""
 
+import os
 import re
 from pathlib import Path
 
@@ -25,15 +26,19 @@ def read_imagenet(name: str, split: str, folder: Path, scan: FolderScan) -> Stre
         raise UserError(
             f"{name} is not in {folder.absolute()}: {FOLDERS[split]}/<class id>/*{SUFFIX} should be there, and is not "
             "downloaded; name the folder that holds it in db_root_dir.imagenet=... or in the environment "
-            "(SCAN_IMAGENET_DIR)"
+            f"(SCAN_IMAGENET_DIR{', which is set and goes first' * ('SCAN_IMAGENET_DIR' in os.environ)})"
         )
     ids = sorted(_folders_of(folder)) if name == "imagenet" else class_ids(name)
     if not ids:
-        raise UserError(f"{place.absolute()} has no folder named after a class id, such as {class_ids('imagenet')[0]}")
+        raise UserError(
+            f"{place.absolute()} has no folder named after a class id, such as {class_ids('imagenet')[0]}: "
+            "put them right there"
+        )
     files = scan.files_of(place, ids, SUFFIX)
-    names = [f"{class_id}/{file}".encode() for class_id, of_class in zip(ids, files, strict=True) for file in of_class]
+    names = [os.fsencode(f"{name}/{file}") for name, of_class in zip(ids, files, strict=True) for file in of_class]
+    sizes = np.array([size for of_class in files for size in of_class.values()])
     targets = torch.arange(len(ids)).repeat_interleave(torch.tensor([len(of_class) for of_class in files]))
-    return StreamedDataset(place, np.array(names), targets, class_names(ids), scan.num_workers)
+    return StreamedDataset(place, np.array(names), sizes, targets, class_names(ids), scan.num_workers)
 
 
 def class_ids(name: str) -> list[str]:

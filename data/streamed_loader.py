@@ -1,6 +1,7 @@
 """Batches of images that lie in files: worker processes decode and crop, the device does the rest."""
 
 import gc
+import os
 import signal
 import weakref
 from collections import deque
@@ -14,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from data.augment import apply, draw
 from data.batches import Batch, Loader, Step, seeded_generator
 from data.image_files import StreamedDataset, read_image, reason_of
+from utils import stopping
 from utils.device import cpu_count
 from utils.errors import RunError, UserError
 
@@ -23,7 +25,7 @@ CHUNK = 64  # images that a worker reads at a time: a whole batch of 4096 would 
 class CroppedImages(Dataset):
     """What a worker does: item (epoch, index, sources) is one uint8 view (3, h, w) of each source.
 
-    An image that several views show is decoded once. Crops are drawn from (seed, epoch, index, view). A file that
+    An image that several views show is decoded once. Crops are drawn from (seed, epoch, index, view + 1). A file that
     cannot be read is returned as the words that say so."""
 
     def __init__(self, dataset: StreamedDataset, strategies: list[tuple], seed: int):
@@ -39,7 +41,7 @@ class CroppedImages(Dataset):
                     images[source] = read_image(path)
                 except Exception as error:  # Pillow raises a dozen kinds
                     return f"{path} cannot be read ({reason_of(error)})"
-            image, generator = images[source], seeded_generator(self.seed, epoch, index, view)
+            image, generator = images[source], seeded_generator(self.seed, epoch, index, view + 1)
             for step in strategy:
                 image = step.apply_to_image(image, step.draw(1, generator)[0] if step.columns else None)
             views.append(torch.from_numpy(np.array(image)).permute(2, 0, 1))
@@ -82,7 +84,8 @@ class StreamedLoader(Loader):
             yield from (items[start : start + CHUNK] for start in range(0, len(items), CHUNK))
 
     def __iter__(self) -> Iterator[Batch]:
-        chunks = iter(self.reader)
+        with stopping.held_back():  # what a signal raises in the middle of a fork, Python throws away
+            chunks = iter(self.reader)
         for _ in range(self.first_step, len(self)):
             first = self._next(chunks)
             step = self.ahead.popleft()
@@ -95,13 +98,21 @@ class StreamedLoader(Loader):
         try:
             views = _sound(next(chunks))
         except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise RunError(
-                f"a process that reads images died ({' '.join(str(error).split())}): lower num_workers (0 reads in the "
-                "process itself) or enlarge /dev/shm, through which images are handed over"
-            ) from error
+            if reason := lost_worker(error):
+                raise RunError(reason) from error
+            raise
         return [view.to(self.device, non_blocking=True) for view in views]
+
+
+def lost_worker(error: RuntimeError) -> str:
+    """What to say of PyTorch's error that a worker died, which comes wherever the process is; "" of other errors."""
+    text = " ".join(str(error).split())
+    if not text.startswith(("DataLoader worker", "Pin memory thread")):
+        return ""
+    return (
+        f"a process that reads images died ({text}): lower num_workers (0 reads in the process itself) or enlarge "
+        "/dev/shm, through which images are handed over; what was saved is whole"
+    )
 
 
 class _Orders:
@@ -135,11 +146,15 @@ def _together(items: list[list[Tensor] | str]) -> list[Tensor] | str:
 
 def _sound(views: list[Tensor] | str) -> list[Tensor]:
     if isinstance(views, str):
-        raise RunError(f"{views}: it was changed after its folder was checked; put it right, or touch the folder")
+        raise RunError(f"{views}, but could be when its folder was checked: put it right, or touch the folder")
     return views
 
 
 def _leave_signals_to_the_parent(_: int) -> None:
-    """It may have a step to finish for which the workers are needed; when it ends they end."""
+    """It may have a step to finish for which the workers are needed; when it ends they end. So they leave its process
+    group, to which a terminal and `timeout` send their signals."""
     gc.freeze()  # what the parent was about to throw away, such as other loaders, is not to be thrown away here
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(os, "setsid"):
+        os.setsid()
+    stopping.let_through()

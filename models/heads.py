@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from utils.errors import UserError
+
 
 class ContrastiveModel(nn.Module):
     """Backbone and projection: images to unit-length features (B, features_dim). head: `mlp` or `linear`."""
@@ -37,7 +39,10 @@ class BackboneFeatures(nn.Module):
 
 
 def feature_layer(model: ContrastiveModel, layer: str) -> nn.Module:
-    """Images to unit-length features: of the contrastive `head`, or of the `backbone` before it."""
+    """Images to unit-length features: of the contrastive `head`, or of the `backbone` before it. Raises UserError where
+    there is no head."""
+    if layer == "head" and isinstance(model.contrastive_head, nn.Identity):
+        raise UserError("feature_layer is head, but these weights have no contrastive head: set feature_layer=backbone")
     return model if layer == "head" else BackboneFeatures(model.backbone)
 
 

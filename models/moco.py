@@ -1,5 +1,7 @@
 """Others' trained backbones, read as pretext models of ours: MoCo's files and plain ResNets."""
 
+import torch
+
 from models.weights import Weights, describe, plain_names, read_file, read_weights
 from utils.errors import UserError
 
@@ -17,6 +19,8 @@ def read_pretrained(path) -> Weights:
     if any(name.startswith(QUERY) for name in state):
         return Weights("pretext", _from_moco(state, path), 0, "MoCo's file")
     if "conv1.weight" in state:
+        norms = [name.removesuffix("running_mean") for name in state if name.endswith("running_mean")]
+        state = {f"{norm}num_batches_tracked": torch.tensor(0) for norm in norms} | state  # older PyTorch: not counted
         backbone = {f"backbone.{name}": value for name, value in state.items() if name not in CLASSIFIER}
         return Weights("pretext", backbone, 0, "plain backbone")
     if "state_dict" in content:

@@ -193,6 +193,11 @@ def load_strictly(module: nn.Module, state: dict, path) -> None:
             f"{'; '.join(wrong[:3])}; the file seems to hold {describe(state)}, the config asks for {describe(own)}; "
             "check backbone, model_kwargs, num_classes and num_heads"
         )
+    if bad := [name for name, value in state.items() if not value.isfinite().all()]:
+        raise UserError(
+            f"{path} holds values that are not finite in {len(bad)} tensors, such as {bad[0]}: its training went "
+            "wrong, or it is damaged; give another file"
+        )
     module.load_state_dict(state)
 
 

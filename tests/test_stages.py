@@ -12,6 +12,7 @@ import scan
 import selflabel
 import simclr
 from tests.small_runs import SCRIPTS, SMALL, config_of, few_digits, run_stage, weights
+from utils import mining
 from utils.errors import UserError
 
 
@@ -160,7 +161,7 @@ def test_a_model_that_was_taken_over_is_not_replaced_by_training(finished, tmp_p
 
 
 def test_a_model_that_is_no_simclr_model_is_named_before_the_data_set_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(simclr, "build_dataset", None)
+    monkeypatch.setattr(mining, "build_dataset", None)
     with pytest.raises(UserError, match=r"typo\.pth\.tar not found"):
         take_over(tmp_path / "typo.pth.tar", tmp_path)
 

@@ -11,6 +11,7 @@ from typing import NoReturn
 import torch
 from easydict import EasyDict
 
+from data.streamed_loader import lost_worker
 from utils import stopping
 from utils.config import check_stage, load_config
 from utils.errors import RunError, UserError
@@ -59,6 +60,8 @@ def command(main: Callable[[], None]) -> None:
     except OSError as error:
         _end(f"error: {error}; check that the file is there and that you may use it", 3)
     except (RuntimeError, MemoryError) as error:
+        if reason := lost_worker(error):
+            _end(f"error: {reason}", 3)
         if not (reason := _lack_of_memory(error)):
             raise
         advice = _memory_advice(Run.latest) if Run.latest else "use device=cpu, or free the memory"

@@ -113,8 +113,8 @@ def _npy_header(shape: tuple) -> bytes:
 
 
 def weights_sha256(model: nn.Module) -> str:
-    """SHA-256 of all weights and buffers, and their names."""
-    digest = hashlib.sha256()
+    """SHA-256 of all weights and buffers, their names, and the network that they are in."""
+    digest = hashlib.sha256(repr(model).encode())
     for name, value in model.state_dict().items():
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.cpu().contiguous().numpy())

@@ -33,12 +33,17 @@ def storage_errors(path) -> Iterator[None]:
         ) from error
 
 
+def part_of(path: Path) -> Path:
+    """Where a file is written before it has its name; each process has a place of its own."""
+    return path.with_name(f"{path.name}.{os.getpid()}.part")
+
+
 def write_whole(files: Mapping[Path, bytes], replaced: Mapping[Path, Path] | None = None) -> None:
     """Write the files, of one folder, under temporary names and flush them; then rename them, in this order.
 
     Killed at any moment, a file is the old one or the new one, whole. replaced: where what stood at a path is moved
     before. Raises RunError where storage fails, with the old files as they were."""
-    parts = {path: path.with_name(path.name + ".part") for path in map(Path, files)}
+    parts = {path: part_of(path) for path in map(Path, files)}
     with storage_errors(list(parts)[-1]):
         try:
             for part, content in zip(parts.values(), files.values(), strict=True):
@@ -87,22 +92,26 @@ def save_recorded(path: Path, content: bytes, facts: Mapping[str, Any], previous
 @contextmanager
 def stream_recorded(path: Path, facts: Mapping[str, Any]) -> Iterator[Callable[[bytes], None]]:
     """As `save_recorded`, for content that is too large to hold: the block writes it piece by piece."""
-    part, digest, size = path.with_name(path.name + ".part"), hashlib.sha256(), 0
+    part, digest, size = part_of(path), hashlib.sha256(), 0
 
     def write(content: bytes) -> None:
         nonlocal size
-        file.write(content)
+        with storage_errors(path):
+            file.write(content)
         digest.update(content)
         size += len(content)
 
     try:
         with storage_errors(path):
-            with open(part, "wb") as file:
-                yield write
+            file = open(part, "wb")  # noqa: SIM115 (what the block raises is not of this file)
+        with file:
+            yield write
+            with storage_errors(path):
                 file.flush()
                 os.fsync(file.fileno())
-            record = {"sha256": digest.hexdigest(), "bytes": size, **facts}
-            write_whole({record_path(path): json.dumps(record, indent=1).encode()})
+        record = {"sha256": digest.hexdigest(), "bytes": size, **facts}
+        write_whole({record_path(path): json.dumps(record, indent=1).encode()})
+        with storage_errors(path):
             os.replace(part, path)
             _flush_folder(path.parent)
     except BaseException:

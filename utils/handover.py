@@ -95,7 +95,7 @@ def _describe(facts: dict[str, Any]) -> str:
 
 def command_for(cfg, stage: str, folder: Path, *options: str) -> str:
     """The command that fills `folder`, `root_dir/<run_name>/<stage>`, for the data set of cfg, to paste in a shell."""
-    script, path, made = MADE_BY[stage], "CONFIG", {"root_dir": "results"}
+    script, path, made = MADE_BY[stage], "CONFIG", {"root_dir": "results", "on_error": "stop"}
     for candidate in (*sorted(Path("configs", stage).glob("*.yml")), folder / "config.yml"):  # the last fit wins
         with suppress(UserError):
             config = load_config(None, candidate)
@@ -103,7 +103,7 @@ def command_for(cfg, stage: str, folder: Path, *options: str) -> str:
             fits_best = config.run_name == folder.parent.name or candidate.parent == folder
             if config.train_db_name == cfg.train_db_name and (fits_best or path == "CONFIG"):
                 script, path, made = f"{config.setup}.py", candidate, config
-    wanted = {"max_images": cfg.get("max_images")}
+    wanted = {"max_images": cfg.get("max_images"), "on_error": cfg.get("on_error")}
     if folder.name == stage and folder.parent.name:
         wanted |= {"root_dir": str(folder.parent.parent), "run_name": folder.parent.name}
     overrides = [f"{key}={value}" for key, value in wanted.items() if value not in (None, made.get(key))]

@@ -73,9 +73,11 @@ def empty_index(index: str, num_images: int, dim: int):
     for lists in lists_of(index):
         if not 1 <= lists <= num_images:
             raise misfit(index, num_images, f"it has {lists} lists for {num_images} images")
-    for links in re.findall(r"HNSW(\d+)", index):
-        if not 2 <= int(links) <= 1024:  # fewer crash faiss, more take its memory
-            raise misfit(index, num_images, f"HNSW takes 2 to 1024 links, not {links}")
+    for graph, links in re.findall(r"(HNSW|NSG)(\d+)", index):
+        if not 2 <= int(links) <= 1024:  # fewer crash faiss or never end, more take its memory
+            raise misfit(index, num_images, f"{graph} takes 2 to 1024 links, not {links}")
+    if re.search(r"x0(?!\d)", index):  # crashes faiss
+        raise misfit(index, num_images, "its codes have 0 bits")
     faiss = import_faiss()
     with reasons_of_faiss(index, num_images):
         return faiss.index_factory(dim, index, faiss.METRIC_INNER_PRODUCT)

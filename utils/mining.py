@@ -2,8 +2,11 @@
 
 import torch
 
+from data import build_dataset
+from data.augment import val_strategy
 from data.dataset import is_labelled
 from utils.evaluate import kmeans_accuracy, neighbor_accuracy
+from utils.features import eval_loader
 from utils.neighbors import check_minable, choose_backend, mine_neighbors, recall, weighted_knn
 from utils.run import Run
 from utils.visualize import plot_neighbors
@@ -11,6 +14,16 @@ from utils.visualize import plot_neighbors
 VAL_NEIGHBORS = 5  # mined within the val split: SCAN's validation uses all of them
 RECALL_SAMPLE = 1000  # images that are searched exactly, to judge an index
 KMEANS_LIMIT = 1e10  # images x feature size x classes: above it a baseline would take longer than it is worth
+
+
+def open_splits(run: Run) -> tuple:
+    """Both splits of the run's data set, and by name a loader of each in order under the val transform."""
+    cfg, plain = run.cfg, val_strategy(run.cfg)
+    train_set, val_set = build_dataset(cfg, "train"), build_dataset(cfg, "val")
+    check_before_training(cfg, train_set, val_set)
+    run.uses(train_set, val_set)
+    loaders = {"train": eval_loader(train_set, plain, run.device), "val": eval_loader(val_set, plain, run.device)}
+    return train_set, val_set, loaders
 
 
 def check_before_training(cfg, train_set, val_set) -> None:

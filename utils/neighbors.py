@@ -178,18 +178,18 @@ def load_neighbors(path: Path, num_images: int, num_neighbors: int | None = None
     if neighbors.ndim != 2 or len(neighbors) != num_images or not neighbors.size or neighbors.dtype.kind not in "iu":
         raise UserError(
             f"{path} holds {neighbors.dtype} {neighbors.shape}, but the split has {num_images} images: mine "
-            "the neighbors again with simclr.py on this data set, with the max_images of this stage"
+            "the neighbors again with simclr.py (ImageNet: moco.py) on this data set, with the max_images of this stage"
         )
     low, high = neighbors.min(), neighbors.max()
     if low < 0 or high >= num_images:
         raise UserError(
             f"{path} names image {low if low < 0 else high}, but the split's images are 0 to {num_images - 1}: mine "
-            "the neighbors again with simclr.py on this data set"
+            "the neighbors again with simclr.py (ImageNet: moco.py) on this data set"
         )
     mined = neighbors.shape[1] - 1
     if num_neighbors is not None and num_neighbors > mined:
         raise UserError(
             f"num_neighbors {num_neighbors} is more than the {mined} mined in {path}: set num_neighbors to at "
-            f"most {mined}, or mine more with simclr.py num_neighbors={num_neighbors}"
+            f"most {mined}, or mine more in the pretext stage (simclr.py, moco.py) with num_neighbors={num_neighbors}"
         )
     return torch.from_numpy(neighbors[:, : num_neighbors + 1 if num_neighbors is not None else None].astype(np.int64))

@@ -75,11 +75,10 @@ class Run:
         self.inputs |= self.began_with
         return Path(folder)
 
-    def starts_from_file(self, path: Path) -> str:
-        """Note the trained weights that take the place of a training; returns their SHA-256."""
+    def starts_from_file(self, path: Path) -> None:
+        """Note the SHA-256 of the trained weights that take the place of a training."""
         self.began_with = {"weights": sha256_of(path)}
         self.inputs |= self.began_with
-        return self.began_with["weights"]
 
     def uses(self, train_set, val_set) -> None:
         """Note the images, and check that the files of the stage before were made from them."""
@@ -147,7 +146,7 @@ class Run:
         own = [self.checkpoint.resolve(), (self.folder / MODEL).resolve()]
         if has_checkpoint(self.checkpoint) and path.resolve() not in own and not self.restart:
             raise UserError(f"{self.folder} holds a training run, and {path} would replace its model: {CHOICE}")
-        say(f"{load_whole(model, weights, path)}: nothing is trained")
+        self.taken_over = f"{load_whole(model, weights, path)}: nothing is trained"
 
     def _open_log(self) -> None:
         cfg = self.cfg
@@ -223,6 +222,7 @@ class Run:
         if not self.log:  # the model was given, and nothing written until now
             self.lock = claim(self.folder, self.restart)
             self._open_log()
+            self.log.note(self.taken_over)
         facts = {"holds": f"model of {self.cfg.setup}", **self.data.get("train", {}), "made_from": self.inputs}
         save_recorded(self.folder / MODEL, to_bytes(content), facts)
 

@@ -67,6 +67,25 @@ def listening() -> Iterator[None]:
 
 
 @contextmanager
+def held_back() -> Iterator[None]:
+    """In the block both signals wait in the system, unseen; after it they come. Processes forked in it hold them back
+    too, until `let_through`."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows, where nothing is forked
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def let_through() -> None:
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+@contextmanager
 def deferred() -> Iterator[None]:
     """Within the block the first signal only asks: see `requested`."""
     global _deferring, _requested

@@ -34,7 +34,7 @@ def read(monkeypatch):
 
 
 def scan(folder, memory, **options):
-    return FolderScan(memory, **options).files_of(folder, ["cats", "dogs"], ".JPEG")
+    return [list(files) for files in FolderScan(memory, **options).files_of(folder, ["cats", "dogs"], ".JPEG")]
 
 
 def touch(folder):
@@ -49,6 +49,11 @@ def test_the_images_of_each_subfolder_are_sorted_and_all_are_read_once(folder, m
     assert sorted(read) == ["a.JPEG", "b.JPEG", "c.JPEG"]
     assert scan(folder, memory) == [["a.JPEG", "b.JPEG"], ["c.JPEG"]]
     assert len(read) == 3
+
+
+def test_sizes_are_those_of_the_files(folder, memory):
+    (cats, _) = FolderScan(memory).files_of(folder, ["cats", "dogs"], ".JPEG")
+    assert cats == {name: (folder / "cats" / name).stat().st_size for name in ("a.JPEG", "b.JPEG")}
 
 
 def test_hidden_files_and_those_of_another_kind_are_no_images_of_the_folder(folder, memory):
@@ -78,9 +83,11 @@ def test_what_was_remembered_of_other_subfolders_stays(folder, memory, read):
 def test_a_memory_that_is_damaged_or_cannot_be_written_costs_a_new_scan_and_no_more(folder, memory, read):
     scan(folder, memory)
     (remembered,) = memory.glob("images-*.json")
-    remembered.write_bytes(remembered.read_bytes()[:20])
-    assert scan(folder, memory) == [["a.JPEG", "b.JPEG"], ["c.JPEG"]]
-    assert len(read) == 6
+    for damaged in (remembered.read_bytes()[:20], b"[]", b"null", b'{"cats": 1}', b'{"cats": {"changed": 1}}'):
+        read.clear()
+        remembered.write_bytes(damaged)
+        assert scan(folder, memory) == [["a.JPEG", "b.JPEG"], ["c.JPEG"]]
+        assert len(read) == 3
     in_the_way = memory.with_name("file")
     in_the_way.write_bytes(b"")
     assert scan(folder, in_the_way / "scans") == [["a.JPEG", "b.JPEG"], ["c.JPEG"]]

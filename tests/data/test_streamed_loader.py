@@ -1,6 +1,9 @@
 """Images in files go through the same loader: who is in a batch, what the crops depend on, and where they are made."""
 
+import gc
+import multiprocessing
 import os
+import signal
 
 import numpy as np
 import pytest
@@ -11,7 +14,7 @@ from torchvision.transforms import functional as pillow
 from data import streamed_loader
 from data.augment import train_strategy, val_strategy
 from data.augment_crops import CenterCrop, HorizontalFlip, RandomCrop, RandomResizedCrop
-from data.augment_steps import Normalize, RandomAffine
+from data.augment_steps import ColorJitter, Normalize, RandomAffine
 from data.batches import seeded_generator
 from data.dataset import ResidentDataset
 from data.image_files import StreamedDataset, read_image
@@ -37,7 +40,8 @@ def folder(tmp_path_factory):
 
 def of(folder, num_workers=0):
     files = np.array([f"{number:03d}.png".encode() for number in range(COUNT)])
-    return StreamedDataset(folder, files, torch.arange(COUNT) % 10, [str(name) for name in range(10)], num_workers)
+    targets, names = torch.arange(COUNT) % 10, [str(name) for name in range(10)]
+    return StreamedDataset(folder, files, np.zeros(COUNT, int), targets, names, num_workers)
 
 
 @pytest.fixture
@@ -51,7 +55,7 @@ def coloured(tmp_path):
     for number in range(12):
         picture(number, 270 + number, 300).save(tmp_path / f"{number:02d}.png")
     files = np.array([f"{number:02d}.png".encode() for number in range(12)])
-    return StreamedDataset(tmp_path, files, None, [])
+    return StreamedDataset(tmp_path, files, np.zeros(12, int), None, [])
 
 
 def who(view):
@@ -121,7 +125,7 @@ def test_a_crop_depends_on_seed_epoch_image_and_view_and_on_nothing_else(coloure
     for batch in epoch_of(loader, 4):
         for view in range(2):
             for image, found in zip(batch.index.tolist(), batch.views[view], strict=True):
-                generator = seeded_generator(9, 4, image, view)
+                generator = seeded_generator(9, 4, image, view + 1)
                 expected = read_image(coloured.path(image))
                 for step in crop:
                     expected = step.apply_to_image(expected, step.draw(1, generator)[0])
@@ -157,6 +161,67 @@ def test_the_published_strategies_give_224_px_views_each_its_own(coloured, exper
     assert first.shape == second.shape == (12, 3, 224, 224) and first.isfinite().all()
     assert all(not torch.equal(a, b) for a, b in zip(first, second, strict=True))
     assert first.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_the_crop_of_a_neighbor_is_seeded_by_its_anchor(coloured):
+    neighbors = torch.stack([torch.arange(12), (torch.arange(12) + 5) % 12], dim=1)
+    crop = RandomResizedCrop(16)
+    views = [(crop, AS_IT_IS), (crop, AS_IT_IS)]
+    loader = build_loader(coloured, views, 4, train=True, neighbors=neighbors, seed=9)
+    for batch, step in zip(loader, loader.steps(), strict=True):
+        for anchor, shown, found in zip(batch.index.tolist(), step.sources[1].tolist(), batch.views[1], strict=True):
+            values = crop.draw(1, seeded_generator(9, 0, anchor, 2))[0]
+            expected = crop.apply_to_image(read_image(coloured.path(shown)), values)
+            assert torch.equal(found, pillow.to_tensor(expected))
+
+
+def test_colours_differ_between_views_steps_and_epochs(coloured):
+    jitter = (CenterCrop(8), ColorJitter(1.0, brightness=0.5), AS_IT_IS)
+    loader = build_loader(coloured, [jitter, jitter], 6, train=True, seed=2)
+    seen = []
+    for epoch in range(2):
+        for batch in epoch_of(loader, epoch):
+            (place,) = (batch.index == batch.index.min()).nonzero()[0]
+            plain = pillow.to_tensor(pillow.center_crop(read_image(coloured.path(int(batch.index[place]))), 8))
+            seen += [(view[place].mean() / plain.mean()).item() for view in batch.views]
+    assert min(abs(a - b) for i, a in enumerate(seen) for b in seen[:i]) > 1e-3  # 8 brightnesses
+
+
+def test_no_two_streams_of_an_epoch_are_the_same():
+    keys = [(3, 1, 0), *((3, 1, step + 1) for step in range(4))]  # the order, and the steps
+    keys += [(3, 1, image, view + 1) for image in range(4) for view in range(2)]  # the crops
+    streams = {tuple(torch.rand(4, generator=seeded_generator(*key)).tolist()) for key in keys}
+    assert len(streams) == len(keys)
+
+
+def test_the_workers_end_with_the_loader(folder):
+    gc.disable()
+    try:
+        loader = build_loader(of(folder, 2), [SMALL], 40, train=True)
+        list(loader)
+        workers = multiprocessing.active_children()
+        assert len(workers) == 2
+        del loader
+        assert not [worker for worker in workers if worker.is_alive()]
+    finally:
+        gc.enable()
+
+
+def test_workers_hear_no_signal_that_is_for_the_group_of_their_parent_and_can_be_ended(folder):
+    loader = build_loader(of(folder, 2), [SMALL], 40, train=True)
+    list(loader)
+    workers = multiprocessing.active_children()
+    assert {os.getpgid(worker.pid) for worker in workers}.isdisjoint({os.getpgid(0)})
+    os.kill(workers[0].pid, signal.SIGINT)
+    list(loader)
+    assert all(worker.is_alive() for worker in workers)
+    del loader
+    assert not any(worker.is_alive() for worker in workers)
+
+
+def test_another_error_than_a_lost_worker_is_not_said_to_be_one():
+    assert streamed_loader.lost_worker(RuntimeError("mat1 and mat2 shapes cannot be multiplied")) == ""
+    assert "lower num_workers" in streamed_loader.lost_worker(RuntimeError("Pin memory thread exited unexpectedly"))
 
 
 def test_an_image_that_both_views_show_is_decoded_once(dataset, monkeypatch):

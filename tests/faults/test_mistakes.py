@@ -689,7 +689,7 @@ WRONG_DATA = {
         "scan",
         "num_neighbors=21",
         r"num_neighbors 21 is more than the 20 mined",
-        r"at most 20, or mine more with simclr\.py num_neighbors=21",
+        r"at most 20, or mine more in the pretext stage .* with num_neighbors=21",
     ),
 }
 
@@ -793,8 +793,8 @@ SIZES = {
     "a model to mine with whose features are NaN": Case(
         "pretext",
         "--model {outside}/model.pth.tar",
-        r"206 of 206 features are NaN",
-        r"Check the model",
+        r"holds values that are not finite in 2 tensors, such as contrastive_head\.2\.weight",
+        r"give another file",
         last_layer_elsewhere(torch.nan),
     ),
     "a model to mine with whose features are zero": Case(
@@ -807,8 +807,8 @@ SIZES = {
     "such a model with --restart, which moves nothing aside": Case(
         "pretext",
         "--restart --model {outside}/model.pth.tar",
-        r"206 of 206 features are NaN",
-        r"Check the model",
+        r"holds values that are not finite in 2 tensors, such as contrastive_head\.2\.weight",
+        r"give another file",
         last_layer_elsewhere(torch.nan),
         has=("pretext",),
     ),
@@ -1383,7 +1383,7 @@ IMAGE_FILES = {
     "an image spoilt after the files were checked": Case(
         "scan",
         "run_name=second pretext_dir={here}/pretext",
-        rf"/{imagenet_runs.IDS[0]}_0\.JPEG cannot be read \(no image .*changed after its folder was checked",
+        rf"/{imagenet_runs.IDS[0]}_0\.JPEG cannot be read \(no image .*but could be when its folder was checked",
         r"put it right, or touch the folder",
         image_spoilt_unseen,
         3,
