@@ -1411,7 +1411,7 @@ IMAGENET_SETTINGS = {
         "scan",
         "--restart num_neighbors=60",
         r"num_neighbors 60 is more than the 50 mined",
-        r"at most 50, or mine more with",
+        r"at most 50, or mine more in the pretext stage",
     ),
 }
 
