@@ -26,6 +26,7 @@ from models.resnet import ResNet18, resnet50
 from tests.image_trees import write_imagenet
 from utils.config import load_config
 from utils.errors import UserError
+from utils.files import read_record
 
 PRETEXT, SCAN = "configs/pretext/moco_imagenet50.yml", "configs/scan/scan_imagenet_50.yml"
 SELFLABEL = "configs/selflabel/selflabel_imagenet_50.yml"
@@ -72,8 +73,12 @@ def weights(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def place(tree, monkeypatch):
+def place(request, tree, monkeypatch):
+    """The tree is where the environment says; pictures are drawn in the slow run alone."""
     monkeypatch.setenv("SCAN_IMAGENET_DIR", str(tree))
+    if not request.node.get_closest_marker("slow"):
+        request.getfixturevalue("no_pictures")
+        monkeypatch.setattr(evaluation, "plot_matching", lambda *_: [])
 
 
 def mine(root, weights, *overrides):
@@ -246,15 +251,42 @@ def test_only_the_heads_move_and_the_val_images_are_read_once(mined, tmp_path, r
 def test_with_cached_views_no_training_image_is_read_after_the_first_epoch_begins(mined, tmp_path, reads, monkeypatch):
     at_epoch, train_epoch = [], scan.train_epoch
 
-    def watched(run, model, *rest):
+    def watched(run, model, loader, *rest):
         at_epoch.append(len(reads))
-        return train_epoch(run, model, *rest)
+        assert loader.seed == 5 and np.array_equal(loader.neighbors, np.load(mined / "topk-train-neighbors.npy"))
+        return train_epoch(run, model, loader, *rest)
 
     monkeypatch.setattr(scan, "train_epoch", watched)
-    cluster(tmp_path, f"pretext_dir={mined}", "epochs=3", "cached_views=2")
+    cluster(tmp_path, f"pretext_dir={mined}", "epochs=3", "cached_views=2", "seed=5")
     assert at_epoch == [len(reads)] * 3
-    kept = np.load(tmp_path / "imagenet_50" / "scan" / "cached_views.npy")
+    path = tmp_path / "imagenet_50" / "scan" / "cached_views.npy"
+    kept = np.load(path)
     assert kept.shape == (2, 100, 16) and not np.array_equal(kept[0], kept[1])
+    assert read_record(path)["views"].endswith("seed 5")
+
+
+def test_the_kept_model_is_the_best_of_all_epochs_by_the_loss_of_its_own_outputs(mined, tree, tmp_path, monkeypatch):
+    seen, train_epoch = [], scan.train_epoch
+    monkeypatch.setattr(scan, "train_epoch", lambda *a: (seen.append(a[2].seed), train_epoch(*a))[1])
+    cluster(tmp_path, f"pretext_dir={mined}", "epochs=4", "seed=3", "optimizer_kwargs.lr=50")
+    folder = tmp_path / "imagenet_50" / "scan"
+    content = torch.load(folder / "model.pth.tar", weights_only=True)
+    model = build_model(load_config(None, SCAN, SMALL)).eval()
+    model.load_state_dict(content["model"])
+    with torch.no_grad():
+        heads = [logits.softmax(dim=1).double() for logits in model(plain_views(tree, "val"))]
+    neighbors = torch.from_numpy(np.load(mined / "topk-val-neighbors.npy"))
+    losses = []
+    for p in heads:
+        consistency = -(p[:, None] * p[neighbors]).sum(dim=2).log().clamp(min=-100).mean()
+        usage = p.mean(dim=0).clamp(min=1e-8)
+        losses.append((consistency + (usage * usage.log()).sum()).item())
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    logged = [line["val/total_loss"] for line in lines if "epoch" in line]
+    assert min(logged) == pytest.approx(losses[content["head"]], abs=1e-4) == pytest.approx(min(losses), abs=1e-4)
+    (final,) = [line for line in lines if "final" in line]
+    assert final["mean_confidence"] == pytest.approx(heads[content["head"]].amax(dim=1).mean().item(), abs=1e-4)
+    assert seen == [3] * 4
 
 
 def test_cached_views_are_for_a_frozen_backbone(mined, tmp_path):
@@ -277,6 +309,24 @@ def test_the_commands_run_one_after_another(mined, weights, tmp_path, capsys):
         out = capsys.readouterr().out
         assert f"loaded 120 of 120 backbone tensors from {model}" in out
         assert ("right among the top 20" if stage == "pretext" else "ACC Top-5") in out
+
+
+@pytest.mark.parametrize("rule", ["start", "running"])
+def test_batch_norm_under_the_running_average_stays_as_published_or_follows(rule, mined, tmp_path):
+    cluster(tmp_path, f"pretext_dir={mined}")
+    views = [f"augmentation_kwargs.crop_size={SIZE}", "confidence_threshold=0.02", *FEW, f"ema_batch_norm={rule}"]
+    selflabel.main(["--config_exp", SELFLABEL, f"root_dir={tmp_path}", *SMALL, *views])
+    before = torch.load(tmp_path / "imagenet_50" / "scan" / "model.pth.tar", weights_only=True)["model"]
+    after = torch.load(tmp_path / "imagenet_50" / "selflabel" / "model.pth.tar", weights_only=True)
+    statistics = [name for name in after if "running_" in name]
+    assert len(statistics) == 40
+    assert all(torch.equal(after[name], before[name]) == (rule == "start") for name in statistics)
+
+
+def test_fewer_images_than_classes_are_mined_without_the_kmeans_baseline(weights, tmp_path):
+    folder = mine(tmp_path, weights, "max_images=40", "num_neighbors=20")
+    assert np.load(folder / "topk-train-neighbors.npy").shape == (40, 21)
+    assert "k-means left out" in (folder / "log.jsonl").read_text()
 
 
 @pytest.mark.parametrize("config, heads", [(SCAN, 10), (SELFLABEL, 1)])

@@ -38,9 +38,9 @@ def scan(folder, memory, **options):
 
 
 def touch(folder):
-    """As if a file had been added or removed a second later."""
+    """As if a file had been added or removed a millisecond later."""
     status = os.stat(folder)
-    os.utime(folder, ns=(status.st_atime_ns, status.st_mtime_ns + 10**9))
+    os.utime(folder, ns=(status.st_atime_ns, status.st_mtime_ns + 10**6))
 
 
 @pytest.mark.parametrize("num_workers", [0, 3])

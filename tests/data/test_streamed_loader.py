@@ -104,6 +104,7 @@ def test_a_pass_that_goes_on_in_its_middle_gives_the_batches_of_a_whole_one(fold
     loader = build_loader(of(folder, num_workers), [RANDOM, SMALL], 40, train=True)
     whole = epoch_of(loader, 3)
     assert same(epoch_of(loader, 3, first_step=2), whole[2:])
+    loader.set_epoch(3)
     stopped = iter(loader)
     next(stopped)  # left in its middle, with images on their way
     assert same(epoch_of(loader, 3), whole)

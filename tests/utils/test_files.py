@@ -2,12 +2,13 @@ import errno
 import hashlib
 import json
 import os
+from pathlib import Path
 
 import pytest
 
 from utils import files
 from utils.errors import RunError
-from utils.files import check_recorded, read_record, record_path, save_recorded, sha256_of, write_whole
+from utils.files import check_recorded, read_record, record_path, save_recorded, sha256_of, stream_recorded, write_whole
 
 
 @pytest.fixture
@@ -197,3 +198,22 @@ def test_sha256_of_reads_large_files_in_blocks(tmp_path):
     content = os.urandom((1 << 20) + 5)
     (tmp_path / "large").write_bytes(content)
     assert sha256_of(tmp_path / "large") == hashlib.sha256(content).hexdigest()
+
+
+def test_content_that_is_written_piece_by_piece_has_its_record_before_its_name(tmp_path, monkeypatch):
+    named, replace = [], os.replace
+    monkeypatch.setattr(os, "replace", lambda part, path: named.append(Path(path).name) or replace(part, path))
+    with stream_recorded(tmp_path / "big.npy", {"holds": "much"}) as write:
+        for piece in (b"one ", b"two ", b"three"):
+            write(piece)
+    assert named == ["big.npy.json", "big.npy"]
+    assert (tmp_path / "big.npy").read_bytes() == b"one two three"
+    digest = hashlib.sha256(b"one two three").hexdigest()
+    assert check_recorded(tmp_path / "big.npy") == {"sha256": digest, "bytes": 13, "holds": "much"}
+
+
+def test_an_error_of_the_block_that_writes_is_not_said_to_be_one_of_the_storage(tmp_path):
+    with pytest.raises(OSError, match="too many open files"), stream_recorded(tmp_path / "big.npy", {}) as write:
+        write(b"one")
+        raise OSError("too many open files")
+    assert list(tmp_path.iterdir()) == []

@@ -108,3 +108,14 @@ def test_where_nothing_can_be_locked_the_run_goes_on(tmp_path, monkeypatch, lock
 
     monkeypatch.setattr(module, "fcntl", None if locks == "no such thing here" else Unlockable)
     assert claim(tmp_path, restart=False)
+
+
+def test_a_process_that_was_forked_does_not_hold_the_folder_when_its_parent_lets_go(tmp_path):
+    lock = claim(tmp_path, restart=False)
+    child = in_child(lambda: None)
+    try:
+        del lock
+        claim(tmp_path, restart=False)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
