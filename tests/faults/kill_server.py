@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import stat
@@ -92,7 +93,7 @@ class NamedPoints:
     def _open(self, path, mode):
         file = open(path, mode)  # noqa: SIM115 (the caller closes it)
         if "w" in mode:
-            self.written = Path(path).name.removesuffix(".part")
+            self.written = re.sub(r"\.\d+\.part$", "", Path(path).name)
             file.write = partial(self._write, file.write, file.flush)
         return file
 
