@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import eval as evaluation
 from tests.small_runs import SCRIPTS
 from utils import mining
 
@@ -16,3 +17,4 @@ def no_pictures(monkeypatch):
     for script in SCRIPTS.values():
         monkeypatch.setattr(script, "plot_curves", lambda *_: None)
         monkeypatch.setattr(script, "plot_matching", lambda *_: None, raising=False)
+    monkeypatch.setattr(evaluation, "plot_matching", lambda *_: [])

@@ -78,7 +78,6 @@ def place(request, tree, monkeypatch):
     monkeypatch.setenv("SCAN_IMAGENET_DIR", str(tree))
     if not request.node.get_closest_marker("slow"):
         request.getfixturevalue("no_pictures")
-        monkeypatch.setattr(evaluation, "plot_matching", lambda *_: [])
 
 
 def mine(root, weights, *overrides):

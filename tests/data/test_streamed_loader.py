@@ -256,7 +256,7 @@ def test_a_file_that_was_spoiled_since_ends_the_run_with_its_name(tmp_path, num_
 
 
 def test_a_worker_that_dies_ends_the_run_with_what_to_do(folder, monkeypatch):
-    loader = build_loader(of(folder, 2), [SMALL], 10)
+    loader = build_loader(of(folder, 1), [SMALL], 10)
     monkeypatch.setattr(streamed_loader, "read_image", lambda path: os._exit(1))
     with pytest.raises(RunError, match=r"a process that reads images died .*lower num_workers .*/dev/shm"):
         list(loader)
