@@ -1,5 +1,6 @@
 """Images: data sets by name, batched augmentation, and the loader that hands out augmented views."""
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,7 +23,9 @@ DATASETS = {  # name: function of the split, and of the folder of a data set tha
     "cifar-20": read_cifar20,
     "stl-10": read_stl10,
 }
-IMAGENET = ("imagenet", "imagenet_50", "imagenet_100", "imagenet_200")
+STREAMED = {  # the same for images that stay in their files: function of split, folder and how folders are scanned
+    name: partial(read_imagenet, name) for name in ("imagenet", "imagenet_50", "imagenet_100", "imagenet_200")
+}
 WITH_UNLABELED = ("stl-10",)  # their readers know a split `unlabeled`, too
 
 
@@ -33,14 +36,13 @@ def build_dataset(cfg, split: str) -> ResidentDataset | StreamedDataset:
     All but `val` is thinned to `max_images`. Raises UserError for a name without a reader, or missing images."""
     name = cfg.val_db_name if split == "val" else cfg.train_db_name
     folder = [Path(MyPath.db_root_dir(name, cfg.get("db_root_dir")))] if name in DATASET_FOLDERS else []
-    if name in IMAGENET:
-        dataset = read_imagenet(
-            name, split, *folder, FolderScan(Path(cfg.root_dir, "scans"), cfg.num_workers, cfg.on_error)
-        )
+    if name in STREAMED:
+        scan = FolderScan(Path(cfg.root_dir, "scans"), cfg.num_workers, cfg.on_error)
+        dataset = STREAMED[name](split, *folder, scan)
     elif name in DATASETS:
         dataset = DATASETS[name](split, *folder)
     else:
-        raise UserError(f"data set {name!r} has no reader: choose one of {', '.join(sorted((*DATASETS, *IMAGENET)))}")
+        raise UserError(f"data set {name!r} has no reader: choose one of {', '.join(sorted(DATASETS | STREAMED))}")
     return dataset.thinned(cfg.max_images) if split != "val" and "max_images" in cfg else dataset
 
 

@@ -75,5 +75,6 @@ class Loader:
 
     def batch(self, step: Step, views: list[Tensor]) -> Batch:
         targets = self.dataset.targets
-        views = [view.contiguous(memory_format=torch.channels_last) for view in views]  # convolutions' fast form
+        if views[0].ndim == 4:  # images, in the form in which convolutions are fast
+            views = [view.contiguous(memory_format=torch.channels_last) for view in views]
         return Batch(step.index, views, None if targets is None else targets[step.index])

@@ -139,7 +139,7 @@ def _split(strategy: tuple) -> tuple[tuple, tuple]:
 
 
 def _together(items: list[list[Tensor] | str]) -> list[Tensor] | str:
-    """One uint8 (B, 3, h, w) for each view; or the first word of a file that could not be read."""
+    """One uint8 (B, 3, h, w) for each view; or what is said of the first file that could not be read."""
     faults = [item for item in items if isinstance(item, str)]
     return faults[0] if faults else [torch.stack(view) for view in zip(*items, strict=True)]
 

@@ -138,5 +138,4 @@ class FeatureLoader(Loader):
                 which = torch.randint(len(self.features), (len(source),), generator=step.generator)
                 which, source = (index.to(self.features.device, non_blocking=True) for index in (which, source))
                 views.append(self.features[which, source].to(self.device, non_blocking=True))  # (B, D)
-            targets = self.dataset.targets
-            yield Batch(step.index, views, None if targets is None else targets[step.index])
+            yield self.batch(step, views)
