@@ -66,7 +66,7 @@ def main() -> None:
             "two `simclr` views of two images": views(jittered, shift=7),
             "plain view and `ours` of one image": views([val_strategy(selflabel), train_strategy(selflabel)]),
         }
-        print(f"{dataset.sizes.mean() / 1000:.0f} kB an image\n\n| what | ms an image |\n| --- | --- |")
+        print(f"{dataset.marks.mean() / 1000:.0f} kB an image\n\n| what | ms an image |\n| --- | --- |")
         for name, act in cases.items():
             print(f"| {name} | {milliseconds(act)} |")
 

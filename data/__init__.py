@@ -9,6 +9,7 @@ from data.cifar import read_cifar10, read_cifar20
 from data.dataset import ResidentDataset
 from data.digits import read_digits
 from data.fashion_mnist import read_fashion_mnist
+from data.folder import read_folder
 from data.folder_scan import FolderScan
 from data.image_files import StreamedDataset
 from data.imagenet import read_imagenet
@@ -36,13 +37,16 @@ def build_dataset(cfg, split: str) -> ResidentDataset | StreamedDataset:
     All but `val` is thinned to `max_images`. Raises UserError for a name without a reader, or missing images."""
     name = cfg.val_db_name if split == "val" else cfg.train_db_name
     folder = [Path(MyPath.db_root_dir(name, cfg.get("db_root_dir")))] if name in DATASET_FOLDERS else []
-    if name in STREAMED:
+    if name == "folder":
+        dataset = read_folder(cfg, split)
+    elif name in STREAMED:
         scan = FolderScan(Path(cfg.root_dir, "scans"), cfg.num_workers, cfg.on_error)
         dataset = STREAMED[name](split, *folder, scan)
     elif name in DATASETS:
         dataset = DATASETS[name](split, *folder)
     else:
-        raise UserError(f"data set {name!r} has no reader: choose one of {', '.join(sorted(DATASETS | STREAMED))}")
+        known = ", ".join(sorted([*DATASETS, *STREAMED, "folder"]))
+        raise UserError(f"data set {name!r} has no reader: choose one of {known}")
     return dataset.thinned(cfg.max_images) if split != "val" and "max_images" in cfg else dataset
 
 

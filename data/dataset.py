@@ -8,6 +8,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from data.image_files import StreamedDataset, evenly_spaced
+
 
 def is_labelled(dataset) -> bool:
     """Whether any image of the data set has a known label."""
@@ -25,11 +27,13 @@ class ResidentDataset:
     """A split held in memory.
 
     images: uint8 (N, 3, H, W). targets: int64 (N,), -1 where unknown, or None when nothing is labelled; they are for
-    evaluation alone. classes: the names that targets count."""
+    evaluation alone. classes: the names that targets count. source: the files that the images were decoded from, if
+    any."""
 
     images: Tensor
     targets: Tensor | None
     classes: list[str]
+    source: StreamedDataset | None = None
     _copies: dict = field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
@@ -37,7 +41,9 @@ class ResidentDataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the images and their shape; labels are not in it."""
+        """SHA-256 of the images and their shape, or that of their files; labels are not in it."""
+        if self.source:
+            return self.source.fingerprint  # the same, whether they fit into memory or not
         digest = hashlib.sha256(str(tuple(self.images.shape)).encode())
         digest.update(self.images.contiguous().numpy())
         return digest.hexdigest()
@@ -49,13 +55,18 @@ class ResidentDataset:
             self._copies[device] = near(self.images, device)
         return self._copies[device]
 
+    def name(self, index: int) -> str:
+        """The image for a reader: its file, or its place in the data set."""
+        return self.source.name(index) if self.source else str(index)
+
+    def chosen(self, rows: Tensor) -> "ResidentDataset":
+        """The images at int64 rows (M,), in that order."""
+        targets = None if self.targets is None else self.targets[rows]
+        return ResidentDataset(self.images[rows], targets, self.classes, self.source and self.source.chosen(rows))
+
     def thinned(self, number: int) -> "ResidentDataset":
         """At most `number` of the images, evenly spaced over the order of the data set."""
-        if number >= len(self):
-            return self
-        chosen = torch.arange(number) * len(self) // number
-        targets = None if self.targets is None else self.targets[chosen]
-        return ResidentDataset(self.images[chosen], targets, self.classes)
+        return self if number >= len(self) else self.chosen(evenly_spaced(number, len(self)))
 
     def get_image(self, index: int) -> Image.Image:
         return Image.fromarray(self.images[index].permute(1, 2, 0).numpy())

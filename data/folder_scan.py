@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ from tqdm import tqdm
 from data.image_files import fault_of
 from utils.errors import RunError, UserError
 from utils.files import storage_errors, write_whole
+from utils.logger import say_once
 
 MOST_NAMED = 3  # files in an error
 ENTRY = {"changed", "files", "faults"}  # what is remembered of a subfolder
@@ -53,7 +54,7 @@ class FolderScan:
             _remember(memory, known := known | entries)
         entries = {name: known[name] for name in subfolders}
         if faults := {f"{name}/{file}": why for name in subfolders for file, why in entries[name]["faults"].items()}:
-            self._report(folder, faults, memory.with_name(f"{memory.stem}-unreadable.txt"))
+            leave_out(folder, faults, self.on_error, memory.with_name(f"{memory.stem}-unreadable.txt"))
         readable = [
             {file: size for file, size in entry["files"].items() if file not in entry["faults"]}
             for entry in entries.values()
@@ -83,19 +84,26 @@ class FolderScan:
             pool.shutdown(cancel_futures=True)
             bar.close()
 
-    def _report(self, folder: Path, faults: dict[str, str], list_path: Path) -> None:
-        some = [f"{folder / name} ({why})" for name, why in list(faults.items())[:MOST_NAMED]]
-        more = f" and {len(faults) - len(some)} more" if len(faults) > len(some) else ""
-        if self.on_error == "stop":
-            raise UserError(
-                f"{len(faults)} image files cannot be read: {', '.join(some)}{more}; put them right, or leave such "
-                "files out with on_error=skip"
-            )
-        text = "".join(f"{folder / name}\t{why}\n" for name, why in faults.items())
-        with storage_errors(list_path):
-            list_path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole({list_path: text.encode(errors="surrogateescape")})
-        tqdm.write(f"left out {len(faults)} image files that cannot be read; they are listed in {list_path}")
+
+def leave_out(folder: Path, faults: dict[str, str], on_error: str, list_path: Path) -> None:
+    """Say which files of a folder cannot be read, file -> why: with on_error `stop` in a UserError, with `skip` in a
+    list."""
+    some = [f"{folder / name} ({why})" for name, why in list(faults.items())[:MOST_NAMED]]
+    more = f" and {len(faults) - len(some)} more" if len(faults) > len(some) else ""
+    if on_error == "stop":
+        raise UserError(
+            f"{len(faults)} image files cannot be read: {', '.join(some)}{more}; put them right, or leave such files "
+            "out with on_error=skip"
+        )
+    write_list(list_path, (f"{folder / name}\t{why}" for name, why in faults.items()))
+    say_once(f"left out {len(faults)} image files that cannot be read; they are listed in {list_path}")
+
+
+def write_list(path: Path, lines: Iterable[str]) -> None:
+    """Write lines to a text file, names of files byte by byte as the system has them."""
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole({path: "".join(f"{line}\n" for line in lines).encode(errors="surrogateescape")})
 
 
 def _list(folder: Path, suffix: str) -> list[str]:

@@ -36,7 +36,7 @@ def read_imagenet(name: str, split: str, folder: Path, scan: FolderScan) -> Stre
         )
     files = scan.files_of(place, ids, SUFFIX)
     names = [os.fsencode(f"{name}/{file}") for name, of_class in zip(ids, files, strict=True) for file in of_class]
-    sizes = np.array([size for of_class in files for size in of_class.values()])
+    sizes = np.array([size for of_class in files for size in of_class.values()], dtype="<i8")
     targets = torch.arange(len(ids)).repeat_interleave(torch.tensor([len(of_class) for of_class in files]))
     return StreamedDataset(place, np.array(names), sizes, targets, class_names(ids), scan.num_workers)
 

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from data.augment import apply, draw
 from data.batches import Batch, Loader, Step, seeded_generator
-from data.image_files import StreamedDataset, read_image, reason_of
+from data.image_files import StreamedDataset, reason_of
 from utils import stopping
 from utils.device import cpu_count
 from utils.errors import RunError, UserError
@@ -36,11 +36,10 @@ class CroppedImages(Dataset):
         images, views = {}, []
         for view, (source, strategy) in enumerate(zip(sources, self.strategies, strict=True)):
             if source not in images:
-                path = self.dataset.path(source)
                 try:
-                    images[source] = read_image(path)
+                    images[source] = self.dataset.get_image(source)
                 except Exception as error:  # Pillow raises a dozen kinds
-                    return f"{path} cannot be read ({reason_of(error)})"
+                    return f"{self.dataset.path(source)} cannot be read ({reason_of(error)})"
             image, generator = images[source], seeded_generator(self.seed, epoch, index, view + 1)
             for step in strategy:
                 image = step.apply_to_image(image, step.draw(1, generator)[0] if step.columns else None)
@@ -56,7 +55,7 @@ class StreamedLoader(Loader):
 
     def __init__(self, dataset: StreamedDataset, views: list, *arguments):
         super().__init__(dataset, views, *arguments)
-        parts = [_split(strategy) for strategy in views]
+        parts = [_split(strategy, dataset.side) for strategy in views]
         self.on_device = [on_device for _, on_device in parts]
         images = CroppedImages(dataset, [in_worker for in_worker, _ in parts], self.seed)
         sample = _together([images[0, 0, (0,) * len(views)]])  # what does not fit is said before the first epoch
@@ -125,12 +124,12 @@ class _Orders:
         return self.loader.orders()
 
 
-def _split(strategy: tuple) -> tuple[tuple, tuple]:
-    """The steps taken in the worker and those taken on the device."""
+def _split(strategy: tuple, side: int | None) -> tuple[tuple, tuple]:
+    """The steps taken in the worker and those taken on the device; without a `side` images are of many sizes."""
     in_worker = 0
     while in_worker < len(strategy) and hasattr(strategy[in_worker], "apply_to_image"):
         in_worker += 1
-    if not any(hasattr(step, "size") for step in strategy[:in_worker]):
+    if side is None and not any(hasattr(step, "size") for step in strategy[:in_worker]):
         raise UserError(
             f"the views begin with {type(strategy[0]).__name__}, which takes images of one size, but the files hold "
             "images of many sizes: choose augmentation_strategy: simclr, ours or standard"

@@ -45,7 +45,8 @@ def load_config(env_path: str | Path | None, exp_path: str | Path, overrides: Se
         if isinstance(key.default, dict) and values.get("setup") in key.default:
             values.setdefault(key.name, key.default[values["setup"]])
     if "train_db_name" in values:
-        values.setdefault("run_name", values["train_db_name"])
+        own = Path(values.get("folder.path", "")).absolute().name if values["train_db_name"] == "folder" else ""
+        values.setdefault("run_name", own or values["train_db_name"])
     if "run_name" in values:
         for stage in ("pretext", "scan"):
             values.setdefault(f"{stage}_dir", os.path.join(values["root_dir"], values["run_name"], stage))

@@ -24,8 +24,9 @@ class Key(NamedTuple):
     may_change: bool = False
 
 
-DATASET_NAMES = (*DATASET_FOLDERS, "digits")
+DATASET_NAMES = (*DATASET_FOLDERS, "digits", "folder")
 
+OWN = "train_db_name=folder"
 TRAIN = "simclr scan selflabel"
 STAGES = "simclr moco scan selflabel"
 ALL = f"{STAGES} eval"
@@ -38,7 +39,14 @@ TABLE = (  # headings, and below each its keys
     "What is run",
     Key("setup", "str", ("simclr", "moco", "scan", "selflabel"), ALL, "stage that the file is for"),
     Key("seed", "int", ">=0 <4294967296", STAGES, "seed of every random draw and of the initial weights", default=0),
-    Key("run_name", "str", "", "", "folder of the run under root_dir; absent: train_db_name", may_change=True),
+    Key(
+        "run_name",
+        "str",
+        "",
+        "",
+        "folder of the run under root_dir; absent: train_db_name, or the name of your own folder",
+        may_change=True,
+    ),
     Key("root_dir", "path", "", ALL, "folder of all results", default="results", may_change=True),
     Key("pretext_dir", "path", "", "", "where the pretext files are; when absent, this run's own", may_change=True),
     Key("scan_dir", "path", "", "", "where the files of SCAN are; when absent, this run's own", may_change=True),
@@ -80,6 +88,28 @@ TABLE = (  # headings, and below each its keys
         may_change=True,
     ),
     *(Key(f"db_root_dir.{name}", "path", "", "", f"folder of {name}", may_change=True) for name in DATASET_FOLDERS),
+    "Your own pictures, the data set `folder`",
+    Key("folder.path", "path", "", OWN, "folder of pictures, with folders in it or not", may_change=True),
+    Key("folder.val_path", "path", "", "", "folder of the val split; when absent, val_share of path", may_change=True),
+    Key(
+        "folder.val_share",
+        "float",
+        ">=0 <1",
+        "",
+        "share of the pictures held out as the val split; 0: the val split is the train split",
+        default=0.2,
+        may_change=True,
+    ),
+    Key("folder.side", "int", SIDE, OWN, "pictures become squares of this side, pixels", may_change=True),
+    Key(
+        "folder.labels",
+        "path",
+        "",
+        "",
+        "for evaluation alone: none, subfolder (the folder a picture lies in), or a table (.csv) of path and label",
+        default="none",
+        may_change=True,
+    ),
     "Network",
     Key("backbone", "str", ("resnet18", "resnet50"), ALL, "network without its heads"),
     Key("model_kwargs.head", "str", ("mlp", "linear"), PRETEXT, "form of the contrastive head"),

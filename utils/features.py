@@ -1,7 +1,6 @@
 """What a network says of every image of a split, in order; kept in a file where it takes long to find out."""
 
 import hashlib
-import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +14,7 @@ from data.batches import Batch, Loader
 from data.dataset import near
 from data.loader import build_loader
 from utils.errors import RunError
-from utils.files import check_recorded, stream_recorded
+from utils.files import check_recorded, npy_header, stream_recorded
 
 EVAL_BATCH_SIZE = 512
 IN_MEMORY = 4 * 2**30  # bytes; kept features that take more are memory-mapped
@@ -101,15 +100,9 @@ def _keep(path: Path, facts: dict[str, Any], model: nn.Module, loader: Loader, p
                 rows = model(batch.views[0]).float().cpu().numpy()  # (B, D)
                 if not begun:
                     shape = (passes, len(loader.dataset), rows.shape[1])
-                    write(_npy_header(shape))
+                    write(npy_header(shape, np.float32))
                     begun = True
                 write(rows.astype("<f4").tobytes())
-
-
-def _npy_header(shape: tuple) -> bytes:
-    file = io.BytesIO()
-    np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
-    return file.getvalue()
 
 
 def weights_sha256(model: nn.Module) -> str:

@@ -2,12 +2,15 @@
 
 import errno
 import hashlib
+import io
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from utils.errors import RunError
 
@@ -118,6 +121,14 @@ def stream_recorded(path: Path, facts: Mapping[str, Any]) -> Iterator[Callable[[
         with suppress(OSError):
             part.unlink(missing_ok=True)
         raise
+
+
+def npy_header(shape: tuple[int, ...], dtype: Any) -> bytes:
+    """How a `.npy` file begins that is written piece by piece, in little-endian order."""
+    file = io.BytesIO()
+    descr = np.dtype(dtype).newbyteorder("<").str
+    np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})
+    return file.getvalue()
 
 
 def read_record(path: Path) -> dict[str, Any] | None:

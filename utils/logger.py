@@ -1,6 +1,7 @@
 """One logger: console, `log.jsonl` and, where it is installed, TensorBoard."""
 
 import json
+from functools import cache
 from pathlib import Path
 
 from termcolor import colored
@@ -63,6 +64,12 @@ class Logger:
 def say(text: str) -> None:
     """A sentence for the console alone."""
     tqdm.write(text)
+
+
+@cache
+def say_once(text: str) -> None:
+    """A sentence for the console alone, that is not said again."""
+    say(text)
 
 
 def print_metrics(title: str, metrics: dict) -> None:

@@ -140,7 +140,7 @@ def test_thinning_takes_evenly_spaced_images_with_their_labels(dataset):
     thin = dataset.thinned(4)  # 0, 10/4, 20/4, 30/4
     assert thin.files.tolist() == [b"0.png", b"2.png", b"5.png", b"7.png"]
     assert (
-        thin.sizes.tolist() == [0, 2, 5, 7]
+        thin.marks.tolist() == [0, 2, 5, 7]
         and thin.targets.tolist() == [0, 2, 2, 1]
         and thin.classes == ["a", "b", "c"]
     )
@@ -148,7 +148,7 @@ def test_thinning_takes_evenly_spaced_images_with_their_labels(dataset):
 
 
 def test_the_fingerprint_follows_names_sizes_and_their_order_alone(dataset):
-    files, sizes = dataset.files, dataset.sizes
+    files, sizes = dataset.files, dataset.marks
     others = [(files[::-1], sizes), (files[:9], sizes[:9]), (np.array([b"a", *files[1:]]), sizes), (files, sizes + 1)]
     changed = [StreamedDataset(dataset.folder, *other, None, []).fingerprint for other in others]
     assert len({dataset.fingerprint, *changed}) == 5

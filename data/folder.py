@@ -1,0 +1,148 @@
+"""Your own pictures: all that lie in a folder and in the folders inside it, with labels as far as there are any."""
+
+import os
+from collections import Counter, defaultdict
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from data.dataset import ResidentDataset
+from data.decoded import decode
+from data.folder_labels import in_order, read_labels
+from data.folder_scan import leave_out, write_list
+from data.image_files import StreamedDataset
+from utils.errors import UserError
+from utils.logger import say_once
+
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+MOST_SHOWN = 20  # classes in a line
+
+
+def read_folder(cfg, split: str) -> ResidentDataset | StreamedDataset:
+    """The `train` or `val` split of `folder.path`: val is `folder.val_path`; else the share `folder.val_share` is held
+    out, by the content of the files, so that neither their names nor the seed change it; with a share of 0 it is all.
+
+    Raises UserError as `images_in`, and for a share that leaves a split empty."""
+    own = cfg.folder
+    if "path" not in own:
+        raise UserError("folder.path is missing: give the folder that holds your pictures, as folder.path=...")
+    if "val_path" in own:
+        return images_in(cfg, own.val_path if split == "val" else own.path)
+    dataset = images_in(cfg, own.path)
+    number = round(own.val_share * len(dataset))
+    if own.val_share and not 0 < number < len(dataset):
+        raise UserError(
+            f"folder.val_share {own.val_share} of {len(dataset)} images leaves a split empty: give more pictures, "
+            "another share, or 0, which evaluates on the images that it trains on"
+        )
+    if number == 0:
+        say_once("folder.val_share is 0: the images that are trained on are evaluated, too")
+        return dataset
+    by_content = torch.from_numpy(files_of(dataset).marks.argsort(kind="stable"))  # equal files side by side
+    held_out = torch.zeros(len(dataset), dtype=torch.bool)
+    held_out[by_content[:number]] = True
+    return dataset.chosen((held_out if split == "val" else ~held_out).nonzero()[:, 0])
+
+
+def images_in(cfg, path: str) -> ResidentDataset | StreamedDataset:
+    """Every picture in a folder, by path, prepared and labelled as the config's `folder` says.
+
+    In memory if they take at most half of what is free, else in their files, which makes no difference to the images.
+    Files that cannot be read, exact duplicates and labels are counted on the console, and the first two listed in
+    text files in `root_dir`/scans. Raises UserError for a folder that is missing or holds no picture, for files that
+    cannot be read, unless `on_error` is skip, and as `read_labels`."""
+    own, folder = cfg.folder, Path(path)
+    files, others = list_pictures(folder)
+    labels = read_labels(folder, files, own.labels)
+    where = sha256(os.fsencode(folder.absolute())).hexdigest()[:12]
+    memory = Path(cfg.root_dir, "scans", f"{folder.absolute().name}-{where}-{own.side}px.npy")
+    decoded = decode(folder, files, own.side, memory, cfg.num_workers)
+    if decoded.faults:
+        leave_out(folder, decoded.faults, cfg.on_error, memory.with_name(f"{memory.stem}-unreadable.txt"))
+    readable = torch.tensor([name not in decoded.faults for name in files])
+    if not readable.any():
+        raise UserError(f"none of the {len(files)} pictures in {folder.absolute()} can be read: put others there")
+
+    classes = _classes(own, labels)
+    number_of = {name: number for number, name in enumerate(classes)}
+    targets = torch.tensor([number_of.get(labels.get(name), -1) for name in files]) if classes else None
+    names = np.array([os.fsencode(name) for name in files])
+    dataset = StreamedDataset(folder, names, decoded.digests, targets, classes, cfg.num_workers, own.side)
+    if decoded.pixels is not None:
+        dataset = ResidentDataset(torch.from_numpy(decoded.pixels), targets, classes, dataset)
+    if not readable.all():
+        dataset = dataset.chosen(readable.nonzero()[:, 0])
+    _describe(folder, dataset, others, memory)
+    return dataset
+
+
+def list_pictures(folder: Path) -> tuple[list[str], int]:
+    """The picture files in a folder and in those inside it, names within it, sorted; and how many others there are.
+
+    Hidden files and folders are left out. Raises UserError for a folder that is missing or holds no picture."""
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "does not exist"
+        raise UserError(f"{folder.absolute()} {what}: give the folder that holds your pictures")
+    found, others, seen = [], 0, set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(place)) in seen:  # a link that leads back
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        shown = [os.path.relpath(os.path.join(place, name), folder) for name in files if not name.startswith(".")]
+        pictures = [name for name in shown if name.lower().endswith(SUFFIXES)]
+        found, others = found + pictures, others + len(shown) - len(pictures)
+    if not found:
+        raise UserError(
+            f"{folder.absolute()} holds no picture ({', '.join(SUFFIXES)}; {others} other files): give the folder that "
+            "holds yours"
+        )
+    return sorted(found, key=os.fsencode), others
+
+
+def files_of(dataset) -> StreamedDataset | None:
+    """The files of a data set, None if it has none."""
+    return dataset if isinstance(dataset, StreamedDataset) else dataset.source
+
+
+def duplicates(dataset) -> list[list[int]]:
+    """Groups of images whose files are the same to the last byte; [] where images do not come from a `folder`."""
+    files, groups = files_of(dataset), defaultdict(list)
+    if files is None or files.side is None:
+        return []
+    for row, mark in enumerate(files.marks.tolist()):
+        groups[mark].append(row)
+    return [rows for rows in groups.values() if len(rows) > 1]
+
+
+def _classes(own, labels: dict[str, str]) -> list[str]:
+    """The classes that targets count, the same for both splits; none where fewer than two are known."""
+    found = set(labels.values())
+    for path in {own.get("path"), own.get("val_path")} - {None}:
+        if Path(path).is_dir():
+            found |= set(read_labels(Path(path), list_pictures(Path(path))[0], own.labels).values())
+    if len(found) == 1:
+        say_once(f"warning: 1 class found, {min(found)}: there is nothing to compare, so labels are left aside")
+    return in_order(found) if len(found) > 1 else []
+
+
+def _describe(folder: Path, dataset, others: int, memory: Path) -> None:
+    """Say what was found."""
+    text = f"{folder.absolute()}: {len(dataset):,} pictures"
+    if others:
+        text += f", {others:,} files of other kinds passed over"
+    if groups := duplicates(dataset):
+        copies = sum(len(rows) - 1 for rows in groups)
+        path = memory.with_name(f"{memory.stem}-duplicates.txt")
+        write_list(path, ("\t".join(dataset.name(row) for row in rows) for rows in groups))
+        text += f", {copies:,} of them exact copies of others (listed in {path})"
+    say_once(text)
+    if dataset.targets is not None:
+        counts = Counter(dataset.targets[dataset.targets >= 0].tolist())
+        shown = [f"{name} ({counts[number]:,})" for number, name in enumerate(dataset.classes)]
+        more = f" and {len(shown) - MOST_SHOWN} more" if len(shown) > MOST_SHOWN else ""
+        classes = f"{len(shown)} classes: {', '.join(shown[:MOST_SHOWN])}{more}"
+        say_once(f"labels, for evaluation alone: {counts.total():,} of {len(dataset):,} pictures, {classes}")

@@ -1,0 +1,34 @@
+"""Folders of picture files such as people have."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from data.digits import read_digits
+
+
+def write_digits(folder: Path, split: str, every: int = 1, classes: int = 10) -> dict[str, str]:
+    """Every so many of the digits below `classes` as PNG files under odd names; returns the name and class of each."""
+    folder.mkdir(parents=True, exist_ok=True)
+    dataset, labels = read_digits(split), {}
+    for row in range(0, len(dataset), every):
+        if dataset.targets[row] < classes:
+            name = f"{row * 7919 % 10007:05d} é #{row}, scan.PNG"
+            dataset.get_image(row).save(folder / name, "PNG")
+            labels[name] = str(int(dataset.targets[row]))
+    return labels
+
+
+def add_oddities(folder: Path, digit: Path) -> None:
+    """What else lies in such a folder: copies of one digit, of its own kind and as grey, RGBA and 16-bit pictures, a
+    broken picture, a text and a hidden file."""
+    with Image.open(digit) as image:
+        grey = image.convert("L")
+        image.convert("RGBA").save(folder / "rgba.png")
+    grey.save(folder / "grey.png")
+    Image.fromarray(np.asarray(grey).astype(np.uint16) * 257).save(folder / "16-bit.png")
+    (folder / "copy.png").write_bytes(digit.read_bytes())
+    (folder / "broken.png").write_bytes(digit.read_bytes()[:100])
+    (folder / "notes.txt").write_text("not a picture")
+    (folder / ".hidden.png").write_text("not a picture either")
