@@ -1,4 +1,5 @@
-"""Evaluate a model of any stage on the val split: neighbor accuracy for a pretext model, clustering metrics else."""
+"""Evaluate a model of any stage: a pretext model by its neighbors' labels; others by figures, a table of which image
+is in which cluster, pictures, and a page to look at. Images are those of the val split, or those of any folder."""
 
 import argparse
 from pathlib import Path
@@ -8,6 +9,7 @@ import torch
 from data import build_dataset
 from data.augment import val_strategy
 from data.dataset import is_labelled
+from data.folder import new_pictures
 from models import build_model
 from models.weights import load_whole, read_weights
 from utils.command_line import Parser, command
@@ -15,10 +17,11 @@ from utils.config import check_stage, load_config
 from utils.device import choose_device
 from utils.errors import RunError, UserError
 from utils.evaluate import evaluate_clusters, neighbor_accuracy, prototypes
-from utils.features import eval_loader, extract_features, predict
-from utils.handover import MODEL, STAGE_FOLDERS, check_data_set
+from utils.features import EVAL_BATCH_SIZE, FeatureLoader, eval_loader, extract_features, predict
+from utils.handover import STAGE_FOLDERS, check_data_set
 from utils.logger import print_metrics, say
 from utils.neighbors import check_minable, mine_neighbors
+from utils.results import beside, captions, read_names, write_predictions
 from utils.visualize import plot_matching, plot_prototypes, show
 
 NEIGHBORS = (1, 5, 20)
@@ -28,6 +31,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(description=__doc__)
     parser.add_argument("--config_exp", required=True, help="the YAML of the stage that the model comes from")
     parser.add_argument("--model", required=True, type=Path, help="model.pth.tar of that stage")
+    parser.add_argument("--predict", metavar="FOLDER", help="take all pictures in this folder, not the val split")
+    parser.add_argument("--out", type=Path, help="write which image is in which cluster to this CSV file")
+    parser.add_argument("--report", action="store_true", help="write report.html, a page to look at, beside the model")
     parser.add_argument("--visualize_prototypes", action="store_true", help="write prototypes.png beside the model")
     parser.add_argument("--show", action="store_true", help="also open the pictures in windows")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over the YAML")
@@ -50,66 +56,70 @@ def main(argv: list[str] | None = None) -> None:
     model = build_model(cfg)
     say(load_whole(model, weights, arguments.model))
     model = model.to(device, memory_format=torch.channels_last)
-    dataset = build_dataset(cfg, "val")
+    dataset = new_pictures(cfg, arguments.predict) if arguments.predict else build_dataset(cfg, "val")
     loader = eval_loader(dataset, val_strategy(cfg), device)
-    title = f"{stage} model {arguments.model} on the val split of {cfg.val_db_name}, {len(dataset)} images"
-
+    images = f"{arguments.predict}" if arguments.predict else f"the val split of {cfg.val_db_name}"
+    title = f"{stage} model {arguments.model} on {images}, {len(dataset)} images"
     if stage == "pretext":
-        if arguments.visualize_prototypes or arguments.show:
-            raise UserError(
-                "pictures are of clusters, and a pretext model has none: leave --visualize_prototypes and --show out"
-            )
-        if not is_labelled(dataset):
-            raise UserError(
-                f"{cfg.val_db_name} has no labels, and a pretext model is judged by its neighbors' labels: "
-                "look at neighbors.png beside the model instead"
-            )
-        check_minable(len(dataset), max(NEIGHBORS), cfg.knn_backend, "val")
-        features = extract_features(model, loader).to(device)
-        neighbors = mine_neighbors(features, max(NEIGHBORS), cfg.knn_backend)
-        right = {f"right among the top {k}": neighbor_accuracy(neighbors, dataset.targets, k) for k in NEIGHBORS}
-        print_metrics(title, right)
-        return
+        judge_neighbors(cfg, arguments, model, loader, title)
+    else:
+        judge_clusters(cfg, arguments, model, loader, title, weights.head)
 
+
+def judge_neighbors(cfg, arguments, model, loader, title: str) -> None:
+    """What a pretext model is worth: the share of an image's nearest neighbors that have its label."""
+    dataset = loader.dataset
+    if arguments.visualize_prototypes or arguments.show or arguments.report or arguments.out:
+        raise UserError(
+            "tables and pictures are of clusters, and a pretext model has none: leave --out, --report, "
+            "--visualize_prototypes and --show out"
+        )
+    if not is_labelled(dataset):
+        raise UserError(
+            f"{cfg.val_db_name} has no labels, and a pretext model is judged by its neighbors' labels: look at "
+            "neighbors.png beside the model instead"
+        )
+    check_minable(len(dataset), max(NEIGHBORS), cfg.knn_backend, "val")
+    neighbors = mine_neighbors(extract_features(model, loader).to(loader.device), max(NEIGHBORS), cfg.knn_backend)
+    right = {f"right among the top {k}": neighbor_accuracy(neighbors, dataset.targets, k) for k in NEIGHBORS}
+    print_metrics(title, right)
+
+
+def judge_clusters(cfg, arguments, model, loader, title: str, head: int) -> None:
+    """What the clusters are like, and what was asked for to show it."""
+    dataset = loader.dataset
     if arguments.show and not (arguments.visualize_prototypes or is_labelled(dataset)):
         raise UserError(
             f"{cfg.val_db_name} has no labels, so there is no confusion matrix to show: give --visualize_prototypes too"
         )
-    probabilities = predict(model, loader)[weights.head]  # (N, K)
+    names = read_names(beside(arguments.model, "names.csv"), cfg.num_classes)
+    features = extract_features(model.backbone, loader)  # (N, D)
+    once = FeatureLoader(features[None], dataset, [None], EVAL_BATCH_SIZE, loader.device)
+    probabilities = predict(model.cluster_head, once)[head]  # (N, K)
     metrics = evaluate_clusters(probabilities, dataset.targets)
-    print_metrics(f"{title}, head {weights.head}", metrics)
-    pictures, path = [], picture_path(arguments.model, "confusion_matrix.png")
+    print_metrics(f"{title}, head {head}", metrics)
+    pictures, path = [], beside(arguments.model, "confusion_matrix.png")
     try:
         pictures += plot_matching(dataset, probabilities.argmax(dim=1), metrics, path)
     except RunError as error:  # the figures are what was asked for
         say(f"no confusion matrix: {error}")
     say_written("confusion matrix", pictures)
+    if arguments.predict or arguments.out:
+        out = arguments.out or beside(arguments.model, "predictions.csv")
+        write_predictions(out, dataset, probabilities, names)
+        say_written(f"table of {len(dataset)} images", [out])
     if arguments.visualize_prototypes:
-        chosen = prototypes(probabilities, extract_features(model.backbone, loader))
-        names = cluster_names(metrics, dataset.classes, probabilities.shape[1])
-        pages = plot_prototypes(dataset, chosen, names, picture_path(arguments.model, "prototypes.png"))
+        chosen, called = prototypes(probabilities, features), captions(cfg.num_classes, names, metrics, dataset.classes)
+        pages = plot_prototypes(dataset, chosen, called, beside(arguments.model, "prototypes.png"))
         say_written("prototypes", pages)
         pictures += pages
     if arguments.show:
         show(pictures)
 
 
-def picture_path(model: Path, name: str) -> Path:
-    """`name` beside the model, so that the models of one folder have each its own: `scan_stl-10.pth.tar` and
-    `prototypes.png` give `scan_stl-10-prototypes.png`, a stage's `model.pth.tar` gives `prototypes.png`."""
-    stem = model.name.removesuffix(".tar").removesuffix(".pth")
-    return model.with_name(name if model.name == MODEL else f"{stem}-{name}")
-
-
 def say_written(what: str, paths: list[Path]) -> None:
     if paths:
         say(f"{what}: {paths[0]}" + (f" to {paths[-1].name}" if len(paths) > 1 else ""))
-
-
-def cluster_names(metrics: dict, classes: list[str], num_clusters: int) -> dict[int, str]:
-    """`cluster 3`, with the class that it was matched to where labels are known."""
-    matched = dict(metrics.get("hungarian_match", []))
-    return {k: f"cluster {k}: {classes[matched[k]]}" if k in matched else f"cluster {k}" for k in range(num_clusters)}
 
 
 if __name__ == "__main__":

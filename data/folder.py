@@ -7,16 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from easydict import EasyDict
 
 from data.dataset import ResidentDataset
 from data.decoded import decode
 from data.folder_labels import in_order, read_labels
 from data.folder_scan import leave_out, write_list
-from data.image_files import StreamedDataset
+from data.image_files import SHORT_SIDE, StreamedDataset
 from utils.errors import UserError
 from utils.logger import say_once
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+IMAGENET_CROP = 224  # pixels, of views from images of short side 256
 MOST_SHOWN = 20  # classes in a line
 
 
@@ -46,19 +48,30 @@ def read_folder(cfg, split: str) -> ResidentDataset | StreamedDataset:
     return dataset.chosen((held_out if split == "val" else ~held_out).nonzero()[:, 0])
 
 
+def new_pictures(cfg, path: str) -> ResidentDataset | StreamedDataset:
+    """Every picture in a folder that need not be the data set's; without labels, where their table is not there."""
+    rule = cfg.folder.labels
+    if rule.lower().endswith(".csv") and not (Path(rule).is_file() or Path(path, rule).is_file()):
+        cfg = EasyDict(cfg, folder={**cfg.folder, "labels": "none"})
+    return images_in(cfg, path)
+
+
 def images_in(cfg, path: str) -> ResidentDataset | StreamedDataset:
     """Every picture in a folder, by path, prepared and labelled as the config's `folder` says.
 
-    In memory if they take at most half of what is free, else in their files, which makes no difference to the images.
-    Files that cannot be read, exact duplicates and labels are counted on the console, and the first two listed in
-    text files in `root_dir`/scans. Raises UserError for a folder that is missing or holds no picture, for files that
-    cannot be read, unless `on_error` is skip, and as `read_labels`."""
-    own, folder = cfg.folder, Path(path)
+    An image is the centre square, of `folder.side` pixels; when that is absent, of the size of the plain view, as of
+    ImageNet's 256 for its 224. In memory if they take at most half of what is free, else in their files, which makes no
+    difference to the images. Files that cannot be read, exact duplicates and labels are counted on the console, and the
+    first two listed in text files in `root_dir`/scans.
+    Raises UserError for a folder that is missing or holds no picture, for files that cannot be read, unless `on_error`
+    is skip, and as `read_labels`."""
+    own, folder, size = cfg.folder, Path(path), cfg.transformation_kwargs.crop_size
+    side = own.get("side", SHORT_SIDE if size == IMAGENET_CROP else size)
     files, others = list_pictures(folder)
     labels = read_labels(folder, files, own.labels)
     where = sha256(os.fsencode(folder.absolute())).hexdigest()[:12]
-    memory = Path(cfg.root_dir, "scans", f"{folder.absolute().name}-{where}-{own.side}px.npy")
-    decoded = decode(folder, files, own.side, memory, cfg.num_workers)
+    memory = Path(cfg.root_dir, "scans", f"{folder.absolute().name}-{where}-{side}px.npy")
+    decoded = decode(folder, files, side, memory, cfg.num_workers)
     if decoded.faults:
         leave_out(folder, decoded.faults, cfg.on_error, memory.with_name(f"{memory.stem}-unreadable.txt"))
     readable = torch.tensor([name not in decoded.faults for name in files])
@@ -69,7 +82,7 @@ def images_in(cfg, path: str) -> ResidentDataset | StreamedDataset:
     number_of = {name: number for number, name in enumerate(classes)}
     targets = torch.tensor([number_of.get(labels.get(name), -1) for name in files]) if classes else None
     names = np.array([os.fsencode(name) for name in files])
-    dataset = StreamedDataset(folder, names, decoded.digests, targets, classes, cfg.num_workers, own.side)
+    dataset = StreamedDataset(folder, names, decoded.digests, targets, classes, cfg.num_workers, side)
     if decoded.pixels is not None:
         dataset = ResidentDataset(torch.from_numpy(decoded.pixels), targets, classes, dataset)
     if not readable.all():

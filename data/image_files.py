@@ -130,5 +130,6 @@ class StreamedDataset:
 
 
 def evenly_spaced(number: int, total: int) -> Tensor:
-    """`number` of the rows 0 to total - 1, int64 (number,)."""
+    """At most `number` of the rows 0 to total - 1, int64."""
+    number = min(number, total)
     return torch.arange(number) * total // number

@@ -26,7 +26,6 @@ class Key(NamedTuple):
 
 DATASET_NAMES = (*DATASET_FOLDERS, "digits", "folder")
 
-OWN = "train_db_name=folder"
 TRAIN = "simclr scan selflabel"
 STAGES = "simclr moco scan selflabel"
 ALL = f"{STAGES} eval"
@@ -89,7 +88,7 @@ TABLE = (  # headings, and below each its keys
     ),
     *(Key(f"db_root_dir.{name}", "path", "", "", f"folder of {name}", may_change=True) for name in DATASET_FOLDERS),
     "Your own pictures, the data set `folder`",
-    Key("folder.path", "path", "", OWN, "folder of pictures, with folders in it or not", may_change=True),
+    Key("folder.path", "path", "", "", "folder of pictures, with folders in it or not", may_change=True),
     Key("folder.val_path", "path", "", "", "folder of the val split; when absent, val_share of path", may_change=True),
     Key(
         "folder.val_share",
@@ -100,7 +99,14 @@ TABLE = (  # headings, and below each its keys
         default=0.2,
         may_change=True,
     ),
-    Key("folder.side", "int", SIDE, OWN, "pictures become squares of this side, pixels", may_change=True),
+    Key(
+        "folder.side",
+        "int",
+        SIDE,
+        "",
+        "pictures become squares of this side, pixels; when absent, of transformation_kwargs.crop_size (224: 256)",
+        may_change=True,
+    ),
     Key(
         "folder.labels",
         "path",

@@ -8,6 +8,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from data.image_files import evenly_spaced
 from utils.errors import UserError
 
 ROWS = 2**15  # of features, handed to faiss at once
@@ -106,9 +107,3 @@ def reasons_of_faiss(index: str, num_images: int) -> Iterator[None]:
             raise
         reason = " ".join(str(error).rsplit(": ", 1)[-1].split())
         raise misfit(index, num_images, f"faiss says {reason!r}") from error
-
-
-def evenly_spaced(number: int, total: int) -> Tensor:
-    """At most `number` of the rows 0 to total - 1, int64."""
-    number = min(number, total)
-    return torch.arange(number) * total // number

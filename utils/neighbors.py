@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data.image_files import evenly_spaced
 from utils.errors import UserError
-from utils.knn_index import empty_index, evenly_spaced, faiss_has_gpu, faiss_search, import_faiss
+from utils.knn_index import empty_index, faiss_has_gpu, faiss_search, import_faiss
 
 CHUNK = 512  # rows of similarities held at once,
 BUFFER = 2**28  # and fewer where they would be more numbers than these (1 GiB)

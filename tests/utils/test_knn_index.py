@@ -5,9 +5,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from data.image_files import evenly_spaced
 from utils import knn_index
 from utils.errors import UserError
-from utils.knn_index import build_index, empty_index, evenly_spaced, faiss_has_gpu, faiss_search, lists_of
+from utils.knn_index import build_index, empty_index, faiss_has_gpu, faiss_search, lists_of
 
 faiss = pytest.importorskip("faiss")
 

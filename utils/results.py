@@ -1,0 +1,69 @@
+"""What a person takes away from an evaluation: a table of which image is in which cluster, and names for clusters."""
+
+import csv
+import io
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from utils.errors import UserError
+from utils.files import write_whole
+from utils.handover import MODEL
+
+COLUMNS = ("path", "cluster", "confidence", "second_cluster", "second_confidence", "name", "label")
+
+
+def beside(model: Path, name: str) -> Path:
+    """`name` beside the model, so that the models of one folder have each its own: `scan_stl-10.pth.tar` and
+    `prototypes.png` give `scan_stl-10-prototypes.png`, a stage's `model.pth.tar` gives `prototypes.png`."""
+    stem = model.name.removesuffix(".tar").removesuffix(".pth")
+    return model.with_name(name if model.name == MODEL else f"{stem}-{name}")
+
+
+def write_predictions(path: Path, dataset, probabilities: Tensor, names: Mapping[int, str]) -> None:
+    """Write a CSV file with a row for each image, in the order of the data set.
+
+    probabilities: (N, K). `cluster` is the likeliest one, from 0, `confidence` its probability; `name` and `label` are
+    empty where none is given or known. Names of files stand byte by byte as the system has them."""
+    best = probabilities.topk(2, dim=1)  # (N, 2) values and clusters
+    targets = [-1] * len(dataset) if dataset.targets is None else dataset.targets.tolist()
+    rows = zip(best.values.tolist(), best.indices.tolist(), targets, strict=True)
+    text = io.StringIO(newline="")
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(COLUMNS)
+    for row, ((confidence, next_best), (cluster, second), target) in enumerate(rows):
+        label = dataset.classes[target] if target >= 0 else ""
+        shares = f"{confidence:.6f}", f"{next_best:.6f}"
+        table.writerow([dataset.name(row), cluster, shares[0], second, shares[1], names.get(cluster, ""), label])
+    write_whole({Path(path): text.getvalue().encode(errors="surrogateescape")})
+
+
+def read_names(path: Path, num_clusters: int) -> dict[int, str]:
+    """The names that a person gave to clusters, from a CSV file with columns `cluster` and `name`; {} without a file.
+
+    Raises UserError for a file without them, and for clusters that there are not."""
+    try:
+        rows = list(csv.DictReader(io.StringIO(path.read_bytes().decode("utf-8-sig"), newline="")))
+    except FileNotFoundError:
+        return {}
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} cannot be read as CSV in UTF-8 ({error})") from error
+    names = {}
+    for row in rows:
+        cluster, name = (row.get("cluster") or "").strip(), (row.get("name") or "").strip()
+        if not cluster.isdecimal() or int(cluster) >= num_clusters or row.get("name") is None:
+            raise UserError(
+                f"{path}: should have the columns cluster, 0 to {num_clusters - 1}, and name, but has {dict(row)}"
+            )
+        if name:
+            names[int(cluster)] = name
+    return names
+
+
+def captions(num_clusters: int, names: Mapping[int, str], metrics: Mapping, classes: list[str]) -> dict[int, str]:
+    """`cluster 3`, with the name that a person gave it, else with the class that it was matched to where labels are
+    known."""
+    matched = {cluster: classes[label] for cluster, label in metrics.get("hungarian_match", [])}
+    called = matched | dict(names)
+    return {k: f"cluster {k}: {called[k]}" if k in called else f"cluster {k}" for k in range(num_clusters)}
