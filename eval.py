@@ -1,5 +1,5 @@
-"""Evaluate a model of any stage: a pretext model by its neighbors' labels; others by figures, a table of which image
-is in which cluster, pictures, and a page to look at. Images are those of the val split, or those of any folder."""
+"""Evaluate a model of any stage: a pretext model by its neighbors' labels; others by figures, a table of which
+image is in which cluster, pictures, and a page to look at. Images are the val split, or all of a folder."""
 
 import argparse
 from pathlib import Path

@@ -60,9 +60,9 @@ def images_in(cfg, path: str) -> ResidentDataset | StreamedDataset:
     """Every picture in a folder, by path, prepared and labelled as the config's `folder` says.
 
     An image is the centre square, of `folder.side` pixels; when that is absent, of the size of the plain view, as of
-    ImageNet's 256 for its 224. In memory if they take at most half of what is free, else in their files, which makes no
-    difference to the images. Files that cannot be read, exact duplicates and labels are counted on the console, and the
-    first two listed in text files in `root_dir`/scans.
+    ImageNet's 256 for its 224. In memory if they take at most half of what is free, else in their files, which makes
+    no difference to the images. Files that cannot be read, exact duplicates and labels are counted on the console, and
+    the first two listed in text files in `root_dir`/scans.
     Raises UserError for a folder that is missing or holds no picture, for files that cannot be read, unless `on_error`
     is skip, and as `read_labels`."""
     own, folder, size = cfg.folder, Path(path), cfg.transformation_kwargs.crop_size

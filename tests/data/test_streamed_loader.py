@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import functional as pillow
 
-from data import streamed_loader
+from data import image_files, streamed_loader
 from data.augment import train_strategy, val_strategy
 from data.augment_crops import CenterCrop, HorizontalFlip, RandomCrop, RandomResizedCrop
 from data.augment_steps import ColorJitter, Normalize, RandomAffine
@@ -227,7 +227,7 @@ def test_another_error_than_a_lost_worker_is_not_said_to_be_one():
 
 def test_an_image_that_both_views_show_is_decoded_once(dataset, monkeypatch):
     read = []
-    monkeypatch.setattr(streamed_loader, "read_image", lambda path: read.append(path) or read_image(path))
+    monkeypatch.setattr(image_files, "read_image", lambda path: read.append(path) or read_image(path))
     loader = build_loader(dataset, [SMALL, RANDOM], 50)
     read.clear()
     list(loader)
@@ -257,6 +257,6 @@ def test_a_file_that_was_spoiled_since_ends_the_run_with_its_name(tmp_path, num_
 
 def test_a_worker_that_dies_ends_the_run_with_what_to_do(folder, monkeypatch):
     loader = build_loader(of(folder, 1), [SMALL], 10)
-    monkeypatch.setattr(streamed_loader, "read_image", lambda path: os._exit(1))
+    monkeypatch.setattr(image_files, "read_image", lambda path: os._exit(1))
     with pytest.raises(RunError, match=r"a process that reads images died .*lower num_workers .*/dev/shm"):
         list(loader)

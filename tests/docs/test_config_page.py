@@ -29,11 +29,11 @@ def test_every_key_has_one_row_in_the_order_of_the_table():
     assert len(rows) == len({key.name for key in KEYS}) > 60
 
 
-def test_the_keys_stand_in_eight_tables_of_six_columns():
+def test_the_keys_stand_in_nine_tables_of_six_columns():
     found = tables(config_page())
     assert list(found) == [
-        *("What is run", "The machine", "Data", "Network", "Method", "Optimization", "Views for training"),
-        "The plain view",
+        *("What is run", "The machine", "Data", "Your own pictures, the data set `folder`", "Network", "Method"),
+        *("Optimization", "Views for training", "The plain view"),
     ]
     assert all(len(row) == 6 for table in found.values() for row in table)
     machine = ("device", "precision", "knn_backend", "num_workers", "knn_index")

@@ -195,6 +195,7 @@ def test_the_defaults():
         "num_workers": 4,
         "knn_index": "Flat",
         "on_error": "stop",
+        "folder": {"val_share": 0.2, "labels": "none"},
         "num_heads": 1,
         "cached_views": 0,
         "use_ema": False,
