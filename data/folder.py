@@ -29,7 +29,7 @@ def read_folder(cfg, split: str) -> ResidentDataset | StreamedDataset:
     Raises UserError as `images_in`, and for a share that leaves a split empty."""
     own = cfg.folder
     if "path" not in own:
-        raise UserError("folder.path is missing: give the folder that holds your pictures, as folder.path=...")
+        raise UserError("folder.path is missing: give it, or the folder of pictures to look at as --predict FOLDER")
     if "val_path" in own:
         return images_in(cfg, own.val_path if split == "val" else own.path)
     dataset = images_in(cfg, own.path)
@@ -137,6 +137,8 @@ def _classes(own, labels: dict[str, str]) -> list[str]:
     for path in {own.get("path"), own.get("val_path")} - {None}:
         if Path(path).is_dir():
             found |= set(read_labels(Path(path), list_pictures(Path(path))[0], own.labels).values())
+    if own.labels != "none" and not found:
+        say_once(f"warning: folder.labels is {own.labels}, but no picture has a label")
     if len(found) == 1:
         say_once(f"warning: 1 class found, {min(found)}: there is nothing to compare, so labels are left aside")
     return in_order(found) if len(found) > 1 else []

@@ -45,8 +45,8 @@ def load_config(env_path: str | Path | None, exp_path: str | Path, overrides: Se
         if isinstance(key.default, dict) and values.get("setup") in key.default:
             values.setdefault(key.name, key.default[values["setup"]])
     if "train_db_name" in values:
-        own = Path(values.get("folder.path", "")).absolute().name if values["train_db_name"] == "folder" else ""
-        values.setdefault("run_name", own or values["train_db_name"])
+        own = values["train_db_name"] == "folder" and "folder.path" in values and Path(values["folder.path"]).absolute()
+        values.setdefault("run_name", (own and own.name) or values["train_db_name"])
     if "run_name" in values:
         for stage in ("pretext", "scan"):
             values.setdefault(f"{stage}_dir", os.path.join(values["root_dir"], values["run_name"], stage))
@@ -67,6 +67,8 @@ def check_stage(cfg: EasyDict, stage: str) -> None:
     if missing := [key.name for key in KEYS if key.name not in values and _is_needed(key, stage, values)]:
         shown = textwrap.shorten(", ".join(missing), 300, placeholder=" ...")
         raise UserError(f"{stage}.py needs keys that the config lacks: {shown}; add them to its YAML")
+    if "folder" in (cfg.train_db_name, cfg.val_db_name) and stage != "eval" and "path" not in cfg.folder:
+        raise UserError("folder.path is missing: give the folder that holds your pictures, as folder.path=...")
     if Path(cfg.run_name).is_absolute() or ".." in Path(cfg.run_name).parts:
         shown = readable(cfg.run_name)
         raise UserError(f"run_name {shown} leads out of root_dir: give a plain name, and the place as root_dir=...")

@@ -102,9 +102,12 @@ def command_for(cfg, stage: str, folder: Path, *options: str) -> str:
             check_stage(config, config.get("setup"))
             fits_best = config.run_name == folder.parent.name or candidate.parent == folder
             if config.train_db_name == cfg.train_db_name and (fits_best or path == "CONFIG"):
-                script, path, made = f"{config.setup}.py", candidate, config
+                script, path, made = f"{config.setup}.py", candidate, dict(config)
     wanted = {"max_images": cfg.get("max_images"), "on_error": cfg.get("on_error")}
     if folder.name == stage and folder.parent.name:
         wanted |= {"root_dir": str(folder.parent.parent), "run_name": folder.parent.name}
+    if cfg.train_db_name == "folder":
+        made |= {f"folder.{key}": value for key, value in made.get("folder", {}).items()}
+        wanted |= {f"folder.{key}": value for key, value in cfg.folder.items()}
     overrides = [f"{key}={value}" for key, value in wanted.items() if value not in (None, made.get(key))]
     return shlex.join(["python", script, "--config_exp", str(path), *overrides, *options])

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from data.image_files import StreamedDataset, fault_of, read_image
+from data.image_files import StreamedDataset, fault_of, read_image, read_square
 from tests.image_trees import picture
 
 RED, GREEN, BLUE, GREY = (200, 40, 30), (20, 180, 60), (30, 50, 190), (128, 128, 128)
@@ -93,6 +93,60 @@ def test_a_picture_stands_as_its_exif_says(orientation, tmp_path):
 def test_exif_that_says_nothing_sensible_is_no_reason_to_stop(tmp_path):
     quarters().save(tmp_path / "image.JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x05garbage")
     assert near(quarters_of(read_image(tmp_path / "image.JPEG")), [RED, GREEN, BLUE, GREY])
+
+
+# -- own pictures: the centre square
+
+
+@pytest.mark.parametrize("mode, kind", [("RGB", "JPEG"), ("CMYK", "JPEG"), ("P", "PNG"), ("RGBA", "PNG"), ("P", "GIF")])
+def test_the_centre_square_of_every_mode_keeps_its_colours(mode, kind, tmp_path):
+    quarters(mode).save(tmp_path / "image", kind)
+    found = read_square(tmp_path / "image", 64)  # of 512 x 256: a JPEG is decoded at half its size
+    assert found.mode == "RGB" and found.size == (64, 64) and near(quarters_of(found), [RED, GREEN, BLUE, GREY])
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_the_centre_square_stands_as_its_exif_says(orientation, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    quarters().save(tmp_path / "image.JPEG", exif=exif)
+    assert near(quarters_of(read_square(tmp_path / "image.JPEG", 64)), UPRIGHT[orientation])
+
+
+@pytest.mark.parametrize("mode, kind", [("RGBA", "PNG"), ("LA", "PNG"), ("RGBA", "GIF"), ("RGBA", "WEBP")])
+def test_what_is_transparent_shows_white(mode, kind, tmp_path):
+    image = Image.new("RGBA", (40, 40), (0, 0, 0, 0))
+    image.paste((0, 0, 0, 255), (0, 20, 40, 40))
+    image.convert(mode).save(tmp_path / "image", kind, lossless=True)
+    found = read_square(tmp_path / "image", 40)
+    assert found.getpixel((20, 5)) == (255, 255, 255) and found.getpixel((20, 35)) == (0, 0, 0)
+
+
+def test_the_first_of_several_frames_is_taken(tmp_path):
+    frames = [Image.new("RGB", (30, 30), color) for color in (RED, GREEN)]
+    frames[0].save(tmp_path / "image.gif", save_all=True, append_images=frames[1:])
+    assert near([read_square(tmp_path / "image.gif", 30).getpixel((15, 15))], [RED])
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 900), (900, 3)])
+def test_tiny_and_long_pictures_have_a_centre_square_too(size, tmp_path):
+    Image.new("RGB", size, RED).save(tmp_path / "image.png")
+    found = read_square(tmp_path / "image.png", 32)
+    assert found.size == (32, 32) and near([found.getpixel((0, 0)), found.getpixel((31, 31))], [RED, RED], by=1)
+
+
+def test_pictures_of_16_bits_keep_their_high_byte_as_squares_too(tmp_path):
+    values = np.repeat(np.arange(256, dtype=np.uint16)[:, None] * 256 + 255, 256, axis=1)
+    Image.fromarray(values).save(tmp_path / "image.png")
+    assert np.array_equal(np.asarray(read_square(tmp_path / "image.png", 256))[:, 0, 0], np.arange(256))
+
+
+def test_half_a_file_is_an_error_that_a_square_raises(tmp_path):
+    path = tmp_path / "image.JPEG"
+    picture(0, 300, 260).save(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(OSError, match="truncated"):
+        read_square(path, 32)
 
 
 # -- what cannot be read

@@ -1,0 +1,379 @@
+"""A folder of pictures becomes a data set: which files, in which order, held out how, labelled how, decoded once."""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import data.decoded
+from data import build_dataset
+from data.augment import train_strategy, val_strategy
+from data.dataset import ResidentDataset
+from data.folder import duplicates, images_in, list_pictures, new_pictures
+from data.image_files import StreamedDataset, read_square
+from data.loader import build_loader
+from tests.image_trees import picture
+from tests.own_pictures import add_oddities, write_digits
+from utils.config import check_stage, load_config
+from utils.errors import UserError
+from utils.logger import say_once
+
+
+@pytest.fixture(autouse=True)
+def said_anew():
+    say_once.cache_clear()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "my pictures"
+
+
+def config(folder, *overrides):
+    own = [
+        "train_db_name=folder",
+        "val_db_name=folder",
+        f"folder.path={folder}",
+        f"root_dir={folder.parent / 'results'}",
+    ]
+    return load_config(None, "configs/pretext/simclr_digits.yml", [*own, "num_workers=2", *overrides])
+
+
+def build(folder, split="train", *overrides):
+    return build_dataset(config(folder, *overrides), split)
+
+
+def write(folder, *names, size=(20, 20)):
+    """Pictures that all differ, the first of number 0."""
+    for number, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        picture(number, *size).save(folder / name)
+
+
+def names_of(dataset):
+    return [dataset.name(row) for row in range(len(dataset))]
+
+
+# -- which files
+
+
+def test_pictures_are_found_in_folders_within_folders_sorted_by_path_and_others_counted(folder):
+    write(
+        folder, "b.png", "a.JPG", "deep/er/c.webp", "deep/d.TIFF", "e.gif", "f.bmp", "B.jpeg", "é ü.png", ".hidden.png"
+    )
+    write(folder, ".thumbnails/g.png")
+    (folder / "notes.txt").write_text("no picture")
+    found, others = list_pictures(folder)
+    assert found == ["B.jpeg", "a.JPG", "b.png", "deep/d.TIFF", "deep/er/c.webp", "e.gif", "f.bmp", "é ü.png"]
+    assert others == 1
+
+
+def test_a_link_that_leads_back_into_the_folder_is_followed_once(folder):
+    write(folder, "a.png", "in/b.png")
+    (folder / "in" / "again").symlink_to(folder, target_is_directory=True)
+    assert list_pictures(folder)[0] == ["a.png", "in/b.png"]
+
+
+def test_names_that_are_no_utf8_are_kept_byte_by_byte(folder):
+    write(folder, "a.png")
+    os.rename(folder / "a.png", os.fsencode(folder) + b"/\xff.png")
+    dataset = build(folder, "train", "folder.val_share=0")
+    assert os.fsencode(dataset.name(0)) == b"\xff.png"
+
+
+@pytest.mark.parametrize(
+    "make, words",
+    [
+        (lambda folder: None, "does not exist"),
+        (lambda folder: folder.write_text(""), "is a file"),
+        (lambda folder: folder.mkdir(), "holds no picture (.bmp, .gif, .jpeg, .jpg, .png, .tif, .tiff, .webp; 0 other"),
+    ],
+    ids=["missing", "file", "empty"],
+)
+def test_a_folder_without_pictures_is_refused_by_its_whole_path(make, words, folder):
+    make(folder)
+    with pytest.raises(UserError) as error:
+        build(folder)
+    assert f"{folder} {words}" in str(error.value)
+
+
+def test_without_a_folder_the_stages_ask_for_one(folder):
+    cfg = load_config(None, "configs/pretext/simclr_folder.yml", [])
+    with pytest.raises(UserError, match=r"folder\.path is missing"):
+        check_stage(cfg, "simclr")
+    with pytest.raises(UserError, match=r"folder\.path is missing"):
+        build_dataset(cfg, "val")
+
+
+# -- what an image is
+
+
+def test_an_image_is_the_centre_square_resized_as_pillow_does(folder):
+    write(folder, "wide.png", size=(61, 40))
+    dataset = build(folder, "train", "folder.val_share=0", "folder.side=24")
+    with Image.open(folder / "wide.png") as stored:
+        square = stored.resize((24, 24), Image.Resampling.BILINEAR, box=(10.5, 0, 50.5, 40))
+    assert np.array_equal(np.asarray(dataset.get_image(0)), np.asarray(square))
+
+
+def test_pictures_of_the_very_size_are_taken_as_they_are(folder):
+    labels = write_digits(folder, "val", every=60)
+    dataset = build(folder, "train", "folder.val_share=0")
+    assert names_of(dataset) == sorted(labels) and dataset.images.shape == (6, 3, 16, 16)
+    for row, name in enumerate(names_of(dataset)):
+        assert np.array_equal(dataset.images[row].permute(1, 2, 0), np.asarray(Image.open(folder / name)))
+
+
+@pytest.mark.parametrize("size, side", [(16, 16), (96, 96), (224, 256)])
+def test_without_a_side_images_are_as_large_as_the_plain_view_and_256_for_224(size, side, folder):
+    write(folder, "a.png")
+    assert (
+        build(folder, "train", "folder.val_share=0", f"transformation_kwargs.crop_size={size}").images.shape[2] == side
+    )
+
+
+def test_what_does_not_fit_into_memory_is_streamed_with_the_same_images_split_and_fingerprint(folder, monkeypatch):
+    write(folder, *(f"{number}.png" for number in range(12)), size=(50, 40))
+    resident = {split: build(folder, split, "folder.side=20") for split in ("train", "val")}
+    monkeypatch.setattr(data.decoded, "free_memory", lambda: 2 * 12 * 3 * 20 * 20 - 1)
+    streamed = {split: build(folder, split, "folder.side=20") for split in ("train", "val")}
+    for split in ("train", "val"):
+        held, read = resident[split], streamed[split]
+        assert isinstance(held, ResidentDataset) and isinstance(read, StreamedDataset)
+        assert names_of(held) == names_of(read) and held.fingerprint == read.fingerprint
+        for row in range(len(held)):
+            assert np.array_equal(np.asarray(held.get_image(row)), np.asarray(read.get_image(row)))
+
+
+def test_a_streamed_folder_is_one_size_so_any_strategy_serves_and_plain_views_are_those_in_memory(folder, monkeypatch):
+    write(folder, *(f"{number}.png" for number in range(6)), size=(50, 40))
+    cfg = config(folder, "folder.val_share=0", "num_workers=0")
+    held = next(iter(build_loader(build_dataset(cfg, "train"), [val_strategy(cfg)], 6))).views[0]
+    monkeypatch.setattr(data.decoded, "free_memory", lambda: 0)
+    streamed = build_dataset(cfg, "train")
+    assert torch.equal(next(iter(build_loader(streamed, [val_strategy(cfg)], 6))).views[0], held)
+    assert train_strategy(cfg)[0].__class__.__name__ == "RandomAffine"
+    assert next(iter(build_loader(streamed, [train_strategy(cfg)], 6, train=True))).views[0].shape == (6, 3, 16, 16)
+
+
+# -- decoded once
+
+
+def test_files_are_decoded_again_only_when_one_of_them_changes(folder, monkeypatch):
+    read = []
+    monkeypatch.setattr(data.decoded, "read_square", lambda file, side: read.append(side) or read_square(file, side))
+    write(folder, "a.png", "b.png", "c.png")
+
+    def decoded_now(*overrides):
+        read.clear()
+        dataset = build(folder, "train", "folder.val_share=0", *overrides)
+        return len(read), dataset
+
+    assert decoded_now()[0] == 3
+    assert decoded_now()[0] == 0
+    assert decoded_now("folder.side=8")[0] == 3  # another side has a memory of its own
+    assert decoded_now()[0] == 0
+    before = decoded_now()[1].fingerprint
+    os.utime(folder / "b.png", ns=(0, 0))  # another time: read again, and found the same
+    assert (decoded_now()[0], decoded_now()[1].fingerprint) == (3, before)
+    picture(9, 20, 20).save(folder / "b.png")
+    count, dataset = decoded_now()
+    assert count == 3 and dataset.fingerprint != before
+    write(folder, "d.png")
+    assert decoded_now()[0] == 4
+
+
+def test_a_damaged_memory_is_made_anew(folder):
+    write(folder, "a.png", "b.png")
+    images = build(folder, "train", "folder.val_share=0").images.clone()
+    (memory,) = (folder.parent / "results" / "scans").glob("*.npy")
+    memory.write_bytes(memory.read_bytes()[:-7])
+    assert torch.equal(build(folder, "train", "folder.val_share=0").images, images)
+
+
+# -- what cannot be read, and what is there twice
+
+
+def test_files_that_cannot_be_read_are_refused_by_name_or_left_out_once_and_listed(folder, capsys):
+    labels = write_digits(folder, "val", every=30)
+    add_oddities(folder, folder / min(labels))
+    with pytest.raises(UserError) as error:
+        build(folder)
+    assert "1 image files cannot be read" in str(error.value) and f"{folder / 'broken.png'} (" in str(error.value)
+    assert "on_error=skip" in str(error.value)
+    for split in ("train", "val"):
+        build(folder, split, "on_error=skip")
+    output = capsys.readouterr().out
+    assert output.count("left out 1 image files") == 1
+    (report,) = (folder.parent / "results" / "scans").glob("*-unreadable.txt")
+    (line,) = report.read_text().splitlines()
+    assert line.startswith(f"{folder / 'broken.png'}\t")
+    everything = build(folder, "train", "on_error=skip", "folder.val_share=0")
+    assert names_of(everything) == sorted([*labels, "16-bit.png", "copy.png", "grey.png", "rgba.png"])
+    of = {name: everything.images[row] for row, name in enumerate(names_of(everything))}
+    for name in ("16-bit.png", "copy.png", "grey.png", "rgba.png"):
+        assert torch.equal(of[name], of[min(labels)]), name
+
+
+def test_a_folder_of_which_nothing_can_be_read_is_refused(folder):
+    folder.mkdir()
+    (folder / "a.png").write_text("no picture")
+    with pytest.raises(UserError, match="none of the 1 pictures"):
+        build(folder, "train", "on_error=skip")
+
+
+def test_exact_duplicates_are_counted_listed_and_known_by_row(folder, capsys):
+    write(folder, "a.png", "b.png", "c.png")
+    for copy in ("d.png", "in/e.png"):
+        (folder / copy).parent.mkdir(exist_ok=True)
+        (folder / copy).write_bytes((folder / "b.png").read_bytes())
+    (folder / "notes.txt").write_text("no picture")
+    dataset = build(folder, "train", "folder.val_share=0")
+    assert duplicates(dataset) == [[1, 3, 4]]
+    output = capsys.readouterr().out
+    assert "5 pictures, 1 files of other kinds passed over, 2 of them exact copies of others" in output
+    (report,) = (folder.parent / "results" / "scans").glob("*-duplicates.txt")
+    assert report.read_text() == "b.png\td.png\tin/e.png\n"
+
+
+# -- what is held out
+
+
+def test_the_share_is_held_out_whatever_the_files_are_called_and_whatever_the_seed(folder, tmp_path):
+    write(folder, *(f"{number:02d}.png" for number in range(20)))
+    train, val = build(folder), build(folder, "val", "seed=5")
+    assert len(val) == 4 and sorted(names_of(train) + names_of(val)) == list_pictures(folder)[0]
+    held_out = {(folder / name).read_bytes() for name in names_of(val)}
+    for number in range(20):
+        (folder / f"{number:02d}.png").rename(folder / f"x{19 - number:02d}.png")
+    assert {(folder / name).read_bytes() for name in names_of(build(folder, "val"))} == held_out
+    assert names_of(train) == sorted(names_of(train))  # each split in the order of the folder
+
+
+def test_another_share_holds_out_as_many_and_none_makes_both_splits_the_same(folder, capsys):
+    write(folder, *(f"{number}.png" for number in range(10)))
+    assert len(build(folder, "val", "folder.val_share=0.5")) == 5
+    train, val = (build(folder, split, "folder.val_share=0") for split in ("train", "val"))
+    assert names_of(train) == names_of(val) == list_pictures(folder)[0]
+    assert "trained on are evaluated, too" in capsys.readouterr().out
+    with pytest.raises(UserError, match="leaves a split empty"):
+        build(folder, "val", "folder.val_share=0.01")
+
+
+def test_a_val_folder_takes_the_place_of_the_share(folder):
+    write(folder, "a.png", "b.png")
+    write(folder.parent / "other", "c.png")
+    whole = f"folder.val_path={folder.parent / 'other'}"
+    assert names_of(build(folder, "train", whole)) == ["a.png", "b.png"]
+    assert names_of(build(folder, "val", whole)) == ["c.png"]
+
+
+def test_max_images_thins_the_train_split_alone(folder):
+    write(folder, *(f"{number}.png" for number in range(10)))
+    assert len(build(folder, "train", "max_images=3")) == 3 and len(build(folder, "val", "max_images=3")) == 2
+
+
+# -- labels
+
+
+def targets_of(dataset):
+    return {dataset.name(row): int(dataset.targets[row]) for row in range(len(dataset))}
+
+
+def test_unless_asked_for_there_are_no_labels(folder):
+    write(folder, "cat/a.png", "dog/b.png")
+    dataset = build(folder, "train", "folder.val_share=0")
+    assert dataset.targets is None and dataset.classes == []
+
+
+def test_the_first_folder_on_the_way_is_the_label_and_pictures_outside_have_none(folder, capsys):
+    write(folder, "cat/a.png", "cat/old/b.png", "dog/c.png", "loose.png")
+    dataset = build(folder, "train", "folder.val_share=0", "folder.labels=subfolder")
+    assert dataset.classes == ["cat", "dog"]
+    assert targets_of(dataset) == {"cat/a.png": 0, "cat/old/b.png": 0, "dog/c.png": 1, "loose.png": -1}
+    assert "3 of 4 pictures, 2 classes: cat (2), dog (1)" in capsys.readouterr().out
+
+
+def test_both_splits_count_the_same_classes(folder):
+    write(folder, "cat/a.png", "dog/b.png")
+    write(folder.parent / "other", "ape/c.png", "dog/d.png")
+    own = "folder.labels=subfolder", f"folder.val_path={folder.parent / 'other'}"
+    train, val = build(folder, "train", *own), build(folder, "val", *own)
+    assert train.classes == val.classes == ["ape", "cat", "dog"]
+    assert targets_of(train) == {"cat/a.png": 1, "dog/b.png": 2} and targets_of(val) == {"ape/c.png": 0, "dog/d.png": 2}
+
+
+def test_a_single_class_is_no_label_which_a_folder_too_many_gives(folder, capsys):
+    write(folder, "all/cat/a.png", "all/dog/b.png")
+    assert build(folder, "train", "folder.val_share=0", "folder.labels=subfolder").targets is None
+    assert "1 class found, all" in capsys.readouterr().out
+    write(folder.parent / "flat", "a.png")
+    build(folder.parent / "flat", "train", "folder.val_share=0", "folder.labels=subfolder")
+    assert "no picture has a label" in capsys.readouterr().out
+
+
+def test_a_table_labels_what_it_names_numbers_in_their_order(folder, capsys):
+    write(folder, "a.png", "b.png", "c.png", "in/d.png", "e.png")
+    table = 'label,path,remark\n10,a.png,x\n9,"b.png",\n-1,c.png,\n 9 ,./in/d.png,\n9,gone.png,\n'
+    (folder / "labels.csv").write_text(table, encoding="utf-8-sig")
+    dataset = build(folder, "train", "folder.val_share=0", "folder.labels=labels.csv")
+    assert dataset.classes == ["9", "10"]
+    assert targets_of(dataset) == {"a.png": 1, "b.png": 0, "c.png": -1, "e.png": -1, "in/d.png": 0}
+    output = capsys.readouterr().out
+    assert "3 of 5 pictures, 2 classes: 9 (2), 10 (1)" in output
+    assert "1 of 5 rows name no picture, such as gone.png" in output
+
+
+def test_a_table_may_lie_anywhere(folder, tmp_path):
+    write(folder, "a.png", "b.png")
+    (tmp_path / "elsewhere.csv").write_text("path,label\na.png,x\nb.png,y\n")
+    rule = f"folder.labels={tmp_path / 'elsewhere.csv'}"
+    assert build(folder, "train", "folder.val_share=0", rule).targets.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "table, words",
+    [
+        (None, "cannot read the labels in"),
+        ("", "needs the columns path and label and a row for each picture, but has nothing"),
+        ("file,class\na.png,1\n", "but has file, class"),
+        ("path,label\na.png,1\na.png,2\n", "a.png has two labels, 1 and 2"),
+        ("path,label\nz.png,1\n", "names none of the pictures in"),
+        ('path,label\n"a.png,1\n', "cannot be read as CSV"),
+    ],
+)
+def test_a_table_that_does_not_serve_is_refused(table, words, folder):
+    write(folder, "a.png", "b.png")
+    if table is not None:
+        (folder / "labels.csv").write_text(table)
+    with pytest.raises(UserError) as error:
+        build(folder, "train", "folder.labels=labels.csv")
+    assert words in str(error.value)
+
+
+def test_another_word_for_labels_is_refused(folder):
+    write(folder, "a.png")
+    with pytest.raises(UserError, match=r"folder\.labels is subfolders: should be none, subfolder or a table"):
+        build(folder, "train", "folder.labels=subfolders")
+
+
+# -- other pictures, to be predicted
+
+
+def test_new_pictures_are_all_of_a_folder_labelled_by_the_same_rule_where_it_finds_labels(folder):
+    write(folder, "cat/a.png", "dog/b.png")
+    write(folder.parent / "new", "dog/c.png", "emu/d.png")
+    new = new_pictures(config(folder, "folder.labels=subfolder"), folder.parent / "new")
+    assert new.classes == ["cat", "dog", "emu"] and new.targets.tolist() == [1, 2]
+    assert new_pictures(config(folder, "folder.labels=labels.csv"), folder.parent / "new").targets is None
+    cfg = load_config(None, "configs/scan/scan_cifar10.yml", [f"root_dir={folder.parent}"])  # any model's config
+    assert new_pictures(cfg, folder.parent / "new").images.shape == (2, 3, 32, 32)
+
+
+def test_all_of_the_folder_of_a_data_set_is_its_two_splits(folder):
+    write(folder, *(f"{number}.png" for number in range(10)))
+    cfg = config(folder)
+    splits = names_of(build_dataset(cfg, "train")) + names_of(build_dataset(cfg, "val"))
+    assert names_of(images_in(cfg, folder)) == sorted(splits)
