@@ -1,0 +1,90 @@
+"""From a flat folder of unlabelled pictures to a table: the commands that a person gives, on a small network."""
+
+import csv
+import json
+
+import pytest
+
+import eval as evaluation
+from tests.own_pictures import add_oddities, write_digits
+from tests.small_runs import SCRIPTS, SMALL, config_of
+from utils.errors import UserError
+
+STAGES = ("pretext", "scan", "selflabel")
+LABEL_METRICS = {"ACC", "NMI", "AMI", "ARI", "ACC Top-5", "ACC many-to-one", "balanced ACC", "macro-F1"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("own") / "my digits"
+    labels = write_digits(folder, "train", every=12)
+    add_oddities(folder, folder / min(labels))
+    return folder
+
+
+def settings(folder, *overrides):
+    own = ["train_db_name=folder", "val_db_name=folder", f"folder.path={folder}", "on_error=skip"]
+    return [*own, f"root_dir={folder.parent / 'results'}", *SMALL, "confidence_threshold=0.06", *overrides]
+
+
+@pytest.fixture(scope="module")
+def runs(folder):
+    """The three stages; the folder of their results, named after the pictures."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(SCRIPTS["scan"], "plot_curves", lambda *_: None)
+        for stage in STAGES:
+            SCRIPTS[stage].main(["--config_exp", config_of(stage), *settings(folder, "epochs=2", "num_neighbors=5")])
+    return folder.parent / "results" / "my digits"
+
+
+def evaluate(runs, folder, *options):
+    model = str(runs / "selflabel" / "model.pth.tar")
+    evaluation.main(["--config_exp", config_of("selflabel"), "--model", model, *options, *settings(folder)])
+
+
+def rows_of(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_without_labels_no_stage_logs_a_figure_that_needs_them(runs):
+    for stage in STAGES:
+        lines = [json.loads(line) for line in (runs / stage / "log.jsonl").read_text().splitlines()]
+        logged = {name.rpartition("/")[2] for line in lines for name in line}
+        assert not logged & (LABEL_METRICS | {"knn_accuracy", "weighted kNN", "k-means", "right among the top 5"})
+        assert not (runs / stage / "confusion_matrix.png").exists()
+    scan = {name for line in (runs / "scan" / "log.jsonl").read_text().splitlines() for name in json.loads(line)}
+    assert {"val/consistency", "val/entropy", "val/total_loss", "val/used_clusters", "val/effective_clusters"} <= scan
+
+
+def test_every_readable_picture_of_a_folder_has_a_row_in_the_table(runs, folder, capsys):
+    evaluate(runs, folder, "--predict", str(folder), "--out", str(folder.parent / "predictions.csv"))
+    rows = rows_of(folder.parent / "predictions.csv")
+    files = {path.name for path in folder.iterdir()} - {"broken.png", "notes.txt", ".hidden.png"}
+    assert [row["path"] for row in rows] == sorted(files)
+    assert all(int(row["cluster"]) in range(10) and 0.1 <= float(row["confidence"]) <= 1 for row in rows)
+    by_name = {row["path"]: row["cluster"] for row in rows}
+    assert len({by_name[name] for name in ("copy.png", "grey.png", "rgba.png", "16-bit.png")}) == 1
+    assert f"on {folder}, {len(files)} images" in capsys.readouterr().out
+
+
+def test_without_a_folder_the_table_is_of_the_val_split(runs, folder):
+    evaluate(runs, folder, "--out", str(folder.parent / "val.csv"))
+    number = len(list(folder.glob("*.[pP][nN][gG]"))) - 2  # the broken and the hidden one
+    assert len(rows_of(folder.parent / "val.csv")) == round(0.2 * number)
+
+
+def test_names_that_a_person_gives_stand_in_the_table(runs, folder):
+    names = runs / "selflabel" / "names.csv"
+    names.write_text("cluster,name\n" + "".join(f"{k},group {k}\n" for k in range(10)))
+    evaluate(runs, folder, "--predict", str(folder))
+    rows = rows_of(runs / "selflabel" / "predictions.csv")
+    names.unlink()
+    assert {row["name"] for row in rows} == {f"group {row['cluster']}" for row in rows}
+
+
+def test_tables_and_pages_are_not_made_of_a_pretext_model(runs, folder):
+    for option in (["--out", "x.csv"], ["--report"], ["--visualize_prototypes"]):
+        with pytest.raises(UserError, match="a pretext model has none"):
+            model = str(runs / "pretext" / "model.pth.tar")
+            evaluation.main(["--config_exp", config_of("pretext"), "--model", model, *option, *settings(folder)])
