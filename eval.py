@@ -21,7 +21,7 @@ from utils.features import EVAL_BATCH_SIZE, FeatureLoader, eval_loader, extract_
 from utils.handover import STAGE_FOLDERS, check_data_set
 from utils.logger import print_metrics, say
 from utils.neighbors import check_minable, mine_neighbors
-from utils.results import beside, captions, read_names, write_predictions
+from utils.results import beside, captions, names_for, write_predictions
 from utils.visualize import plot_matching, plot_prototypes, show
 
 NEIGHBORS = (1, 5, 20)
@@ -92,7 +92,7 @@ def judge_clusters(cfg, arguments, model, loader, title: str, head: int) -> None
         raise UserError(
             f"{cfg.val_db_name} has no labels, so there is no confusion matrix to show: give --visualize_prototypes too"
         )
-    names = read_names(beside(arguments.model, "names.csv"), cfg.num_classes)
+    names = names_for(arguments.model, cfg.num_classes)
     features = extract_features(model.backbone, loader)  # (N, D)
     once = FeatureLoader(features[None], dataset, [None], EVAL_BATCH_SIZE, loader.device)
     probabilities = predict(model.cluster_head, once)[head]  # (N, K)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 
 import pytest
 
@@ -74,13 +75,24 @@ def test_without_a_folder_the_table_is_of_the_val_split(runs, folder):
     assert len(rows_of(folder.parent / "val.csv")) == round(0.2 * number)
 
 
-def test_names_that_a_person_gives_stand_in_the_table(runs, folder):
+def test_names_that_a_person_gives_stand_in_the_table(runs, folder, capsys):
     names = runs / "selflabel" / "names.csv"
     names.write_text("cluster,name\n" + "".join(f"{k},group {k}\n" for k in range(10)))
     evaluate(runs, folder, "--predict", str(folder))
     rows = rows_of(runs / "selflabel" / "predictions.csv")
+    assert "is older than" not in capsys.readouterr().out
+    os.utime(names, (0, 0))
+    evaluate(runs, folder)
+    assert f"{names} is older than model.pth.tar" in capsys.readouterr().out
     names.unlink()
     assert {row["name"] for row in rows} == {f"group {row['cluster']}" for row in rows}
+
+
+def test_the_command_that_makes_what_is_missing_names_the_pictures(folder):
+    with pytest.raises(UserError) as error:
+        SCRIPTS["scan"].main(["--config_exp", config_of("scan"), *settings(folder, "run_name=new")])
+    assert f"simclr_folder.yml root_dir={folder.parent / 'results'}" in str(error.value)
+    assert f"'folder.path={folder}'" in str(error.value) and "run_name=new" in str(error.value)
 
 
 def test_tables_and_pages_are_not_made_of_a_pretext_model(runs, folder):

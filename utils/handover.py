@@ -96,18 +96,18 @@ def _describe(facts: dict[str, Any]) -> str:
 def command_for(cfg, stage: str, folder: Path, *options: str) -> str:
     """The command that fills `folder`, `root_dir/<run_name>/<stage>`, for the data set of cfg, to paste in a shell."""
     script, path, made = MADE_BY[stage], "CONFIG", {"root_dir": "results", "on_error": "stop"}
+    own = {f"folder.{key}": value for key, value in cfg.folder.items()} if cfg.train_db_name == "folder" else {}
     for candidate in (*sorted(Path("configs", stage).glob("*.yml")), folder / "config.yml"):  # the last fit wins
         with suppress(UserError):
-            config = load_config(None, candidate)
+            written = load_config(None, candidate)
+            config = load_config(None, candidate, [f"{key}={value}" for key, value in own.items()])
             check_stage(config, config.get("setup"))
             fits_best = config.run_name == folder.parent.name or candidate.parent == folder
             if config.train_db_name == cfg.train_db_name and (fits_best or path == "CONFIG"):
-                script, path, made = f"{config.setup}.py", candidate, dict(config)
+                script, path, made = f"{config.setup}.py", candidate, dict(written)
+                made |= {f"folder.{key}": value for key, value in written.folder.items()}
     wanted = {"max_images": cfg.get("max_images"), "on_error": cfg.get("on_error")}
     if folder.name == stage and folder.parent.name:
         wanted |= {"root_dir": str(folder.parent.parent), "run_name": folder.parent.name}
-    if cfg.train_db_name == "folder":
-        made |= {f"folder.{key}": value for key, value in made.get("folder", {}).items()}
-        wanted |= {f"folder.{key}": value for key, value in cfg.folder.items()}
-    overrides = [f"{key}={value}" for key, value in wanted.items() if value not in (None, made.get(key))]
+    overrides = [f"{key}={value}" for key, value in (wanted | own).items() if value not in (None, made.get(key))]
     return shlex.join(["python", script, "--config_exp", str(path), *overrides, *options])

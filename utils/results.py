@@ -10,6 +10,7 @@ from torch import Tensor
 from utils.errors import UserError
 from utils.files import write_whole
 from utils.handover import MODEL
+from utils.logger import say
 
 COLUMNS = ("path", "cluster", "confidence", "second_cluster", "second_confidence", "name", "label")
 
@@ -39,8 +40,19 @@ def write_predictions(path: Path, dataset, probabilities: Tensor, names: Mapping
     write_whole({Path(path): text.getvalue().encode(errors="surrogateescape")})
 
 
+def names_for(model: Path, num_clusters: int) -> dict[int, str]:
+    """The names that a person gave to a model's clusters, in `names.csv` beside it; says so if they are older than it.
+
+    Raises UserError as `read_names`."""
+    path = beside(model, "names.csv")
+    names = read_names(path, num_clusters)
+    if names and path.stat().st_mtime < model.stat().st_mtime:
+        say(f"warning: {path} is older than {model.name}: after a new training the numbers mean other clusters")
+    return names
+
+
 def read_names(path: Path, num_clusters: int) -> dict[int, str]:
-    """The names that a person gave to clusters, from a CSV file with columns `cluster` and `name`; {} without a file.
+    """Names by cluster, from a CSV file with columns `cluster` and `name`; {} without a file.
 
     Raises UserError for a file without them, and for clusters that there are not."""
     try:

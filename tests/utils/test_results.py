@@ -30,7 +30,7 @@ def test_each_image_has_a_row_in_order_with_its_two_likeliest_clusters(tmp_path)
     dataset = data_set([b"b.png", b"a.png", b"c.png"], torch.tensor([1, -1, 0]), ["cat", "dog"])
     write_predictions(tmp_path / "out.csv", dataset, PROBABILITIES, {2: "round things"})
     rows = rows_of(tmp_path / "out.csv")
-    assert list(rows[0]) == "path cluster confidence second_cluster second_confidence name label".split()
+    assert list(rows[0]) == ["path", "cluster", "confidence", "second_cluster", "second_confidence", "name", "label"]
     assert [list(row.values()) for row in rows[:2]] == [
         ["b.png", "1", "0.700000", "2", "0.200000", "", "dog"],
         ["a.png", "2", "0.600000", "0", "0.250000", "round things", ""],
