@@ -91,8 +91,8 @@ def test_names_that_a_person_gives_stand_in_the_table(runs, folder, capsys):
 def test_the_command_that_makes_what_is_missing_names_the_pictures(folder):
     with pytest.raises(UserError) as error:
         SCRIPTS["scan"].main(["--config_exp", config_of("scan"), *settings(folder, "run_name=new")])
-    assert f"simclr_folder.yml root_dir={folder.parent / 'results'}" in str(error.value)
-    assert f"'folder.path={folder}'" in str(error.value) and "run_name=new" in str(error.value)
+    options = f"on_error=skip root_dir={folder.parent / 'results'} run_name=new 'folder.path={folder}'"
+    assert f"`python simclr.py --config_exp configs/pretext/simclr_folder.yml {options}`" in str(error.value)
 
 
 def test_tables_and_pages_are_not_made_of_a_pretext_model(runs, folder):
