@@ -126,9 +126,7 @@ def write_report(
     write_whole({Path(path): page})
 
 
-def describe_clusters(
-    dataset, probabilities: Tensor, features: Tensor, names: Mapping[int, str]
-) -> list[Cluster]:
+def describe_clusters(dataset, probabilities: Tensor, features: Tensor, names: Mapping[int, str]) -> list[Cluster]:
     """What the card of each of the K clusters says, from (N, K) probabilities and (N, D) features."""
     num_images, num_clusters = probabilities.shape
     confidence, predictions = probabilities.max(dim=1)  # (N,) each
