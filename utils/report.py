@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from data.dataset import is_labelled
 from utils.evaluate import contingency_table, floats, integers, map_clusters, prototypes
 from utils.files import write_whole
+from utils.image_grid import DPI
 from utils.visualize import TIGHT, confusion_figure, confusion_matrix, curves_figure
 
 MAX_BYTES = 20_000_000  # of the page
@@ -278,7 +279,7 @@ def svg(figure: Figure) -> str:
     """The figure as a data URI, the same bytes each time."""
     file = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "report"}):
-        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None}, **TIGHT)
+        figure.savefig(file, format="svg", dpi=DPI, transparent=True, metadata={"Date": None}, **TIGHT)
     return data_uri("image/svg+xml", file.getvalue())
 
 
