@@ -46,7 +46,6 @@ class Browser:
         try:
             self.wait_for(self.answers)
             arguments = ["--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1200,900"]
-            arguments.append("--force-prefers-reduced-motion")  # what glides cannot be clicked
             options = {
                 "binary": BROWSER,
                 "args": arguments,

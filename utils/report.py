@@ -112,14 +112,7 @@ def write_report(
     while True:
         rows = choose_images(clusters, unsure, groups, neighbors, predictions.tolist(), limit)
         thumbnails = {row: thumbnail_of(row) for row in rows}
-        images = {row: describe_image(dataset, probabilities[row], neighbors[row], row) for row in rows}
-        on_cards = {row for cluster in clusters for row in cluster.images + cluster.doubtful}
-        for row, image in images.items():
-            image["crisp"] = thumbnails[row].crisp
-            if row not in on_cards:
-                image["src"] = thumbnails[row].src
-        absent = {row for image in images.values() for row in image["neighbors"]} - images.keys()
-        data = {"images": images, "names": {row: dataset.name(row) for row in sorted(absent)}}
+        data = describe_images(dataset, clusters, probabilities, neighbors, thumbnails)
         page = TEMPLATE.render(content, thumbnails=thumbnails, data=data).encode("utf-8", "replace")  # odd file names
         if len(page) <= MAX_BYTES or limit == 1:
             break
@@ -237,18 +230,32 @@ def choose_images(
     return list(chosen)
 
 
-def describe_image(dataset, probabilities: Tensor, neighbors: Tensor, row: int) -> dict[str, Any]:
-    """What the dialog says of an image; probabilities: (K,), neighbors: (T+1,), of this image."""
-    values, clusters = probabilities.sort(descending=True, stable=True)
-    pairs = zip(clusters[:LIKELIEST].tolist(), values[:LIKELIEST].tolist(), strict=True)
-    image = {
-        "name": dataset.name(row),
-        "clusters": [(cluster, round(value, 4)) for cluster, value in pairs],
-        "neighbors": neighbors[1 : NEIGHBORS + 1].tolist(),
-    }
-    if dataset.targets is not None and dataset.targets[row] >= 0:
-        image["label"] = dataset.classes[int(dataset.targets[row])]
-    return image
+def describe_images(
+    dataset,
+    clusters: Sequence[Cluster],
+    probabilities: Tensor,
+    neighbors: Tensor,
+    thumbnails: Mapping[int, Thumbnail],
+) -> dict[str, Any]:
+    """What the dialog says of each image that has a thumbnail, with the picture where no card has it, and the names of
+    the neighbors that have none. probabilities: (N, K), neighbors: (N, T+1)."""
+    on_cards = {row for cluster in clusters for row in cluster.images + cluster.doubtful}
+    images = {}
+    for row, picture in thumbnails.items():
+        values, likeliest = probabilities[row].sort(descending=True, stable=True)  # (K,) each
+        pairs = zip(likeliest[:LIKELIEST].tolist(), values[:LIKELIEST].tolist(), strict=True)
+        images[row] = {
+            "name": dataset.name(row),
+            "clusters": [(cluster, round(value, 4)) for cluster, value in pairs],
+            "neighbors": neighbors[row, 1 : NEIGHBORS + 1].tolist(),
+            "crisp": picture.crisp,
+        }
+        if row not in on_cards:
+            images[row]["src"] = picture.src
+        if dataset.targets is not None and dataset.targets[row] >= 0:
+            images[row]["label"] = dataset.classes[int(dataset.targets[row])]
+    absent = {row for image in images.values() for row in image["neighbors"]} - images.keys()
+    return {"images": images, "names": {row: dataset.name(row) for row in sorted(absent)}}
 
 
 def thumbnail(image: Image.Image, side: int) -> Thumbnail:
