@@ -13,7 +13,7 @@ from PIL import Image
 
 from utils import report
 from utils.evaluate import prototypes
-from utils.report import choose_images, describe_clusters, thumbnail, write_report
+from utils.report import choose_images, thumbnail, write_report
 
 NASTY = "</script><script>alert('1')</script>\"&<b>.png"
 
@@ -114,22 +114,12 @@ def test_every_cluster_has_a_card_with_its_name_and_size(tmp_path, clusters):
         assert f"{count} images · {100 * count / 40:.1f}%" in page.text
 
 
-def test_an_empty_cluster_says_so_and_is_nobodys_nearest(tmp_path):
+def test_the_card_of_an_empty_cluster_says_so(tmp_path):
     clustering = SimpleNamespace(
         probabilities=one_hot(0, 2, 2), features=torch.eye(3), neighbors=torch.tensor([[0, 1], [1, 2], [2, 1]])
     )
     page = page_of(tmp_path, Pictures(3), clustering)
     assert page.cards["cluster-1"] == [] and page.text.count("This cluster is empty") == 1
-    found = describe_clusters(Pictures(3), clustering.probabilities, clustering.features, {})
-    assert [cluster.nearest and cluster.nearest[0] for cluster in found] == [2, None, 0]
-    assert (found[1].size, found[1].confidence, found[1].cohesion) == (0, None, None)
-
-
-def test_a_cluster_alone_has_no_nearest(tmp_path):
-    clustering = SimpleNamespace(probabilities=one_hot(1, 1), features=torch.eye(2), neighbors=torch.eye(2).long())
-    page = page_of(tmp_path, Pictures(2), clustering)
-    assert len(page.cards["cluster-1"]) == 2
-    assert describe_clusters(Pictures(2), clustering.probabilities, clustering.features, {})[1].nearest is None
 
 
 def test_a_card_shows_the_prototype_7_of_the_most_and_8_of_the_least_confident(tmp_path):
@@ -141,46 +131,7 @@ def test_a_card_shows_the_prototype_7_of_the_most_and_8_of_the_least_confident(t
         assert page.rows[f"cluster-{k}"] == chosen + members[:8]
 
 
-def test_confidence_histogram_cohesion_and_nearest_equal_a_slow_loop():
-    clustering = random_clustering(60, 4)
-    features = clustering.features.double().numpy()
-    confidence, predictions = (values.numpy() for values in clustering.probabilities.max(dim=1))
-
-    def cosine(a, b):
-        return np.dot(a, b) / np.sqrt(np.dot(a, a) * np.dot(b, b))
-
-    members = [[i for i in range(60) if predictions[i] == k] for k in range(4)]
-    means = [sum(features[i] for i in rows) / len(rows) for rows in members]
-    for k, cluster in enumerate(describe_clusters(Pictures(60), clustering.probabilities, clustering.features, {})):
-        assert cluster.size == len(members[k]) and cluster.share == len(members[k]) / 60
-        assert cluster.confidence == pytest.approx(sum(float(confidence[i]) for i in members[k]) / len(members[k]))
-        assert cluster.histogram == [sum(int(10 * confidence[i]) == b for i in members[k]) for b in range(10)]
-        assert cluster.cohesion == pytest.approx(sum(cosine(features[i], means[k]) for i in members[k]) / cluster.size)
-        similarity, nearest = max((cosine(means[k], means[j]), j) for j in range(4) if j != k)
-        assert cluster.nearest == (nearest, pytest.approx(similarity))
-
-
-def test_features_are_summed_in_pieces_that_change_nothing(monkeypatch):
-    clustering = random_clustering(60, 4)
-    whole = describe_clusters(Pictures(60), clustering.probabilities, clustering.features, {})
-    monkeypatch.setattr(report, "ROWS_AT_ONCE", 7)
-    pieces = describe_clusters(Pictures(60), clustering.probabilities, clustering.features, {})
-    assert [c.cohesion for c in pieces] == pytest.approx([c.cohesion for c in whole])
-    assert [c.nearest[0] for c in pieces] == [c.nearest[0] for c in whole]
-
-
-def test_full_confidence_falls_in_the_last_tenth():
-    (first, *_) = describe_clusters(Pictures(2), one_hot(0, 0), torch.eye(2), {})
-    assert first.histogram == [0] * 9 + [2]
-
-
 # -- Labels
-
-
-def test_the_commonest_classes_are_shares_of_the_labelled_images():
-    dataset = Pictures(8, targets=[0, 1, 1, 1, -1, 2, 3, -1], classes="abcd")
-    found = describe_clusters(dataset, one_hot(0, 0, 0, 0, 0, 0, 0, 1), torch.ones(8, 2), {})
-    assert [cluster.classes for cluster in found] == [[("b", 3 / 6), ("a", 1 / 6), ("c", 1 / 6)], [], []]
 
 
 def test_labels_are_shown_where_they_are_known(tmp_path):
