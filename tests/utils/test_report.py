@@ -212,11 +212,11 @@ def test_the_dialog_knows_the_neighbors_as_given_and_the_likeliest_clusters(tmp_
 
 
 def test_the_most_unsure_come_by_the_gap_of_the_two_likeliest(tmp_path):
-    probabilities = torch.tensor([[0.5, 0.1, 0.4], [0.9, 0.1, 0.0], [0.34, 0.33, 0.33], [0.2, 0.45, 0.35]])
+    probabilities = torch.tensor([[0.49, 0.02, 0.49], [0.9, 0.1, 0.0], [0.4, 0.33, 0.27], [0.2, 0.45, 0.35]])
     clustering = SimpleNamespace(probabilities=probabilities, features=torch.eye(4), neighbors=torch.arange(4)[:, None])
     page = page_of(tmp_path, Pictures(4), clustering)
-    assert page.rows["unsure"] in ([2, 0, 3, 1], [2, 3, 0, 1])  # two gaps of 0.1
-    assert "0.34 · 0.33" in page.text
+    assert page.rows["unsure"] == [0, 2, 3, 1]  # gaps of 0, 0.07, 0.1 and 0.8
+    assert "0.40 · 0.33" in page.text
 
 
 def test_duplicates_are_shown_by_groups_and_long_ones_are_cut(tmp_path, monkeypatch):
@@ -261,9 +261,11 @@ def test_the_page_stays_below_its_limit_and_keeps_a_picture_of_every_cluster(tmp
     clustering = SimpleNamespace(
         probabilities=probabilities, features=torch.ones(400, 2), neighbors=torch.arange(400)[:, None]
     )
-    page = page_of(tmp_path, Pictures(400, side=100, names={i: 200 * "<" for i in range(400)}), clustering)
+    dataset = Pictures(400, side=100, names={i: 200 * "<" for i in range(400)})
+    page = page_of(tmp_path, dataset, clustering)
     assert 400_000 < (tmp_path / "report.html").stat().st_size <= 700_000
     assert len(page.cards) == 20 and all(page.cards.values())
+    assert len(page.sources) < len(dataset.fetched) == len(set(dataset.fetched))  # tried with more, none read twice
 
 
 def test_many_clusters_have_smaller_pictures(tmp_path):
