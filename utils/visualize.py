@@ -20,6 +20,7 @@ LINE_COLORS = [BLUE, "#e0802b", "#4a9a5b", "#8d6bb8", FAINT]
 
 MAX_NUMBERED_CLASSES, MAX_NAMED_CLASSES, MAX_NAME = 20, 60, 24  # confusion matrix: cell numbers, tick names, letters
 ROWS_PER_PAGE = 50  # prototypes
+TIGHT = {"bbox_inches": "tight", "pad_inches": 0.12}
 
 
 def read_epochs(log_path: str | Path) -> dict[int, dict[str, float]]:
@@ -41,9 +42,15 @@ def read_epochs(log_path: str | Path) -> dict[int, dict[str, float]]:
 
 
 def plot_curves(log_path: str | Path, path: str | Path) -> None:
-    """Draw the metrics of a run's `log.jsonl`: `train/loss` and `val/loss` are two lines of one panel, loss.
+    """Draw the metrics of a run's `log.jsonl`. Writes nothing when no epoch holds a number."""
+    if figure := curves_figure(log_path):
+        save_figure(figure, path)
 
-    Writes nothing when no epoch holds a number.
+
+def curves_figure(log_path: str | Path) -> Figure | None:
+    """The metrics of a run's `log.jsonl`: `train/loss` and `val/loss` are two lines of one panel, loss.
+
+    None when no epoch holds a number.
     """
     panels: dict[str, dict[str, list[tuple[int, float]]]] = {}  # metric -> split -> (epoch, value)
     for epoch, metrics in read_epochs(log_path).items():
@@ -51,7 +58,7 @@ def plot_curves(log_path: str | Path, path: str | Path) -> None:
             split, _, metric = name.rpartition("/")
             panels.setdefault(metric, {}).setdefault(split, []).append((epoch, value))
     if not panels:
-        return
+        return None
     splits = list(dict.fromkeys(split for lines in panels.values() for split in lines))
 
     columns = min(len(panels), 3)
@@ -75,7 +82,7 @@ def plot_curves(log_path: str | Path, path: str | Path) -> None:
     figure.suptitle("Metrics by epoch", x=0.01, ha="left", fontsize=10, color=INK)
     named = [split for split in splits if split]
     figure.legend([legend[split] for split in named], named, loc="upper right", ncols=5, fontsize=8, frameon=False)
-    save_figure(figure, path)
+    return figure
 
 
 def confusion_matrix(targets: Sequence[int], predicted_classes: Sequence[int], num_classes: int) -> np.ndarray:
@@ -102,6 +109,11 @@ def confusion_matrix(targets: Sequence[int], predicted_classes: Sequence[int], n
 
 def plot_confusion_matrix(matrix: np.ndarray, classes: Sequence[str], path: str | Path) -> None:
     """Draw what `confusion_matrix` returns, (C, C) or (C, C + 1); classes: C names."""
+    save_figure(confusion_figure(matrix, classes), path, **TIGHT)
+
+
+def confusion_figure(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
+    """What `confusion_matrix` returns, (C, C) or (C, C + 1), under C names; its labels stand outside: save it TIGHT."""
     num_rows, num_columns = matrix.shape
     cell = int(np.clip(round(840 / num_rows), 1, max(52, 240 // num_rows)))  # whole pixels: no class is lost
     width, height = cell * num_columns / DPI, cell * num_rows / DPI  # inches
@@ -129,7 +141,7 @@ def plot_confusion_matrix(matrix: np.ndarray, classes: Sequence[str], path: str 
         for (row, column), share in np.ndenumerate(100 * matrix):
             color = "white" if share > 55 else INK if share >= 0.5 else "#c4c4c4"
             axes.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=8, color=color)
-    save_figure(figure, path, bbox_inches="tight", pad_inches=0.12)
+    return figure
 
 
 def plot_matching(dataset, predictions: Tensor, metrics: dict, path: str | Path) -> list[Path]:
