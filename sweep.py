@@ -3,21 +3,16 @@
 docs/number-of-clusters.md says how the number of clusters is suggested and what the columns mean."""
 
 import argparse
-import csv
-import io
 import math
 import re
-import statistics
 from collections.abc import Sequence
-from itertools import combinations, product
+from itertools import product
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from easydict import EasyDict
-from matplotlib.figure import Figure
-from sklearn.metrics import adjusted_rand_score, silhouette_score
+from sklearn.metrics import silhouette_score
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -33,30 +28,14 @@ from utils.evaluate import evaluate_clusters
 from utils.features import EVAL_BATCH_SIZE, FeatureLoader, eval_loader, kept_features, predict
 from utils.files import write_whole
 from utils.handover import MODEL, NEIGHBORS
-from utils.image_grid import BLUE, DPI, FAINT, INK, RED, save_figure, shorten
 from utils.logger import say
 from utils.run import Run
+from utils.variants import Variant, agreements, plot_variants, summary, to_csv, to_lines, verdict
 from utils.visualize import read_epochs
 
 OWN_KEYS = ("seed", "run_name", "root_dir", "update_cluster_head_only")
-TOLERANCE = 0.05  # of agreement, see `suggest`
 SILHOUETTE_IMAGES = 2000
 COLUMNS = ("loss", "used_clusters", "effective_clusters", "agreement", "silhouette", "ACC")
-SPREAD = ("loss", "agreement", "silhouette")  # columns whose standard deviation is told too
-PANELS = {"loss": "validation loss / ln K", "used_clusters": "used clusters"}
-PANELS |= {"agreement": "agreement between seeds", "silhouette": "silhouette"}
-
-
-class Variant(NamedTuple):
-    """One combination of the varied keys, and what its runs gave.
-
-    settings: varied key -> value as given. measured: column -> one number for each seed (of agreement, each pair of
-    seeds), without those that are undefined."""
-
-    settings: dict[str, str]
-    clusters: int
-    seeds: int
-    measured: dict[str, list[float]]
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -67,6 +46,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     arguments = parser.parse_intermixed_args(argv)
     arguments.overrides += [word for word in arguments.seeds if "=" in word]  # argparse takes what follows --seeds
     arguments.seeds = [word for word in arguments.seeds if "=" not in word]
+    if not arguments.seeds:
+        raise UserError("--seeds names none: give two or more, such as --seeds 0 1 2")
     if own := [word for word in arguments.overrides if word.partition("=")[0] in ("seed", "update_cluster_head_only")]:
         raise UserError(f"{own[0]}: the sweep sets this key itself; give seeds as --seeds 0 1 2")
     varied = parse_vary(arguments.vary)
@@ -141,7 +122,8 @@ def measure(cfg, val_set, features_path: Path) -> tuple[dict[str, float | None],
     model, weights = build_model(cfg), read_weights(folder / MODEL, "scan")
     load_whole(model, weights, folder / MODEL)
     model = model.to(device, memory_format=torch.channels_last)
-    features = kept_features(features_path, model.backbone, eval_loader(val_set, val_strategy(cfg), device))  # (1, N, D)
+    images = eval_loader(val_set, val_strategy(cfg), device)
+    features = kept_features(features_path, model.backbone, images)  # (1, N, D)
     loader = FeatureLoader(features, val_set, [None], EVAL_BATCH_SIZE, device)
     probabilities = predict(model.cluster_head, loader)[weights.head]  # (N, K)
     predictions = probabilities.argmax(dim=1)
@@ -166,88 +148,6 @@ def _silhouette(features: Tensor, predictions: Tensor, seed: int = 0) -> float |
     return float(silhouette_score(features.numpy()[rows], labels))
 
 
-def agreements(predictions: Sequence[Tensor]) -> list[float]:
-    """Adjusted Rand index of each pair of clusterings, (N,) each: 1 for the same clusters, 0 for chance."""
-    return [float(adjusted_rand_score(first, second)) for first, second in combinations(predictions, 2)]
-
-
-def suggest(variants: Sequence[Variant]) -> int | None:
-    """Of the numbers of clusters at which every seed uses all its clusters, the largest whose mean agreement is within
-    0.05 of the highest of them; None if there is none."""
-    means = {
-        variant.clusters: statistics.mean(variant.measured["agreement"])
-        for variant in variants
-        if min(variant.measured["used_clusters"]) == variant.clusters and variant.measured["agreement"]
-    }
-    near = [clusters for clusters, mean in means.items() if max(means.values()) - mean <= TOLERANCE + 1e-9]
-    return max(near, default=None)
-
-
-def verdict(variants: Sequence[Variant]) -> tuple[int | None, str]:
-    """The suggested number of clusters, and the sentence that says so or why there is none."""
-    if variants[0].seeds < 2:
-        return None, "nothing is suggested: the agreement between seeds needs at least two, --seeds 0 1"
-    if variants[0].settings.keys() != {"num_classes"}:
-        return None, "no number of clusters is suggested: for that vary num_classes, and nothing else"
-    if (clusters := suggest(variants)) is None:
-        return None, "no number of clusters is suggested: at none of them does every seed use all its clusters"
-    return clusters, (
-        f"suggested number of clusters: {clusters} (of those at which every seed uses all its clusters, the largest "
-        f"whose agreement is within {TOLERANCE} of the highest)"
-    )
-
-
-def summary(variant: Variant) -> dict[str, str | int | float | None]:
-    """The row of a variant: of each column the mean over seeds, the least of `used_clusters`, None for unknown."""
-    row = {**variant.settings, "clusters": variant.clusters, "seeds": variant.seeds}
-    for name, values in variant.measured.items():
-        row[name] = (min if name == "used_clusters" else statistics.mean)(values) if values else None
-        if name in SPREAD:
-            row[f"{name}_std"] = statistics.stdev(values) if len(values) > 1 else None
-    return row
-
-
-def to_csv(rows: Sequence[dict]) -> bytes:
-    text = io.StringIO()
-    table = csv.DictWriter(text, rows[0], lineterminator="\n")
-    table.writeheader()
-    table.writerows(rows)
-    return text.getvalue().encode()
-
-
-def print_table(rows: Sequence[dict]) -> None:
-    cells = [list(rows[0])]
-    for row in rows:
-        cells.append(["-" if v is None else f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values()])
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    for line in cells:
-        say("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
-
-
-def plot(variants: Sequence[Variant], suggested: int | None, path: Path) -> None:
-    """Four panels over the variants: a dot for each seed (agreement: each pair of seeds), a line through the means."""
-    names = [shorten(", ".join(variant.settings.values()), 20) for variant in variants]
-    figure = Figure(figsize=(max(6.4, 2 + 0.6 * len(names)), 5.2), dpi=DPI, layout="constrained")
-    for axes, (name, title) in zip(figure.subplots(2, 2, sharex=True).flat, PANELS.items(), strict=True):
-        for place, variant in enumerate(variants):
-            values = variant.measured[name]
-            axes.plot([place] * len(values), values, "o", color=FAINT, markersize=3.5, alpha=0.7)
-        means = [statistics.mean(variant.measured[name] or [math.nan]) for variant in variants]
-        axes.plot(means, color=BLUE, marker="o", markersize=5, linewidth=1.4)
-        if suggested is not None:
-            axes.axvline([variant.clusters for variant in variants].index(suggested), color=RED, linewidth=1, zorder=0)
-        axes.set_title(title, fontsize=9, color=INK, loc="left")
-        axes.set_xticks(range(len(names)), names, parse_math=False)
-        axes.grid(color="#e6e6e6", linewidth=0.6)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.spines[:].set(color="#bbbbbb", linewidth=0.6)
-        axes.tick_params(labelsize=7, colors=INK, color=FAINT, width=0.6)
-    figure.supxlabel(", ".join(variants[0].settings), fontsize=8, color=INK)
-    title = "Variants by criteria that need no label" + (f"; suggested: {suggested} clusters" if suggested else "")
-    figure.suptitle(title, x=0.01, ha="left", fontsize=10, color=INK)
-    save_figure(figure, path)
-
-
 def main(argv: list[str] | None = None) -> None:
     arguments = parse_args(argv)
     folder, commands = plan(arguments)
@@ -256,12 +156,11 @@ def main(argv: list[str] | None = None) -> None:
         for settings, of_seeds in zip(arguments.variants, commands, strict=True)
     ]
     rows = [summary(variant) for variant in variants]
-    suggested, sentence = verdict(variants)
+    suggested, sentence = verdict(rows, list(arguments.variants[0]))
     write_whole({folder / "sweep.csv": to_csv(rows)})
-    plot(variants, suggested, folder / "sweep.png")
-    print_table(rows)
-    say(f"{folder} holds sweep.csv, sweep.png and the runs")
-    say(sentence)
+    plot_variants(variants, suggested, folder / "sweep.png")
+    for line in (*to_lines(rows), f"{folder} holds sweep.csv, sweep.png and the runs", sentence):
+        say(line)
 
 
 if __name__ == "__main__":

@@ -252,7 +252,8 @@ def test_with_cached_views_no_training_image_is_read_after_the_first_epoch_begin
 
     def watched(run, model, loader, *rest):
         at_epoch.append(len(reads))
-        assert loader.seed == run.cfg.seed and np.array_equal(loader.neighbors, np.load(mined / "topk-train-neighbors.npy"))
+        assert loader.seed == run.cfg.seed
+        assert np.array_equal(loader.neighbors, np.load(mined / "topk-train-neighbors.npy"))
         return train_epoch(run, model, loader, *rest)
 
     monkeypatch.setattr(scan, "train_epoch", watched)
