@@ -79,7 +79,7 @@ def plan(arguments: argparse.Namespace) -> tuple[Path, list[list[list[str]]]]:
     options += ["--config_env", arguments.config_env] if arguments.config_env else []
     given = ["update_cluster_head_only=True", *arguments.overrides]
     variants = [[f"{key}={value}" for key, value in settings.items()] for settings in arguments.variants]
-    base = stage_config(stage_arguments([*options, *given, *variants[0]], ""), "scan")
+    base = config_of([*options, *given, *variants[0]])
     defaults = [f"pretext_dir={base.pretext_dir}", *["cached_views=8"] * (base.cached_views == 0)]
     commands, configs = [], []
     for words in variants:

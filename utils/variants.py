@@ -96,8 +96,9 @@ def to_lines(rows: Sequence[Mapping]) -> list[str]:
 
 def plot_variants(variants: Sequence[Variant], suggested: int | None, path: Path) -> None:
     """Draw four panels over the variants: a dot for each seed (agreement: each pair of seeds), a line through the
-    means, and the suggested number of clusters."""
+    means where one key is varied, and the suggested number of clusters."""
     names = [shorten(", ".join(variant.settings.values()), 24) for variant in variants]
+    in_order = len(variants[0].settings) == 1
     crowded = max(map(len, names)) > 8 or len(names) > 16
     figure = Figure(figsize=(min(max(6.4, 1 + 0.5 * len(names)), 16), 5.4), dpi=DPI, layout="constrained")
     for axes, (name, title) in zip(figure.subplots(2, 2, sharex=True).flat, PANELS.items(), strict=True):
@@ -107,7 +108,7 @@ def plot_variants(variants: Sequence[Variant], suggested: int | None, path: Path
             if name == "used_clusters":
                 axes.plot(place, variant.num_classes, "_", color=INK, markersize=14)
         means = [statistics.mean(variant.measured[name] or [math.nan]) for variant in variants]
-        axes.plot(means, color=BLUE, marker="o", markersize=5, linewidth=1.4)
+        axes.plot(means, color=BLUE, marker="o", markersize=5, linewidth=1.4 * in_order)
         if suggested is not None:
             place = [variant.num_classes for variant in variants].index(suggested)
             axes.axvline(place, color=RED, linewidth=1.2, linestyle="--", zorder=1)
@@ -115,6 +116,7 @@ def plot_variants(variants: Sequence[Variant], suggested: int | None, path: Path
         axes.set_xticks(range(len(names)), names, parse_math=False)
         axes.set_xlim(-0.5, len(names) - 0.5)
         axes.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=name == "used_clusters"))
+        axes.set_ylim(bottom=0 if name == "used_clusters" else None)
         axes.ticklabel_format(axis="y", useOffset=False)
         axes.grid(color="#e6e6e6", linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
@@ -122,7 +124,7 @@ def plot_variants(variants: Sequence[Variant], suggested: int | None, path: Path
         axes.tick_params(labelsize=7, colors=INK, color=FAINT, width=0.6)
         axes.tick_params(axis="x", labelrotation=90 if crowded else 0)
     figure.supxlabel(", ".join(variants[0].settings), fontsize=8, color=INK, parse_math=False)
-    title = "Grey: each seed (agreement: each pair of seeds); blue: their mean"
-    title += f"; red: the suggested number of clusters, {suggested}" if suggested else ""
+    title = "Grey: seeds (of agreement: pairs of seeds); blue: their mean"
+    title += f"; red: suggested, {suggested} clusters" if suggested else ""
     figure.suptitle(title, x=0.01, ha="left", fontsize=9, color=INK)
     save_figure(figure, path)
