@@ -74,8 +74,8 @@ def main(argv: list[str] | None = None) -> None:
         val_loader = FeatureLoader(features[None], val_set, [None], EVAL_BATCH_SIZE, run.device)
     if cfg.cached_views:
         trained = model.cluster_head
-        in_order = build_loader(train_set, [strategy], EVAL_BATCH_SIZE, run.device, seed=cfg.seed)
-        features = kept_features(run.folder / "cached_views.npy", model.backbone, in_order, cfg.cached_views)
+        in_order = build_loader(train_set, [strategy], EVAL_BATCH_SIZE, run.device)  # the same views for every seed
+        features = kept_features(pretext / "cached_views.npy", model.backbone, in_order, cfg.cached_views)
         loader = FeatureLoader(features, train_set, loader.views, cfg.batch_size, run.device, True, neighbors, cfg.seed)
     bound = criterion.entropy_weight * math.log(cfg.num_classes)
     run.log.note(

@@ -252,16 +252,20 @@ def test_with_cached_views_no_training_image_is_read_after_the_first_epoch_begin
 
     def watched(run, model, loader, *rest):
         at_epoch.append(len(reads))
-        assert loader.seed == 5 and np.array_equal(loader.neighbors, np.load(mined / "topk-train-neighbors.npy"))
+        assert loader.seed == run.cfg.seed
+        assert np.array_equal(loader.neighbors, np.load(mined / "topk-train-neighbors.npy"))
         return train_epoch(run, model, loader, *rest)
 
     monkeypatch.setattr(scan, "train_epoch", watched)
     cluster(tmp_path, f"pretext_dir={mined}", "epochs=3", "cached_views=2", "seed=5")
     assert at_epoch == [len(reads)] * 3
-    path = tmp_path / "imagenet_50" / "scan" / "cached_views.npy"
+    path = mined / "cached_views.npy"
     kept = np.load(path)
     assert kept.shape == (2, 100, 16) and not np.array_equal(kept[0], kept[1])
-    assert read_record(path)["views"].endswith("seed 5")
+    before, begun = read_record(path), len(reads)
+    cluster(tmp_path, f"pretext_dir={mined}", "epochs=1", "cached_views=2", "seed=6", "run_name=other")
+    again = [path for path in reads[begun:] if "img_val" not in str(path)]
+    assert read_record(path) == before and len(set(again)) == 1  # the first image, as at each start
 
 
 def test_the_kept_model_is_the_best_of_all_epochs_by_the_loss_of_its_own_outputs(mined, tree, tmp_path, monkeypatch):

@@ -25,16 +25,21 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; settings are given as key=value, the options are those of --help")
 
 
-def stage_arguments(argv: list[str] | None, description: str, takes_model: bool = False) -> argparse.Namespace:
-    """A stage script's command line: `--config_env`, `--config_exp`, `--restart`, overrides and, if asked for,
-    `--model`."""
+def stage_parser(description: str) -> Parser:
+    """Of what all stage scripts take: `--config_env`, `--config_exp`, `--restart` and overrides."""
     parser = Parser(description=description)
     parser.add_argument("--config_env", help="where results go (default: configs/env.yml, if present)")
     parser.add_argument("--config_exp", required=True, help="the YAML of this stage and data set, under configs/")
     parser.add_argument("--restart", action="store_true", help="begin anew: what the folder holds is moved aside")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over both files")
+    return parser
+
+
+def stage_arguments(argv: list[str] | None, description: str, takes_model: bool = False) -> argparse.Namespace:
+    """A stage script's command line, with `--model` if asked for."""
+    parser = stage_parser(description)
     if takes_model:
         parser.add_argument("--model", type=Path, help="a trained model to mine with: nothing is trained")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over both files")
     return parser.parse_intermixed_args(argv)
 
 

@@ -1,0 +1,188 @@
+"""The sweep as a user runs it, on few digits, and what it refuses before anything is trained."""
+
+import csv
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import adjusted_rand_score, silhouette_score
+
+import scan
+import sweep
+from data import build_dataset
+from data.augment import val_strategy
+from models import build_model
+from tests.small_runs import SMALL, config_of, few_digits, run_stage
+from utils import mining
+from utils.config import load_config
+from utils.errors import UserError
+from utils.features import eval_loader
+from utils.files import read_record
+
+SWEPT = ("--vary", "num_classes=3,10", "--seeds", "0", "1", "epochs=2", "optimizer_kwargs.lr=0.01")
+
+
+@pytest.fixture(autouse=True)
+def small_data(monkeypatch):
+    few_digits(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Holds a pretext run."""
+    root = tmp_path_factory.mktemp("swept")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        few_digits(monkeypatch)
+        monkeypatch.setattr(mining, "plot_neighbors", lambda *_: None)
+        run_stage("pretext", root, epochs=1)
+    return root
+
+
+def run_sweep(root, *words, stage="scan", run_name="digits"):
+    """Returns the sweep's folder."""
+    own = [f"root_dir={root}", f"run_name={run_name}", f"pretext_dir={root}/digits/pretext", *SMALL]
+    sweep.main(["--config_exp", config_of(stage), *own, *words])
+    return root / run_name / "sweep"
+
+
+def rows_of(folder):
+    with open(folder / "sweep.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def swept(root):
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        few_digits(monkeypatch)
+        monkeypatch.setattr(scan, "plot_curves", lambda *_: None)
+        monkeypatch.setattr(scan, "plot_matching", lambda *_: None)
+        return run_sweep(root, *SWEPT)
+
+
+def outputs_of(run, root):
+    """Unit-length features (N, D) of the val images and their probabilities (N, K), by the whole saved model."""
+    cfg = load_config(None, run / "scan" / "config.yml")
+    model = build_model(cfg).eval()
+    content = torch.load(run / "scan" / "model.pth.tar", weights_only=True)
+    model.load_state_dict(content["model"])
+    pretext = torch.load(root / "digits" / "pretext" / "model.pth.tar", weights_only=True)
+    assert all(torch.equal(content["model"][n], v) for n, v in pretext.items() if n.startswith("backbone."))
+    (batch,) = eval_loader(build_dataset(cfg, "val"), val_strategy(cfg), "cpu")
+    with torch.no_grad():
+        features, logits = model.backbone(batch.views[0]), model(batch.views[0])[content["head"]]
+    return features / features.norm(dim=1, keepdim=True), logits.softmax(dim=1).double()
+
+
+def loss_of(p, neighbors):
+    """Eq. 2 of arXiv:2005.12320 with entropy weight 1."""
+    usage = p.mean(dim=0)
+    return (-(p[:, None] * p[neighbors]).sum(dim=2).log().mean() + (usage * usage.log()).sum()).item()
+
+
+def test_each_row_says_what_the_models_of_its_runs_do(swept, root):
+    neighbors = torch.from_numpy(np.load(root / "digits" / "pretext" / "topk-val-neighbors.npy"))
+    for row in rows_of(swept):
+        runs = [outputs_of(swept / f"num_classes={row['num_classes']},seed={seed}", root) for seed in (0, 1)]
+        losses = [loss_of(probabilities, neighbors) / math.log(int(row["num_classes"])) for _, probabilities in runs]
+        clusters = [probabilities.argmax(dim=1) for _, probabilities in runs]
+        silhouettes = [silhouette_score(features, found) for (features, _), found in zip(runs, clusters, strict=True)]
+        assert float(row["loss"]) == pytest.approx(np.mean(losses), abs=1e-4)
+        assert int(row["used_clusters"]) == min(len(found.unique()) for found in clusters)
+        assert float(row["agreement"]) == pytest.approx(adjusted_rand_score(*clusters))
+        assert float(row["silhouette"]) == pytest.approx(np.mean(silhouettes), abs=1e-4)
+
+
+def test_all_runs_share_one_extraction_and_train_the_heads_alone(swept, root):
+    assert read_record(root / "digits" / "pretext" / "cached_views.npy")["passes"] == 8
+    assert {path.name for path in swept.iterdir() if path.is_dir()} == {
+        f"num_classes={num_classes},seed={seed}" for num_classes in (3, 10) for seed in (0, 1)
+    }
+    assert not list(swept.glob("*/scan/cached_views.npy"))
+    assert (swept / "sweep.png").is_file()
+
+
+def test_given_again_it_trains_nothing_and_says_the_same(swept, root, monkeypatch, capsys):
+    before = (swept / "sweep.csv").read_bytes()
+    monkeypatch.setattr(scan, "train_epoch", None)
+    run_sweep(root, *SWEPT)
+    assert (swept / "sweep.csv").read_bytes() == before
+    assert "suggest" in capsys.readouterr().out.strip().splitlines()[-1]
+
+
+def test_a_stopped_sweep_given_again_trains_what_is_left(root, monkeypatch, no_pictures):
+    train_epoch, trained = scan.train_epoch, []
+
+    def stopped_in_the_second_run(run, *rest):
+        trained.append(Path(run.cfg.run_name).name)
+        if len(trained) == 2:
+            raise KeyboardInterrupt
+        return train_epoch(run, *rest)
+
+    monkeypatch.setattr(scan, "train_epoch", stopped_in_the_second_run)
+    words = ("--vary", "num_classes=3", "--seeds", "0", "1", "epochs=1")
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(root, *words, run_name="stopped")
+    run_sweep(root, *words, run_name="stopped")
+    assert trained == [f"num_classes=3,seed={seed}" for seed in (0, 1, 1)]
+
+
+def test_labels_change_nothing_but_the_column_of_acc(swept, root, monkeypatch, no_pictures):
+    shuffled = torch.Generator().manual_seed(1)
+    few_digits(monkeypatch, lambda targets: targets[torch.randperm(len(targets), generator=shuffled)])
+    with_others = rows_of(run_sweep(root, *SWEPT, run_name="shuffled"))
+    few_digits(monkeypatch, lambda targets: None)
+    without = rows_of(run_sweep(root, "--vary", "num_classes=3", *SWEPT[2:], run_name="unlabelled"))
+    rows = rows_of(swept)
+    accuracies = [[row.pop("ACC") for row in table] for table in (rows, with_others, without)]
+    assert rows == with_others and rows[:1] == without
+    assert accuracies[0] != accuracies[1] and accuracies[2] == [""]
+
+
+def test_with_one_seed_there_is_no_agreement_and_no_suggestion(root, capsys, no_pictures):
+    folder = run_sweep(root, "--vary", "num_classes=3", "--seeds", "0", "epochs=1", run_name="single")
+    (row,) = rows_of(folder)
+    assert row["agreement"] == "" and float(row["loss"]) >= -1
+    assert "takes two seeds or more" in capsys.readouterr().out.strip().splitlines()[-1]
+
+
+def test_lists_and_dotted_keys_are_varied_too_and_combined(root, no_pictures):
+    scales = "augmentation_kwargs.random_affine.scale=[0.8,1.2],[0.9, 1.1]"
+    words = ("--vary", scales, "--vary", "optimizer_kwargs.lr=1e-3", "--seeds", "0", "epochs=1", "cached_views=1")
+    rows = rows_of(run_sweep(root, *words, run_name="lists"))
+    values = [(row["augmentation_kwargs.random_affine.scale"], row["optimizer_kwargs.lr"]) for row in rows]
+    assert values == [("[0.8,1.2]", "1e-3"), ("[0.9, 1.1]", "1e-3")]
+    assert read_record(root / "digits" / "pretext" / "cached_views.npy")["passes"] == 1
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--vary", "num_clases=5,10"], r"unknown key 'num_clases'; the nearest one is 'num_classes'"),
+        (["--vary", "num_classes=5,ten"], r"num_classes should be a whole number, not ten"),
+        (["--vary", "num_classes"], r"--vary num_classes lacks a value: write it as KEY=v1,v2"),
+        (["--vary", "num_classes=5,,8"], r"lacks a value"),
+        (["--vary", "num_classes=5,5"], r"num_classes=5,seed=0 is there twice: give each value"),
+        (["--vary", "num_classes=5,05"], r"num_classes=05,seed=0 is there twice"),
+        (["--vary", "num_classes=5", "--seeds", "0", "0"], r"num_classes=5,seed=0 is there twice"),
+        (["--vary", "num_classes=5", "--seeds", "x"], r"seed should be a whole number"),
+        (["--vary", "num_classes=5", "--seeds", "epochs=1"], r"--seeds names none"),
+        (["--vary", "num_classes=5", "--vary", "num_classes=8"], r"--vary num_classes stands twice"),
+        (["--vary", "seed=0,1"], r"the sweep sets this key itself.*--seeds"),
+        (["--vary", "num_classes=5", "update_cluster_head_only=False"], r"the sweep sets this key itself"),
+        (["--vary", "num_classes=5", "pretext_dir=nowhere"], r"nowhere/model\.pth\.tar not found"),
+        ([], r"required: --vary"),
+    ],
+)
+def test_a_mistake_ends_in_one_line_before_anything_is_trained(words, message, root, tmp_path, monkeypatch):
+    monkeypatch.setattr(scan, "main", None)
+    own = [f"root_dir={tmp_path}", f"pretext_dir={root}/digits/pretext"]
+    with pytest.raises(UserError, match=message) as error:
+        sweep.main(["--config_exp", config_of("scan"), *own, *words])
+    assert "\n" not in str(error.value) and not list(tmp_path.iterdir())
+
+
+def test_the_config_of_another_stage_is_refused(root):
+    with pytest.raises(UserError, match=r"setup: simclr"):
+        run_sweep(root, *SWEPT, stage="pretext")
