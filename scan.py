@@ -81,8 +81,8 @@ def main(argv: list[str] | None = None) -> None:
     run.log.note(criterion.bounds(cfg.num_classes))
     if cfg.batch_size / cfg.num_classes < 4:
         run.log.warn(
-            f"batch_size is {cfg.batch_size} for num_classes {cfg.num_classes}, less than 4 images a cluster: entropy is "
-            f"taken over a batch, so clusters may stay empty; raise batch_size to {4 * cfg.num_classes} or more"
+            f"batch_size is {cfg.batch_size} for num_classes {cfg.num_classes}, less than 4 images a cluster: the "
+            f"entropy is of a batch, so clusters may stay empty; raise batch_size to {4 * cfg.num_classes} or more"
         )
 
     for epoch in run.epochs():

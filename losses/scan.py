@@ -67,8 +67,8 @@ class SCANLoss(nn.Module):
 
     def bounds(self, num_clusters: int) -> str:
         """A sentence for the log: how low `total` can get, and how low at weight 1, as in validation."""
-        weight, most = self.entropy_weight, math.log(num_clusters)
+        weight, name, ln = self.entropy_weight, f"ln {num_clusters}", math.log(num_clusters)
         return (
-            f"loss = consistency - {weight:g} * entropy: a negative loss is normal; it cannot fall below -{weight:g} ln "
-            f"{num_clusters} = {-weight * most:.3f}, nor val/total_loss (weight 1) below -ln {num_clusters} = {-most:.3f}"
+            f"loss = consistency - {weight:g} * entropy: a negative loss is normal; it cannot fall below "
+            f"-{weight:g} {name} = {-weight * ln:.3f}, nor val/total_loss (weight 1) below -{name} = {-ln:.3f}"
         )
