@@ -1,5 +1,5 @@
-"""Numbers that judge a clustering or a set of neighbors by labels, and what to beware of in a report: arrays in, plain
-Python out; no model, no config. Those that need no label are in `utils/label_free.py`."""
+"""Numbers that judge a clustering or a set of neighbors: arrays in, plain Python out; no model, no config. What judges
+a clustering without labels is in `utils/label_free.py`."""
 
 import math
 

@@ -145,6 +145,10 @@ def test_a_confidence_that_rounds_to_slightly_over_1_is_counted():
     assert confidence_histogram(with_confidence([1 + 1e-6])) == [0] * 9 + [1]
 
 
+def test_bins_without_an_image_are_there_too():
+    assert confidence_histogram(with_confidence([0.25, 0.55, 0.52])) == [0, 0, 1, 0, 0, 2, 0, 0, 0, 0]
+
+
 def test_cluster_sizes_count_the_images_of_every_cluster_empty_ones_too():
     found = cluster_sizes(np.eye(5)[[3, 0, 3, 3, 1]])
     assert found == [1, 1, 0, 3, 0] and all(type(size) is int for size in found)
