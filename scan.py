@@ -11,9 +11,10 @@ from losses import SCANLoss
 from models import build_model
 from models.weights import load_backbone, load_strictly, read_weights
 from utils.command_line import command, stage_arguments, stage_config
-from utils.evaluate import evaluate_clusters, scan_validation
+from utils.evaluate import cautions, evaluate_clusters
 from utils.features import EVAL_BATCH_SIZE, FeatureLoader, eval_loader, extract_features, kept_features, predict
 from utils.handover import MODEL, NEIGHBORS
+from utils.label_free import neighbor_agreement, scan_validation
 from utils.neighbors import load_neighbors
 from utils.optimizers import build_optimizer, set_learning_rate
 from utils.run import Run
@@ -77,19 +78,19 @@ def main(argv: list[str] | None = None) -> None:
         in_order = build_loader(train_set, [strategy], EVAL_BATCH_SIZE, run.device)  # the same views for every seed
         features = kept_features(pretext / "cached_views.npy", model.backbone, in_order, cfg.cached_views)
         loader = FeatureLoader(features, train_set, loader.views, cfg.batch_size, run.device, True, neighbors, cfg.seed)
-    bound = criterion.entropy_weight * math.log(cfg.num_classes)
-    run.log.note(
-        f"loss = consistency - {criterion.entropy_weight:g} * entropy: a negative loss is normal; it cannot fall below "
-        f"-{criterion.entropy_weight:g} ln {cfg.num_classes} = {-bound:.3f}, nor val/total_loss (weight 1) below "
-        f"-ln {cfg.num_classes} = {-math.log(cfg.num_classes):.3f}"
-    )
+    run.log.note(criterion.bounds(cfg.num_classes))
+    if cfg.batch_size / cfg.num_classes < 4:
+        run.log.warn(
+            f"batch_size is {cfg.batch_size} for num_classes {cfg.num_classes}, less than 4 images a cluster: the "
+            f"entropy is of a batch, so clusters may stay empty; raise batch_size to {4 * cfg.num_classes} or more"
+        )
 
     for epoch in run.epochs():
         set_learning_rate(optimizer, cfg, epoch)
         metrics = train_epoch(run, trained, loader, criterion, optimizer, epoch)
         run.check_finite(epoch)
         predictions = predict(judged, val_loader)  # (N, K) for each head
-        validations = [scan_validation(probabilities, val_neighbors) for probabilities in predictions]
+        validations = [scan_validation(each, val_neighbors, criterion.cluster_prior) for each in predictions]
         losses = [validation["total_loss"] for validation in validations]
         head = losses.index(min(losses))  # the first head wins a tie
         if losses[head] < best_loss:  # selection sees no label
@@ -97,6 +98,7 @@ def main(argv: list[str] | None = None) -> None:
             run.save_model({"model": model.state_dict(), "head": head})
         probabilities = predictions[head]
         report = validations[head] | evaluate_clusters(probabilities, val_set.targets)
+        report["neighbor_agreement"] = neighbor_agreement(probabilities.argmax(dim=1), val_neighbors)
         report.pop("hungarian_match", None)
         run.log_epoch(epoch, metrics | {f"val/{name}": value for name, value in report.items()})
         run.save(epoch, best_loss=best_loss, best_loss_head=best_head)
@@ -106,6 +108,8 @@ def main(argv: list[str] | None = None) -> None:
     probabilities = predict(judged, val_loader)[best.head]
     metrics = evaluate_clusters(probabilities, val_set.targets)
     run.log.final(f"SCAN on the val split, lowest val/total_loss {best_loss:.4f}, head {best.head}", metrics)
+    for caution in cautions(metrics):
+        run.log.warn(caution)
     plot_matching(val_set, probabilities.argmax(dim=1), metrics, run.folder / "confusion_matrix.png")
     plot_curves(run.folder / "log.jsonl", run.folder / "curves.png")
     run.finish("the model, curves.png and confusion_matrix.png")

@@ -11,7 +11,7 @@ from models.ema import InPlaceEMA
 from models.weights import count_backbone, load_best_head
 from utils.command_line import command, stage_arguments, stage_config
 from utils.errors import RunError
-from utils.evaluate import evaluate_clusters
+from utils.evaluate import cautions, evaluate_clusters
 from utils.features import eval_loader, predict
 from utils.handover import MODEL
 from utils.optimizers import build_optimizer, set_learning_rate
@@ -41,11 +41,8 @@ def train_epoch(run: Run, model, loader, criterion, optimizer, ema, epoch: int) 
         if ema:
             ema.step()
         progress.update(loss=loss)
-    share = int(progress.counts["kept"]) / (len(loader) * loader.batch_size)
-    return progress.averages() | {
-        "train/confident_share": share,
-        "train/skipped_steps": int(progress.counts["skipped"]),
-    }
+    share, skipped = int(progress.counts["kept"]) / (len(loader) * loader.batch_size), int(progress.counts["skipped"])
+    return progress.averages() | {"train/confident_share": share, "train/skipped_steps": skipped}
 
 
 def confidence_summary(probabilities: torch.Tensor, threshold: float) -> str:
@@ -110,6 +107,8 @@ def main(argv: list[str] | None = None) -> None:
     probabilities = predict(model, val_loader)[0]
     metrics = evaluate_clusters(probabilities, val_set.targets)
     run.log.final("self-labelling on the val split, last epoch", metrics)
+    for caution in cautions(metrics):
+        run.log.warn(caution)
     plot_matching(val_set, probabilities.argmax(dim=1), metrics, run.folder / "confusion_matrix.png")
     plot_curves(run.folder / "log.jsonl", run.folder / "curves.png")
     run.finish("the model, curves.png and confusion_matrix.png")

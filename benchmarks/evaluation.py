@@ -18,8 +18,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data.augment_steps import Normalize
 from data.dataset import ResidentDataset
 from models.heads import ClusteringModel
-from utils.evaluate import evaluate_clusters, prototypes, scan_validation
+from utils.evaluate import evaluate_clusters, prototypes
 from utils.features import eval_loader, predict
+from utils.label_free import scan_validation
 from utils.visualize import plot_matching, plot_prototypes
 
 SIDE, FEATURES, NEIGHBORS = 8, 2048, 5  # pixels of a made-up image; of ResNet-50; of a val image

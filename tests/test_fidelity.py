@@ -290,7 +290,7 @@ def test_scan_draws_from_the_first_columns_of_its_file_itself_included_and_valid
 
     validation = scan.scan_validation
     monkeypatch.setattr(
-        scan, "scan_validation", lambda probs, rows: validated_on.append(rows) or validation(probs, rows)
+        scan, "scan_validation", lambda probs, rows, _: validated_on.append(rows) or validation(probs, rows)
     )
     run_watched(stage, finished, tmp_path, monkeypatch, train_epoch, "num_neighbors=2")
     assert [rows.shape for rows in trained_on] == [(206, 3)] * 2  # itself and two

@@ -322,10 +322,61 @@ def test_in_bfloat16_every_parameter_is_trained(stage, finished, tmp_path, monke
 
 def test_selflabel_warns_when_a_cluster_dies(finished, tmp_path, monkeypatch):
     used = iter([10, 10, 9])
-    monkeypatch.setattr(selflabel, "evaluate_clusters", lambda *_: {"used_clusters": next(used, 9)})
+    shares = {"smallest_share": 0.1, "largest_share": 0.2}
+    monkeypatch.setattr(selflabel, "evaluate_clusters", lambda *_: {"used_clusters": next(used, 9), **shares})
     folder = run_stage("selflabel", tmp_path, f"scan_dir={finished['scan']}", "confidence_threshold=0.15")
     (warning,) = (line["warning"] for line in log_of(folder) if "warning" in line)
     assert "epoch 2 uses 9 clusters, 10 before" in warning
+
+
+@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.parametrize("stage", ["scan", "selflabel"])
+def test_a_clustering_stage_ends_with_the_cautions_of_its_last_figures(stage, finished, tmp_path, monkeypatch):
+    judged = []
+    monkeypatch.setattr(SCRIPTS[stage], "cautions", lambda metrics: judged.append(metrics) or ["beware", "twice"])
+    overrides = [f"pretext_dir={finished['pretext']}", f"scan_dir={finished['scan']}"]
+    overrides += ["confidence_threshold=0.15"] if stage == "selflabel" else []
+    lines = log_of(run_stage(stage, tmp_path, *overrides, epochs=1))
+    place = next(number for number, line in enumerate(lines) if "final" in line)
+    assert lines[place + 1 : place + 3] == [{"warning": "beware"}, {"warning": "twice"}]
+    assert len(judged) == 1 and judged[0]["NMI"] == lines[place]["NMI"]
+
+
+@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.parametrize("batch_size", [39, 40])
+def test_scan_warns_at_its_start_when_a_batch_has_fewer_than_4_images_a_cluster(
+    batch_size, finished, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(scan, "train_epoch", lambda *_: {})
+    lines = log_of(
+        run_stage("scan", tmp_path, f"pretext_dir={finished['pretext']}", f"batch_size={batch_size}", epochs=1)
+    )
+    at_start = lines[: next(number for number, line in enumerate(lines) if "epoch" in line)]
+    warnings = [line["warning"] for line in at_start if "warning" in line]
+    assert len(warnings) == (batch_size == 39)
+    for warning in warnings:
+        assert "batch_size is 39 for num_classes 10" in warning and "raise batch_size to 40" in warning
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_scan_logs_the_share_of_val_neighbors_in_one_cluster(finished, tmp_path, monkeypatch):
+    heads, predict = [], scan.predict
+    monkeypatch.setattr(scan, "train_epoch", lambda *_: {})
+    monkeypatch.setattr(scan, "predict", lambda *a: heads.append(predict(*a)) or heads[-1])
+    (epoch,) = epochs_of(run_stage("scan", tmp_path, f"pretext_dir={finished['pretext']}", epochs=1))
+    clusters, neighbors = heads[0][0].argmax(dim=1), np.load(finished["pretext"] / "topk-val-neighbors.npy")
+    same = [clusters[image] == clusters[other] for image, *others in neighbors for other in others]
+    assert epoch["val/neighbor_agreement"] == pytest.approx(np.mean(same))
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_scan_under_a_prior_trains_and_selects_by_it(finished, tmp_path, monkeypatch):
+    prior, asked, validation = [55.0, *[5.0] * 9], [], scan.scan_validation
+    monkeypatch.setattr(scan, "scan_validation", lambda *a: asked.append(a[2]) or validation(*a))
+    overrides = [f"pretext_dir={finished['pretext']}", f"criterion_kwargs.cluster_prior={prior}"]
+    folder = run_stage("scan", tmp_path, *overrides)
+    assert asked == [prior] * 2  # once an epoch
+    assert not same_weights(folder, finished["scan"])
 
 
 @pytest.mark.parametrize("stage", SCRIPTS)

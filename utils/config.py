@@ -17,6 +17,7 @@ from utils.files import write_whole
 
 DEFAULT_ENV = Path("configs/env.yml")
 CRITERIA = {"simclr": "simclr", "scan": "scan", "selflabel": "confidence-cross-entropy"}
+PRIOR = "criterion_kwargs.cluster_prior"  # the one term of a criterion that may be absent
 MINED_LATER = ("simclr", "moco")  # their num_neighbors matters after training only
 
 BY_NAME = {key.name: key for key in KEYS}
@@ -75,8 +76,14 @@ def check_stage(cfg: EasyDict, stage: str) -> None:
     if stage not in CRITERIA:
         return  # nothing is trained
     for name in values:
-        if name.startswith("criterion_kwargs.") and not _is_needed(BY_NAME[name], stage, values):
-            raise UserError(f"{name} is {values[name]}, but criterion: {criterion} has no such term; leave it out")
+        fits = _is_needed(BY_NAME[name], stage, values) or (name == PRIOR and stage == "scan")
+        if name.startswith("criterion_kwargs.") and not fits:
+            shown = cut(str(values[name]))
+            raise UserError(f"{name} is {shown}, but criterion: {criterion} has no such term; leave it out")
+    if PRIOR in values and len(values[PRIOR]) != cfg.num_classes:
+        raise UserError(
+            f"{PRIOR} has {len(values[PRIOR])} numbers, but num_classes is {cfg.num_classes}: give one for each cluster"
+        )
     cutout = cfg.augmentation_kwargs.get("cutout_kwargs") if cfg.augmentation_strategy == "affine" else None
     if cutout and (missing := {"n_holes", "length"} - cutout.keys()):
         name = f"augmentation_kwargs.cutout_kwargs.{min(missing)}"

@@ -9,7 +9,7 @@ class Key(NamedTuple):
     """One key.
 
     default: a value, or one for each `setup` that has any.
-    type: str, path, bool, int, float, ints (a list), range (two numbers, low and high) or rgb (three numbers).
+    type: str, path, bool, int, float, ints or floats (lists), range (two numbers, low and high) or rgb (three numbers).
     allowed: the accepted names, or the bounds of each number, such as ">0 <=1"; empty for no restriction.
     needed: the scripts that cannot do without the key (a default will do), or `other_key=values`: those that need the
     other key, when it has one of these values; empty where the key is optional.
@@ -170,6 +170,14 @@ TABLE = (  # headings, and below each its keys
     Key("criterion", "str", ("simclr", "scan", "confidence-cross-entropy"), TRAIN, "loss of the stage"),
     Key("criterion_kwargs.temperature", "float", ">0", "criterion=simclr", "divides the similarities"),
     Key("criterion_kwargs.entropy_weight", "float", ">=0", "criterion=scan", "weight of the entropy: even clusters"),
+    Key(
+        "criterion_kwargs.cluster_prior",
+        "floats",
+        ">0 <=1000000",
+        "",
+        "scan, optional: what shares of the images the num_classes clusters should hold, in any unit; entropy is then "
+        "ln K minus the KL divergence from these shares, highest (ln K) when they are met; when absent, equal shares",
+    ),
     Key(
         "criterion_kwargs.apply_class_balancing",
         "bool",

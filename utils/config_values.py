@@ -17,10 +17,16 @@ FORMS = {  # type: what an error asks for
     "int": "a whole number",
     "float": "a number",
     "ints": "a list of whole numbers",
+    "floats": "a list of numbers",
     "range": "two numbers [low, high]",
     "rgb": "three numbers [red, green, blue]",
 }
-LISTS = {"ints": ("int", None), "range": ("float", 2), "rgb": ("float", 3)}  # type: of what, how many (None: any)
+LISTS = {  # type: of what, how many (None: any)
+    "ints": ("int", None),
+    "floats": ("float", None),
+    "range": ("float", 2),
+    "rgb": ("float", 3),
+}
 BOOLS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 COMPARISONS = {">=": operator.ge, ">": operator.gt, "<=": operator.le, "<": operator.lt}
 LONGEST = 200  # characters of a value or a name that an error shows

@@ -1,4 +1,7 @@
-"""Numbers that judge a clustering or a set of neighbors: arrays in, plain Python out; no model, no config."""
+"""Numbers that judge a clustering or a set of neighbors: arrays in, plain Python out; no model, no config. What judges
+a clustering without labels is in `utils/label_free.py`."""
+
+import math
 
 import torch
 from numpy.typing import ArrayLike
@@ -7,8 +10,9 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score, normalized_mutual_info_score
 from torch import Tensor
 
+from utils.label_free import cluster_report
+
 PROTOTYPE_CANDIDATES = 10  # most confident images of a cluster, among which its prototype is looked for
-ROWS_AT_ONCE = 128  # of scan_validation: their products stay in the cache of the processor
 
 
 def clustering_metrics(
@@ -17,11 +21,13 @@ def clustering_metrics(
     """How well the clusters (predictions, (N,)) agree with the classes (targets, (N,); images of -1 are left out).
 
     `ACC` pairs clusters and classes one to one (Hungarian matching; the pairs are `hungarian_match`); where one side
-    is longer, its rest stays unmatched. `ACC many-to-one` gives every cluster its commonest class: it rises with the
-    number of clusters, so never compare it with ACC. `NMI`, `AMI`, `ARI` as in scikit-learn, without any matching.
-    `ACC Top-5`, only with probabilities (N, K): one of the 5 (or K) likeliest clusters is matched to the class.
+    is longer, its rest stays unmatched. Under the same matching, each class that has labelled images counting the same,
+    `balanced ACC` is the mean recall and `macro-F1` the mean F1, of an unmatched class 0. `ACC many-to-one` gives every
+    cluster its commonest class: it rises with the number of clusters, so never compare it with ACC. `NMI`, `AMI`, `ARI`
+    as in scikit-learn, without any matching. `ACC Top-5`, only with probabilities (N, K): one of the 5 (or K) likeliest
+    clusters is matched to the class. `labelled images`: how many, only where some are and some are not.
     There are K clusters, without probabilities as many as the largest prediction says.
-    Returns {} when nothing is labelled. Raises ValueError if lengths differ or a prediction is none of the clusters.
+    Returns {} for fewer than two classes. Raises ValueError if lengths differ or a prediction is none of the clusters.
     """
     if targets is None:
         return {}
@@ -29,7 +35,7 @@ def clustering_metrics(
     if predictions.shape != targets.shape:
         raise ValueError(f"{len(predictions)} predictions do not fit {len(targets)} targets")
     labelled = targets >= 0  # (N,)
-    if not labelled.any():
+    if len(targets[labelled].unique()) < 2:
         return {}
     num_clusters = int(predictions.max()) + 1
     if probabilities is not None:
@@ -44,9 +50,13 @@ def clustering_metrics(
     table = contingency_table(predictions, targets, num_clusters)  # (K, C)
     clusters, classes = linear_sum_assignment(table.numpy(), maximize=True)
     match = list(zip(clusters.tolist(), classes.tolist(), strict=True))
+    recall, f1 = class_scores(table, clusters, classes)
     labelings = targets.numpy(), predictions.numpy()
-    metrics = {
+    metrics = {} if labelled.all() else {"labelled images": len(targets)}
+    metrics |= {
         "ACC": table[clusters, classes].sum().item() / len(targets),
+        "balanced ACC": recall.mean().item(),
+        "macro-F1": f1.mean().item(),
         "NMI": float(normalized_mutual_info_score(*labelings)),
         "AMI": float(adjusted_mutual_info_score(*labelings)),
         "ARI": float(adjusted_rand_score(*labelings)),
@@ -70,50 +80,30 @@ def map_clusters(predictions: ArrayLike | Tensor, hungarian_match: list[tuple[in
     return class_of[predictions]
 
 
-def scan_validation(probabilities: ArrayLike | Tensor, neighbors: ArrayLike | Tensor) -> dict[str, float]:
-    """The SCAN loss that selects the model (arXiv:2005.12320, eq. 2, entropy weight 1), in nats; no label is used.
-
-    probabilities: (N, K), neighbors: (N, T+1) row numbers, column 0 the image itself. `consistency` is the mean of
-    -log <p_i, p_j> over all N (T+1) pairs, themselves included, the log bounded below by -100; `entropy` that of the
-    mean over N; `total_loss` = consistency - entropy, at least -ln K. Runs where the probabilities are and copies none
-    of them as a whole.
-    """
-    probs = torch.as_tensor(probabilities).float()  # (N, K)
-    neighbors = torch.as_tensor(neighbors).to(probs.device).long()  # (N, T+1)
-    log_sum = usage = 0
-    for anchors, others in zip(probs.split(ROWS_AT_ONCE), neighbors.split(ROWS_AT_ONCE), strict=True):
-        products = anchors[:, None] * probs[others]  # (B, T+1, K)
-        agreement = products.sum(dim=2, dtype=torch.float64)  # (B, T+1), <p_i, p_j>
-        log_sum = log_sum + agreement.log().clamp(min=-100).sum()
-        usage = usage + anchors.sum(dim=0, dtype=torch.float64)  # (K,)
-    consistency = -log_sum.item() / neighbors.numel()
-    mean_probs = (usage / len(probs)).clamp(min=1e-8)  # (K,)
-    entropy = -(mean_probs * mean_probs.log()).sum().item()
-    return {"consistency": consistency, "entropy": entropy, "total_loss": consistency - entropy}
-
-
-def cluster_report(probabilities: ArrayLike | Tensor) -> dict[str, float]:
-    """What the clusters (probabilities, (N, K)) look like without labels.
-
-    `used_clusters`: those with at least one image by argmax; `effective_clusters`: exp of the entropy of the shares;
-    `smallest_share`, `largest_share`: of the N images, over all K clusters; `mean_confidence`: mean of the maxima.
-    """
-    probs = torch.as_tensor(probabilities).float()  # (N, K)
-    confidence, predictions = probs.max(dim=1)  # (N,) each
-    counts = predictions.bincount(minlength=probs.shape[1])  # (K,)
-    shares = counts.double() / len(predictions)  # (K,)
-    return {
-        "used_clusters": int((counts > 0).sum()),
-        "effective_clusters": torch.special.entr(shares).sum().exp().item(),
-        "smallest_share": shares.min().item(),
-        "largest_share": shares.max().item(),
-        "mean_confidence": confidence.double().mean().item(),
-    }
-
-
 def evaluate_clusters(probabilities: Tensor, targets: Tensor | None) -> dict:
     """`cluster_report`, and `clustering_metrics` as far as targets are known: what the stages and eval.py report."""
     return cluster_report(probabilities) | clustering_metrics(probabilities.argmax(dim=1), targets, probabilities)
+
+
+def cautions(report: dict) -> list[str]:
+    """What in a report of `evaluate_clusters` speaks of a clustering that failed, a sentence each."""
+    found = []
+    if report["largest_share"] > 0.9:
+        found.append(
+            f"one cluster holds {100 * report['largest_share']:.1f} % of the images: unless one class is as common, "
+            "they have collapsed; train scan.py with a larger batch_size or entropy_weight"
+        )
+    if report.get("NMI", 1) < 0.05 and report["ACC"] > 0.5:
+        found.append(
+            f"ACC is high only because one class is common: it is {report['ACC']:.3f}, but NMI {report['NMI']:.3f}; "
+            "look at balanced ACC and macro-F1"
+        )
+    if report["smallest_share"] == 0:
+        found.append(
+            f"used_clusters is {report['used_clusters']}, less than num_classes: the other clusters hold no image; "
+            "train scan.py with a larger batch_size, or ask for fewer clusters"
+        )
+    return found
 
 
 def neighbor_accuracy(neighbors: ArrayLike | Tensor, targets: ArrayLike | Tensor, topk: int) -> float:
@@ -163,9 +153,10 @@ def kmeans_accuracy(
     num_clusters: int,
     seed: int,
 ) -> float:
-    """The baseline SCAN has to beat: k-means fitted on features (N, D), ACC of its clusters on eval_features (M, D)."""
+    """The baseline SCAN has to beat: k-means fitted on features (N, D), ACC of its clusters on eval_features (M, D);
+    NaN where eval_targets name fewer than two classes."""
     kmeans = KMeans(num_clusters, n_init=5, random_state=seed).fit(floats(features).numpy())
-    return clustering_metrics(kmeans.predict(floats(eval_features).numpy()), eval_targets)["ACC"]
+    return clustering_metrics(kmeans.predict(floats(eval_features).numpy()), eval_targets).get("ACC", math.nan)
 
 
 def contingency_table(predictions: Tensor, targets: Tensor, num_clusters: int) -> Tensor:
@@ -173,6 +164,18 @@ def contingency_table(predictions: Tensor, targets: Tensor, num_clusters: int) -
     num_classes = int(targets.max()) + 1
     pairs = predictions * num_classes + targets  # (N,)
     return pairs.bincount(minlength=num_clusters * num_classes).view(num_clusters, num_classes)
+
+
+def class_scores(table: Tensor, clusters: ArrayLike, classes: ArrayLike) -> tuple[Tensor, Tensor]:
+    """Recall and F1 of each class that has images, 0 where it is matched to no cluster: float64 (C,) or shorter.
+
+    table: (K, C) as from `contingency_table`; clusters, classes: (min(K, C),), the matched pairs."""
+    sizes = table.sum(dim=0)  # (C,)
+    hits, predicted = torch.zeros(2, len(sizes), dtype=torch.float64)  # (C,) each
+    hits[classes] = table[clusters, classes].double()
+    predicted[classes] = table[clusters].sum(dim=1).double()
+    present = sizes > 0
+    return (hits / sizes)[present], (2 * hits / (sizes + predicted))[present]
 
 
 def integers(values: ArrayLike | Tensor) -> Tensor:

@@ -170,7 +170,7 @@ def plausible_override(rng) -> str:
         return f"{key.name}={rng.choice(PLAUSIBLE_TEXTS)}"
     bounds = [bound.strip("<>=") for bound in key.allowed.split()]
     numbers = [rng.choice(["0", "0.5", "1", "2", "3.0", "1e-9", "1e2", "1_0", "True", *bounds * 3]) for _ in range(3)]
-    number_of = {"ints": rng.randrange(4), "range": 2, "rgb": 3}
+    number_of = {"ints": rng.randrange(4), "floats": rng.randrange(4), "range": 2, "rgb": 3}
     value = f"[{', '.join(numbers[: number_of[key.type]])}]" if key.type in number_of else numbers[0]
     return f"{key.name}={value}"
 
@@ -200,8 +200,11 @@ def spoilt(rng, kind, text: str) -> tuple[bytes, list[str]]:
 # What a valid config is, said anew
 
 
-KINDS_OF_VALUES = {"bool": bool, "int": int, "float": float, "ints": int, "range": float, "rgb": float}
-LENGTHS = {"range": (2,), "rgb": (3,), "ints": range(10**6)}
+KINDS_OF_VALUES = {
+    **{"bool": bool, "int": int, "float": float},
+    **{"ints": int, "floats": float, "range": float, "rgb": float},
+}
+LENGTHS = {"range": (2,), "rgb": (3,), "ints": range(10**6), "floats": range(10**6)}
 
 
 def fits(key, value) -> bool:
@@ -230,6 +233,7 @@ def fits(key, value) -> bool:
         ("run_name", ["007", "a b"], ["", "a\nb", 7]),
         ("augmentation_kwargs.random_resized_crop.scale", [[0.2, 1.0]], [[1.0, 0.2], [0.2], [0.2, 1], 0.2, [0.2, 1.1]]),
         ("scheduler_kwargs.lr_decay_epochs", [[], [3, 5]], [[3.0], [-1], 3]),
+        ("criterion_kwargs.cluster_prior", [[], [0.5, 3.0]], [[3], [0.0], 3.0]),
     ],
 )
 def test_what_a_valid_value_is(name, right, wrong):

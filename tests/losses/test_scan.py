@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from losses import SCANLoss, scan_loss
+from losses import SCANLoss, cluster_entropy, scan_loss
 
 
 def loop_terms(anchor_logits, neighbor_logits, entropy_weight):
@@ -155,3 +155,80 @@ def test_the_module_face_is_the_function_at_its_weight():
     found = SCANLoss(entropy_weight=2.0)(*logits)
     assert found == scan_loss(*logits, 2.0)
     assert found.total == found.consistency - 2.0 * found.entropy
+
+
+# Under a cluster prior
+
+
+@pytest.mark.parametrize("prior", [[1, 1, 1, 1], [0.25] * 4, [30.0] * 4])
+def test_an_even_prior_is_no_prior(prior):
+    logits = random_logits()
+    for found, expected in zip(scan_loss(*logits, 5.0, prior), scan_loss(*logits, 5.0), strict=True):
+        assert found.item() == pytest.approx(expected.item(), abs=1e-6)
+
+
+def test_the_entropy_of_even_clusters_under_a_3_to_1_prior_by_hand():
+    # ln 2 + 0.5 ln(2 * 3/4) + 0.5 ln(2 * 1/4) = ln 2 + 0.5 ln(3/4)
+    expected = math.log(2) + 0.5 * math.log(0.75)
+    anchors = torch.zeros(3, 2)
+    for prior in ([3, 1], [0.75, 0.25], [300.0, 100.0]):
+        assert cluster_entropy(torch.tensor([0.5, 0.5]), prior).item() == pytest.approx(expected)
+        total, consistency, entropy = scan_loss(anchors, anchors, 5.0, prior)
+        assert entropy.item() == pytest.approx(expected)
+        assert consistency.item() == pytest.approx(math.log(2))
+        assert total.item() == pytest.approx(math.log(2) - 5 * expected)
+
+
+def test_the_entropy_under_a_prior_is_ln_k_minus_the_divergence_from_it():
+    anchors, neighbors = random_logits()
+    mean, prior = anchors.double().softmax(dim=1).mean(dim=0).tolist(), [0.1, 0.2, 0.3, 0.4]
+    divergence = sum(p * math.log(p / q) for p, q in zip(mean, prior, strict=True))
+    assert scan_loss(anchors, neighbors, 5.0, prior).entropy.item() == pytest.approx(math.log(4) - divergence, rel=1e-5)
+
+
+def test_the_entropy_under_a_prior_is_highest_and_ln_k_where_the_clusters_have_its_shares():
+    prior = torch.tensor([0.6, 0.3, 0.1])
+    highest = cluster_entropy(prior, prior.tolist()).item()
+    assert highest == pytest.approx(math.log(3))
+    for others in (100 * random_logits(batch=50, clusters=3)[0]).softmax(dim=1), torch.full((1, 3), 1 / 3):
+        assert all(cluster_entropy(shares, prior.tolist()).item() < highest for shares in others)
+    near = [(prior + step * torch.tensor([1.0, -1.0, 0.0])) for step in (-0.01, 0.01)]
+    assert all(cluster_entropy(shares, prior.tolist()).item() < highest for shares in near)
+
+
+def test_gradient_steps_on_the_entropy_lead_to_the_shares_of_the_prior():
+    logits = torch.zeros(1, 3, requires_grad=True)
+    for _ in range(200):
+        (grad,) = torch.autograd.grad(scan_loss(logits, logits.detach(), 1.0, [6, 3, 1]).entropy, logits)
+        logits = (logits + grad).detach().requires_grad_()
+    assert logits.softmax(dim=1)[0].tolist() == pytest.approx([0.6, 0.3, 0.1], abs=1e-3)
+
+
+@pytest.mark.parametrize("prior", [[1, 1, 2], [1, 1e-9, 1e6], [1e-300, 1, 1]])
+def test_an_empty_cluster_has_a_finite_entropy_and_gradient_under_any_prior(prior):
+    anchors = torch.tensor([[0.0, 0.0, -1000.0], [1.0, 0.0, -1000.0]], requires_grad=True)
+    terms = scan_loss(anchors, anchors.detach(), 5.0, prior)
+    terms.total.backward()
+    assert all(term.isfinite() for term in terms) and anchors.grad.isfinite().all()
+
+
+def test_under_a_prior_too_an_empty_cluster_counts_as_1e_8():
+    expected = -1e-8 * math.log(1e-8) + math.log(2 * 0.001) + 1e-8 * math.log(2 * 0.999)
+    found = cluster_entropy(torch.tensor([1.0, 0.0], dtype=torch.float64), [0.001, 0.999])
+    assert found.item() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("prior", [[1.0], [1, 1, 1], []])
+def test_a_prior_of_another_length_is_an_error_that_names_both(prior):
+    with pytest.raises(ValueError, match=f"{len(prior)} numbers for 4 clusters"):
+        scan_loss(*random_logits(), 5.0, prior)
+
+
+def test_the_module_face_hands_its_prior_on():
+    logits = random_logits()
+    assert SCANLoss(2.0, [1, 2, 3, 4])(*logits) == scan_loss(*logits, 2.0, [1, 2, 3, 4]) != scan_loss(*logits, 2.0)
+
+
+def test_the_module_tells_how_low_the_losses_can_get():
+    sentence = SCANLoss(entropy_weight=5.0).bounds(10)
+    assert "below -5 ln 10 = -11.513" in sentence and "below -ln 10 = -2.303" in sentence  # ln 10 = 2.302585

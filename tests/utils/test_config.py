@@ -248,6 +248,7 @@ def test_how_many_neighbors_are_mined_and_where_follows_the_pretext_task(setup, 
         ("run_name", "no", "no"),
         ("scheduler_kwargs.lr_decay_epochs", "[30, 60.0]", [30, 60]),
         ("scheduler_kwargs.lr_decay_epochs", "[]", []),
+        ("criterion_kwargs.cluster_prior", "[3, 0.5]", [3.0, 0.5]),
         ("augmentation_kwargs.random_resized_crop.scale", "[0.2, 1]", [0.2, 1.0]),
     ],
 )
@@ -289,6 +290,8 @@ def test_a_tilde_in_a_path_means_the_home_folder(monkeypatch):
         ("run_name", "[a]", "text"),
         ("scheduler_kwargs.lr_decay_epochs", "30", "a list of whole numbers"),
         ("scheduler_kwargs.lr_decay_epochs", "[30.5]", "a list of whole numbers"),
+        ("criterion_kwargs.cluster_prior", "0.5", "a list of numbers"),
+        ("criterion_kwargs.cluster_prior", "[0.5, half]", "a list of numbers"),
         ("augmentation_kwargs.random_resized_crop.scale", "0.2", "two numbers"),
         ("augmentation_kwargs.random_resized_crop.scale", "[0.2]", "two numbers"),
         ("augmentation_kwargs.random_resized_crop.scale", "[1.0, 0.2]", "two numbers [low, high]"),
@@ -352,6 +355,7 @@ AUGMENT = "augmentation_kwargs"
         ("temperature", [0.07], [0]),
         ("criterion_kwargs.temperature", [0.1], [0, -1]),
         ("criterion_kwargs.entropy_weight", [0, 5], [-0.1]),
+        ("criterion_kwargs.cluster_prior", ["[3, 1]", "[1e-9, 1000000]"], ["[3, 0]", "[3, -1]", "[1e39, 1]"]),
         ("optimizer_kwargs.lr", [1e-9, 5, 1000000], [0, -1, 1e39]),
         ("optimizer_kwargs.weight_decay", [0, 1000000], [-1e-4, 1e39]),
         ("optimizer_kwargs.momentum", [0, 0.9], [1, -0.1]),
@@ -597,6 +601,26 @@ def test_a_criterion_of_another_stage_is_refused(file, wrong, right):
     assert f"criterion {wrong} " in message and f"write criterion: {right}" in message
 
 
+PRIOR = "criterion_kwargs.cluster_prior"
+
+
+def test_a_cluster_prior_has_a_number_for_each_cluster():
+    check_stage(load_config(None, CONFIGS / "scan/scan_cifar10.yml", [f"{PRIOR}={[1] * 10}"]), "scan")
+    for count in (0, 9, 11):
+        cfg = load_config(None, CONFIGS / "scan/scan_cifar10.yml", [f"{PRIOR}={[1] * count}"])
+        assert error_of(check_stage, cfg, "scan") == (
+            f"{PRIOR} has {count} numbers, but num_classes is 10: give one for each cluster"
+        )
+
+
+@pytest.mark.parametrize("file", ["pretext/simclr_cifar10", "selflabel/selflabel_cifar10"])
+def test_a_cluster_prior_is_for_scan_alone(file):
+    cfg = load_config(None, CONFIGS / f"{file}.yml", [f"{PRIOR}={[1] * 1000}"])
+    message = error_of(check_stage, cfg, cfg.setup)
+    assert message.startswith(f"{PRIOR} is [1.0, 1.0, ") and "has no such term; leave it out" in message
+    assert len(message) < 400
+
+
 def test_self_labelling_has_one_head():
     cfg = load_config(None, CONFIGS / "selflabel/selflabel_cifar10.yml", ["num_heads=10"])
     assert "num_heads is 10" in error_of(check_stage, cfg, "selflabel")
@@ -670,6 +694,7 @@ def test_a_resume_may_change_where_and_how_long_it_runs(override):
         ("train_db_name=stl-10", "train_db_name: digits -> stl-10"),
         ("model_kwargs.width=32", "model_kwargs.width: 64 -> 32"),
         ("max_images=500", "max_images: absent -> 500"),
+        (f"{PRIOR}=[2, 1]", f"{PRIOR}: absent -> [2.0, 1.0]"),
     ],
 )
 def test_a_resume_may_change_nothing_else(override, line):

@@ -9,14 +9,13 @@ from sklearn import metrics as sklearn_metrics
 from sklearn.datasets import make_blobs
 
 from utils.evaluate import (
-    ROWS_AT_ONCE,
-    cluster_report,
+    cautions,
     clustering_metrics,
+    evaluate_clusters,
     kmeans_accuracy,
     map_clusters,
     neighbor_accuracy,
     prototypes,
-    scan_validation,
 )
 
 
@@ -58,7 +57,7 @@ def test_renaming_clusters_or_classes_changes_no_metric():
     found = clustering_metrics(predictions, targets)
     cluster_names, class_names = np.array([3, 0, 4, 1, 2]), np.array([2, 3, 0, 1])
     renamed = clustering_metrics(cluster_names[predictions], class_names[targets])
-    for name in ("ACC", "NMI", "AMI", "ARI", "ACC many-to-one"):
+    for name in ("ACC", "balanced ACC", "macro-F1", "NMI", "AMI", "ARI", "ACC many-to-one"):
         assert renamed[name] == pytest.approx(found[name]), name
 
 
@@ -120,11 +119,11 @@ def test_top_5_asks_whether_one_of_the_5_likeliest_clusters_maps_to_the_class(cl
 
 
 def test_an_unmatched_cluster_is_never_a_top_5_hit():
-    probabilities = torch.eye(3)[[0, 0, 1, 1, 2]]  # three clusters, one class: two clusters map to no class
-    found = clustering_metrics([0, 0, 1, 1, 2], [0, 0, 0, 0, 0], probabilities[:, :3])
+    probabilities = torch.eye(3)[[0, 0, 1, 1, 2]]  # three clusters, two classes: one cluster maps to no class
+    found = clustering_metrics([0, 0, 1, 1, 2], [0, 0, 0, 0, 1], probabilities[:, :3])
     assert found["ACC Top-5"] == 1.0  # top 3 of 3 holds the matched cluster always
-    wide = torch.nn.functional.pad(probabilities, (0, 7)) - 0.01 * torch.arange(10)  # likeliest 5 never reach cluster 9
-    assert clustering_metrics([9, 9, 9, 9, 9], [0, 0, 0, 0, 0], wide)["ACC Top-5"] == 0.0
+    wide = torch.nn.functional.pad(probabilities, (0, 7)) - 0.01 * torch.arange(10)  # likeliest 5 never reach 8 and 9
+    assert clustering_metrics([8, 8, 8, 9, 9], [0, 0, 0, 1, 1], wide)["ACC Top-5"] == 0.0
 
 
 def test_a_thousand_clusters_by_hand():
@@ -154,7 +153,7 @@ def test_a_thousand_clusters_by_hand():
 
 
 def test_top_5_is_absent_without_probabilities_and_the_keys_are_exactly_these():
-    keys = ["ACC", "NMI", "AMI", "ARI", "ACC many-to-one", "hungarian_match"]
+    keys = ["ACC", "balanced ACC", "macro-F1", "NMI", "AMI", "ARI", "ACC many-to-one", "hungarian_match"]
     assert sorted(clustering_metrics([0, 1], [0, 1])) == sorted(keys)
     assert sorted(clustering_metrics([0, 1], [0, 1], torch.eye(2))) == sorted([*keys, "ACC Top-5"])
 
@@ -169,11 +168,12 @@ def test_images_of_target_minus_1_are_left_out_of_every_metric():
     labelled = np.arange(30) % 3 > 0
     predictions = probabilities.argmax(dim=1)
     found = clustering_metrics(predictions, np.where(labelled, targets, -1), probabilities)
+    assert found.pop("labelled images") == 20
     assert found == clustering_metrics(predictions[labelled], targets[labelled], probabilities[labelled])
 
 
-@pytest.mark.parametrize("targets", [None, [-1, -1, -1]])
-def test_without_labels_there_are_no_metrics(targets):
+@pytest.mark.parametrize("targets", [None, [-1, -1, -1], [2, 2, 2], [-1, 0, 0]])
+def test_without_labels_of_two_classes_there_are_no_metrics(targets):
     assert clustering_metrics([0, 1, 2], targets) == {}
 
 
@@ -194,6 +194,97 @@ def test_predictions_that_do_not_fit_are_an_error(predictions, targets, probabil
         clustering_metrics(predictions, targets, probabilities)
 
 
+# -- clustering_metrics: uneven classes
+
+
+@pytest.mark.parametrize(("num_clusters", "num_classes"), [(4, 4), (7, 3), (3, 5)])
+def test_balanced_acc_and_macro_f1_are_scikit_learns_of_the_matched_classes(num_clusters, num_classes):
+    targets = random_labels(num_classes, seed=10) ** 2  # 0, 1, 4, ...: classes 2 and 3 have no images
+    predictions = np.where(random_labels(3, seed=11) > 0, targets % num_clusters, random_labels(num_clusters, seed=12))
+    found = clustering_metrics(predictions, targets)
+    mapped = map_clusters(predictions, found["hungarian_match"]).numpy()
+    recalls = [np.mean(mapped[targets == label] == label) for label in np.unique(targets)]
+    assert found["balanced ACC"] == pytest.approx(np.mean(recalls))
+    assert found["balanced ACC"] == pytest.approx(
+        sklearn_metrics.recall_score(targets, mapped, labels=np.unique(targets), average="macro", zero_division=0)
+    )
+    assert found["macro-F1"] == pytest.approx(
+        sklearn_metrics.f1_score(targets, mapped, labels=np.unique(targets), average="macro", zero_division=0)
+    )
+    assert len({round(found[name], 6) for name in ("ACC", "balanced ACC", "macro-F1")}) == 3
+
+
+def test_where_every_cluster_has_its_class_balanced_acc_is_scikit_learns():
+    targets = np.repeat([0, 1, 2], [50, 8, 2])
+    predictions = np.where(random_labels(4, seed=13) > 0, targets, random_labels(3, seed=14))
+    found = clustering_metrics(predictions, targets)
+    assert sorted(found["hungarian_match"]) == [(0, 0), (1, 1), (2, 2)]
+    assert found["balanced ACC"] == pytest.approx(sklearn_metrics.balanced_accuracy_score(targets, predictions))
+
+
+def test_a_collapse_of_97_and_3_images_looks_right_by_acc_alone():
+    found = clustering_metrics([0] * 100, [0] * 97 + [1] * 3, torch.eye(2)[[0] * 100])
+    assert (found["ACC"], found["balanced ACC"]) == (0.97, 0.5)  # recall 1 and 0
+    assert found["macro-F1"] == pytest.approx((2 * 97 / (97 + 100) + 0) / 2)  # 2 hits / (images + predicted): 0.4924
+    assert found["NMI"] == pytest.approx(0)
+
+
+def test_images_of_a_cluster_without_a_class_are_wrong_and_claimed_by_no_class():
+    # Cluster 0 has class 0, cluster 1 class 1; the two images of cluster 2 are of class 0.
+    found = clustering_metrics([0, 0, 0, 0, 2, 2, 1, 1, 0], [0, 0, 0, 0, 0, 0, 1, 1, 1])
+    assert found["balanced ACC"] == pytest.approx((4 / 6 + 2 / 3) / 2)
+    assert found["macro-F1"] == pytest.approx((2 * 4 / (6 + 5) + 2 * 2 / (3 + 2)) / 2)
+
+
+# -- clustering_metrics: part of the labels
+
+
+def test_how_many_images_are_labelled_is_told_only_where_some_are_not():
+    assert clustering_metrics([0, 1, 1, 0], [0, 1, -1, -1])["labelled images"] == 2
+    assert type(clustering_metrics([0, 1, 1], [0, 1, -1])["labelled images"]) is int
+    assert "labelled images" not in clustering_metrics([0, 1, 1], [0, 1, 1])
+    report = evaluate_clusters(torch.eye(2)[[0, 1, 1]], torch.tensor([0, 1, -1]))
+    assert (report["labelled images"], report["largest_share"]) == (2, pytest.approx(2 / 3))
+
+
+# -- cautions
+
+
+def report_of(sizes, targets=None):
+    """What `evaluate_clusters` says of clusters of these sizes, the images in order."""
+    clusters = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    return evaluate_clusters(torch.eye(len(sizes))[clusters], None if targets is None else torch.tensor(targets))
+
+
+def test_a_sound_clustering_gives_no_caution_with_labels_or_without():
+    assert cautions(report_of([5, 5])) == cautions(report_of([5, 5], [0] * 5 + [1] * 5)) == []
+
+
+def test_a_cluster_of_more_than_90_percent_is_a_caution_that_gives_its_share():
+    assert cautions(report_of([900, 100])) == []
+    (caution,) = cautions(report_of([901, 99]))
+    assert "one cluster holds 90.1 % of the images" in caution
+
+
+def test_a_high_acc_without_information_is_a_caution_that_gives_both():
+    chance = [0, 0, 0, 1] * 20  # three quarters of either cluster are of class 0
+    (caution,) = cautions(report_of([56, 24], chance))  # ACC (42 + 6) / 80, NMI 0
+    assert "ACC is high only because one class is common" in caution
+    assert "0.600" in caution and "NMI 0.000" in caution
+    assert cautions(report_of([40, 40], chance)) == []  # ACC (30 + 10) / 80 is not above a half
+    for nmi, cautioned in ((0.049, True), (0.051, False)):
+        assert bool(cautions(report_of([56, 24]) | {"ACC": 0.6, "NMI": nmi})) == cautioned
+
+
+def test_a_cluster_without_images_is_a_caution_that_counts_the_others():
+    (caution,) = cautions(report_of([4, 0, 3, 3]))
+    assert "used_clusters is 3" in caution
+
+
+def test_a_collapse_with_labels_is_all_three_cautions():
+    assert len(cautions(report_of([100, 0], [0] * 97 + [1] * 3))) == 3
+
+
 # -- map_clusters
 
 
@@ -201,78 +292,6 @@ def test_map_clusters_gives_the_matched_class_and_minus_1_where_there_is_none():
     mapped = map_clusters([0, 1, 2, 3, 1], [(0, 2), (1, 0), (5, 1)])
     assert mapped.dtype == torch.int64
     assert mapped.tolist() == [2, 0, -1, -1, 0]
-
-
-# -- scan_validation
-
-
-def loop_validation(probabilities, neighbors):
-    pairs = [(row, other) for row, others in enumerate(neighbors) for other in others]
-    logs = [math.log(np.dot(probabilities[i], probabilities[j]) or 1e-300) for i, j in pairs]
-    consistency = -sum(max(log, -100) for log in logs) / len(pairs)
-    mean = [max(column, 1e-8) for column in np.mean(probabilities, axis=0)]
-    return consistency, -sum(p * math.log(p) for p in mean)
-
-
-@pytest.mark.parametrize("images", [30, 2 * ROWS_AT_ONCE + 1])
-def test_scan_validation_equals_a_loop_over_all_pairs_itself_included(images):
-    probabilities = random_probabilities(images)
-    neighbors = np.column_stack([np.arange(images), np.random.default_rng(0).integers(0, images, (images, 5))])
-    consistency, entropy = loop_validation(probabilities.double().numpy(), neighbors)
-    found = scan_validation(probabilities, neighbors)
-    assert found == pytest.approx({"consistency": consistency, "entropy": entropy, "total_loss": consistency - entropy})
-    assert all(type(value) is float for value in found.values())
-
-
-def test_scan_validation_of_confident_balanced_agreeing_clusters_is_minus_ln_k():
-    found = scan_validation(torch.eye(4).repeat(2, 1), torch.tensor([[i, (i + 4) % 8] for i in range(8)]))
-    assert found == pytest.approx({"consistency": 0, "entropy": math.log(4), "total_loss": -math.log(4)})
-
-
-def test_scan_validation_counts_a_pair_that_shares_nothing_as_100():
-    found = scan_validation(torch.eye(2), torch.tensor([[0, 1, 1, 0], [1, 1, 1, 1]]))
-    assert found["consistency"] == pytest.approx(100 * 2 / 8)
-
-
-def test_scan_validation_floors_an_empty_cluster_at_1e_8():
-    found = scan_validation(torch.tensor([[1.0, 0.0]]), torch.tensor([[0]]))
-    assert found["entropy"] == pytest.approx(-1e-8 * math.log(1e-8))
-
-
-def test_scan_validation_bears_probabilities_that_sum_to_slightly_over_1():
-    found = scan_validation(torch.tensor([[1 + 1e-6, 0.0]]), torch.tensor([[0, 0]]))
-    assert found["consistency"] == pytest.approx(0, abs=1e-5)
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_scan_validation_takes_half_precision(dtype):
-    probabilities, neighbors = random_probabilities().to(dtype), torch.arange(30)[:, None]
-    consistency, entropy = loop_validation(probabilities.double().numpy(), neighbors.numpy())
-    found = scan_validation(probabilities, neighbors)
-    assert (found["consistency"], found["entropy"]) == pytest.approx((consistency, entropy), rel=1e-5)
-
-
-# -- cluster_report
-
-
-def test_cluster_report_of_four_clusters_of_which_one_is_empty():
-    probabilities = torch.tensor(
-        [[0.7, 0.1, 0.1, 0.1], [0.6, 0.2, 0.2, 0.0], [0.1, 0.8, 0.1, 0.0], [0.1, 0.0, 0.9, 0.0]]
-    )
-    assert cluster_report(probabilities) == pytest.approx(
-        {
-            "used_clusters": 3,
-            "effective_clusters": math.exp(0.5 * math.log(2) + 2 * 0.25 * math.log(4)),
-            "smallest_share": 0.0,
-            "largest_share": 0.5,
-            "mean_confidence": 0.75,
-        }
-    )
-
-
-@pytest.mark.parametrize(("rows", "effective"), [([0, 1, 2, 3, 4], 5.0), ([2, 2, 2, 2, 2], 1.0)])
-def test_effective_clusters_is_k_for_equal_clusters_and_1_for_a_collapse(rows, effective):
-    assert cluster_report(np.eye(5)[rows])["effective_clusters"] == pytest.approx(effective)
 
 
 # -- neighbor_accuracy
@@ -354,3 +373,8 @@ def test_kmeans_with_fewer_clusters_than_classes_is_matched_one_to_one():
     features = torch.tensor([[0.0], [0.1], [9.0], [9.1], [9.2], [9.3]])
     targets = torch.tensor([0, 0, 1, 1, 2, 2])
     assert kmeans_accuracy(features, features, targets, 2, seed=0) == pytest.approx(4 / 6)
+
+
+def test_kmeans_has_no_accuracy_on_a_single_class():
+    features = torch.tensor([[0.0], [1.0], [9.0]])
+    assert math.isnan(kmeans_accuracy(features, features, torch.tensor([1, 1, -1]), 2, seed=0))
