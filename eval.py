@@ -9,19 +9,22 @@ import torch
 from data import build_dataset
 from data.augment import val_strategy
 from data.dataset import is_labelled
-from data.folder import new_pictures
+from data.folder import duplicates, new_pictures
 from models import build_model
 from models.weights import load_whole, read_weights
 from utils.command_line import Parser, command
 from utils.config import check_stage, load_config
 from utils.device import choose_device
 from utils.errors import RunError, UserError
-from utils.evaluate import evaluate_clusters, neighbor_accuracy, prototypes
+from utils.evaluate import cautions, evaluate_clusters, neighbor_accuracy, prototypes
 from utils.features import EVAL_BATCH_SIZE, FeatureLoader, eval_loader, extract_features, predict
 from utils.handover import STAGE_FOLDERS, check_data_set
+from utils.judge import judge_without_labels, nearest
 from utils.logger import print_metrics, say
 from utils.neighbors import check_minable, mine_neighbors
-from utils.results import beside, captions, names_for, write_predictions
+from utils.report import NEIGHBORS as NEIGHBORS_SHOWN
+from utils.report import write_report
+from utils.results import about_run, beside, captions, config_of, names_for, write_predictions
 from utils.visualize import plot_matching, plot_prototypes, show
 
 NEIGHBORS = (1, 5, 20)
@@ -58,15 +61,14 @@ def main(argv: list[str] | None = None) -> None:
     model = model.to(device, memory_format=torch.channels_last)
     dataset = new_pictures(cfg, arguments.predict) if arguments.predict else build_dataset(cfg, "val")
     loader = eval_loader(dataset, val_strategy(cfg), device)
-    images = f"{arguments.predict}" if arguments.predict else f"the val split of {cfg.val_db_name}"
-    title = f"{stage} model {arguments.model} on {images}, {len(dataset)} images"
+    images = f"{arguments.predict or f'the val split of {cfg.val_db_name}'}, {len(dataset)} images"
     if stage == "pretext":
-        judge_neighbors(cfg, arguments, model, loader, title)
+        judge_neighbors(cfg, arguments, model, loader, images)
     else:
-        judge_clusters(cfg, arguments, model, loader, title, weights.head)
+        judge_clusters(cfg, arguments, model, loader, images, weights.head)
 
 
-def judge_neighbors(cfg, arguments, model, loader, title: str) -> None:
+def judge_neighbors(cfg, arguments, model, loader, images: str) -> None:
     """What a pretext model is worth: the share of an image's nearest neighbors that have its label."""
     dataset = loader.dataset
     if arguments.visualize_prototypes or arguments.show or arguments.report or arguments.out:
@@ -82,10 +84,10 @@ def judge_neighbors(cfg, arguments, model, loader, title: str) -> None:
     check_minable(len(dataset), max(NEIGHBORS), cfg.knn_backend, "val")
     neighbors = mine_neighbors(extract_features(model, loader).to(loader.device), max(NEIGHBORS), cfg.knn_backend)
     right = {f"right among the top {k}": neighbor_accuracy(neighbors, dataset.targets, k) for k in NEIGHBORS}
-    print_metrics(title, right)
+    print_metrics(f"pretext model {arguments.model} on {images}", right)
 
 
-def judge_clusters(cfg, arguments, model, loader, title: str, head: int) -> None:
+def judge_clusters(cfg, arguments, model, loader, images: str, head: int) -> None:
     """What the clusters are like, and what was asked for to show it."""
     dataset = loader.dataset
     if arguments.show and not (arguments.visualize_prototypes or is_labelled(dataset)):
@@ -96,8 +98,13 @@ def judge_clusters(cfg, arguments, model, loader, title: str, head: int) -> None
     features = extract_features(model.backbone, loader)  # (N, D)
     once = FeatureLoader(features[None], dataset, [None], EVAL_BATCH_SIZE, loader.device)
     probabilities = predict(model.cluster_head, once)[head]  # (N, K)
-    metrics = evaluate_clusters(probabilities, dataset.targets)
-    print_metrics(f"{title}, head {head}", metrics)
+    made = config_of(arguments.model, cfg)  # its folders may be others than this config's
+    metrics = judge_without_labels(made, dataset, probabilities, features)
+    metrics |= evaluate_clusters(probabilities, dataset.targets)
+    stage = STAGE_FOLDERS[cfg.setup]
+    print_metrics(f"{stage} model {arguments.model} on {images}, head {head}", metrics)
+    for caution in cautions(metrics):
+        say(f"warning: {caution}")
     pictures, path = [], beside(arguments.model, "confusion_matrix.png")
     try:
         pictures += plot_matching(dataset, probabilities.argmax(dim=1), metrics, path)
@@ -108,6 +115,12 @@ def judge_clusters(cfg, arguments, model, loader, title: str, head: int) -> None
         out = arguments.out or beside(arguments.model, "predictions.csv")
         write_predictions(out, dataset, probabilities, names)
         say_written(f"table of {len(dataset)} images", [out])
+    if arguments.report:
+        page = beside(arguments.model, "report.html")
+        neighbors, about = nearest(features, NEIGHBORS_SHOWN, cfg.knn_backend), about_run(made, arguments.model, images)
+        shown = {"metrics": metrics, "names": names, "duplicates": duplicates(dataset), **about}
+        write_report(page, dataset, probabilities, features, neighbors, **shown)
+        say_written("page to look at", [page])
     if arguments.visualize_prototypes:
         chosen, called = prototypes(probabilities, features), captions(cfg.num_classes, names, metrics, dataset.classes)
         pages = plot_prototypes(dataset, chosen, called, beside(arguments.model, "prototypes.png"))

@@ -83,5 +83,6 @@ def _readable(value) -> str:
     if isinstance(value, float):
         return f"{value:.4f}" if abs(value) < 100 else f"{value:.0f}"
     if isinstance(value, list):
-        return "  ".join(f"{cluster}>{label}" for cluster, label in value[:20]) + ("  ..." if len(value) > 20 else "")
+        shown = [">".join(map(str, item)) if isinstance(item, (tuple, list)) else str(item) for item in value[:20]]
+        return "  ".join(shown) + ("  ..." if len(value) > 20 else "")
     return str(value)

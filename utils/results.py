@@ -2,14 +2,20 @@
 
 import csv
 import io
+import os
 from collections.abc import Mapping
+from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
+from easydict import EasyDict
 from torch import Tensor
 
+from utils.config import load_config
 from utils.errors import UserError
 from utils.files import write_whole
-from utils.handover import MODEL
+from utils.handover import MODEL, STAGE_FOLDERS
 from utils.logger import say
 
 COLUMNS = ("path", "cluster", "confidence", "second_cluster", "second_confidence", "name", "label")
@@ -20,6 +26,31 @@ def beside(model: Path, name: str) -> Path:
     `prototypes.png` give `scan_stl-10-prototypes.png`, a stage's `model.pth.tar` gives `prototypes.png`."""
     stem = model.name.removesuffix(".tar").removesuffix(".pth")
     return model.with_name(name if model.name == MODEL else f"{stem}-{name}")
+
+
+def config_of(model: Path, cfg: EasyDict) -> EasyDict:
+    """The config that a model was trained with, which lies beside it; else cfg."""
+    path = model.with_name("config.yml")
+    with suppress(UserError):
+        return load_config(os.devnull, path) if path.is_file() else cfg
+    return cfg
+
+
+def about_run(cfg: EasyDict, model: Path, images: str) -> dict[str, Any]:
+    """What the report says of the run that made a model: `title`, `summary`, and `logs` of the stages up to its own."""
+    folders = {"pretext": cfg.pretext_dir, "scan": cfg.scan_dir, STAGE_FOLDERS[cfg.setup]: model.parent}
+    if cfg.setup == "scan":
+        folders = {"pretext": cfg.pretext_dir, "scan": model.parent}
+    logs = {stage: Path(folder, "log.jsonl") for stage, folder in folders.items()}
+    summary = {
+        "images": images,
+        "model": f"{model} ({cfg.setup})",
+        "trained on": cfg.folder.get("path", "") if cfg.train_db_name == "folder" else cfg.train_db_name,
+        "network": f"{cfg.backbone}, width {cfg.model_kwargs.width}, {cfg.transformation_kwargs.crop_size} px",
+        "training": f"{cfg.get('epochs', '?')} epochs, batches of {cfg.get('batch_size', '?')}, seed {cfg.seed}",
+        "made": datetime.now().strftime("%Y-%m-%d %H:%M"),
+    }
+    return {"title": cfg.run_name, "summary": summary, "logs": {k: log for k, log in logs.items() if log.is_file()}}
 
 
 def write_predictions(path: Path, dataset, probabilities: Tensor, names: Mapping[int, str]) -> None:
