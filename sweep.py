@@ -67,7 +67,7 @@ def parse_vary(options: Sequence[str]) -> dict[str, list[str]]:
         if key in varied:
             raise UserError(f"--vary {key} stands twice: give all its values at once, {key}=v1,v2,v3")
         if key in NOT_VARIED:
-            raise UserError(f"--vary {key}: this key cannot be varied, give it once (seeds: --seeds 0 1 2)")
+            raise UserError(f"--vary {key}: this key cannot be varied, vary another one (seeds: --seeds 0 1 2)")
         varied[key] = values
     return varied
 
