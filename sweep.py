@@ -33,7 +33,7 @@ from utils.run import Run
 from utils.variants import Variant, agreements, plot_variants, summary, to_csv, to_lines, verdict
 from utils.visualize import read_epochs
 
-OWN_KEYS = ("seed", "run_name", "root_dir", "update_cluster_head_only")
+NOT_VARIED = ("seed", "run_name", "root_dir", "update_cluster_head_only")
 SILHOUETTE_IMAGES = 2000
 COLUMNS = ("loss", "used_clusters", "effective_clusters", "agreement", "silhouette", "ACC")
 
@@ -57,7 +57,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def parse_vary(options: Sequence[str]) -> dict[str, list[str]]:
     """`KEY=v1,v2,...` as {key: values}; a value may be a list in brackets. Raises UserError for a key that stands twice
-    or is the sweep's own, and where there is no value."""
+    or cannot be varied, and where there is no value."""
     varied = {}
     for option in options:
         key, _, text = option.partition("=")
@@ -66,8 +66,8 @@ def parse_vary(options: Sequence[str]) -> dict[str, list[str]]:
             raise UserError(f"--vary {option} lacks a value: write it as KEY=v1,v2, such as num_classes=5,10,20")
         if key in varied:
             raise UserError(f"--vary {key} stands twice: give all its values at once, {key}=v1,v2,v3")
-        if key in OWN_KEYS:
-            raise UserError(f"--vary {key}: the sweep sets this key itself; vary another one (seeds: --seeds 0 1 2)")
+        if key in NOT_VARIED:
+            raise UserError(f"--vary {key}: this key cannot be varied, vary another one (seeds: --seeds 0 1 2)")
         varied[key] = values
     return varied
 

@@ -169,7 +169,7 @@ def test_lists_and_dotted_keys_are_varied_too_and_combined(root, no_pictures):
         (["--vary", "num_classes=5", "--seeds", "x"], r"seed should be a whole number"),
         (["--vary", "num_classes=5", "--seeds", "epochs=1"], r"--seeds names none"),
         (["--vary", "num_classes=5", "--vary", "num_classes=8"], r"--vary num_classes stands twice"),
-        (["--vary", "seed=0,1"], r"the sweep sets this key itself.*--seeds"),
+        (["--vary", "seed=0,1"], r"this key cannot be varied.*--seeds"),
         (["--vary", "num_classes=5", "update_cluster_head_only=False"], r"the sweep sets this key itself"),
         (["--vary", "num_classes=5", "pretext_dir=nowhere"], r"nowhere/model\.pth\.tar not found"),
         ([], r"required: --vary"),
