@@ -109,9 +109,9 @@ def main(argv: list[str] | None = None) -> None:
     run.log.final("self-labelling on the val split, last epoch", metrics)
     for caution in cautions(metrics):
         run.log.warn(caution)
-    plot_matching(val_set, probabilities.argmax(dim=1), metrics, run.folder / "confusion_matrix.png")
+    matrix = plot_matching(val_set, probabilities.argmax(dim=1), metrics, run.folder / "confusion_matrix.png")
     plot_curves(run.folder / "log.jsonl", run.folder / "curves.png")
-    run.finish("the model, curves.png and confusion_matrix.png")
+    run.finish("the model" + (", curves.png and confusion_matrix.png" if matrix else " and curves.png"))
 
 
 if __name__ == "__main__":

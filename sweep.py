@@ -9,12 +9,9 @@ from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
-import numpy as np
 import torch
 from easydict import EasyDict
-from sklearn.metrics import silhouette_score
 from torch import Tensor
-from torch.nn.functional import normalize
 
 import scan
 from data import build_dataset
@@ -28,13 +25,13 @@ from utils.evaluate import evaluate_clusters
 from utils.features import EVAL_BATCH_SIZE, FeatureLoader, eval_loader, kept_features, predict
 from utils.files import write_whole
 from utils.handover import MODEL, NEIGHBORS
+from utils.label_free import silhouette
 from utils.logger import say
 from utils.run import Run
 from utils.variants import Variant, agreements, plot_variants, summary, to_csv, to_lines, verdict
 from utils.visualize import read_epochs
 
 NOT_VARIED = ("seed", "run_name", "root_dir", "update_cluster_head_only")
-SILHOUETTE_IMAGES = 2000
 COLUMNS = ("loss", "used_clusters", "effective_clusters", "agreement", "silhouette", "ACC")
 
 
@@ -133,19 +130,9 @@ def measure(cfg, val_set, features_path: Path) -> tuple[dict[str, float | None],
         "loss": lowest / math.log(cfg.num_classes),
         "used_clusters": report["used_clusters"],
         "effective_clusters": report["effective_clusters"],
-        "silhouette": _silhouette(normalize(features[0], dim=1), predictions),
+        "silhouette": silhouette(features[0], predictions),
         "ACC": report.get("ACC"),  # for information alone
     }, predictions
-
-
-def _silhouette(features: Tensor, predictions: Tensor, seed: int = 0) -> float | None:
-    """Mean silhouette of the clusters (predictions, (N,)) in features (N, D), of at most 2,000 images drawn at random;
-    None where they are all in one cluster, or each in its own."""
-    rows = np.random.default_rng(seed).permutation(len(features))[:SILHOUETTE_IMAGES]
-    labels = predictions.numpy()[rows]
-    if not 1 < len(np.unique(labels)) < len(labels):
-        return None
-    return float(silhouette_score(features.numpy()[rows], labels))
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -414,7 +414,7 @@ def test_models_of_other_names_have_pictures_of_their_own(finished, tmp_path, ca
     for name in ("scan_digits.pth.tar", "seed1.best.pth"):
         evaluate_scan(shutil.copy(finished["scan"] / "model.pth.tar", tmp_path / name), "--visualize_prototypes")
     lines, written = capsys.readouterr().out.splitlines(), {path.name for path in tmp_path.glob("*.png")}
-    (pages,) = {line.split()[1] for line in lines if "used_clusters" in line}
+    (pages,) = {line.split()[1] for line in lines if line.strip().startswith("used_clusters")}
     assert int(pages) > 1
     for stem in ("scan_digits", "seed1.best"):
         assert f"confusion matrix: {tmp_path / stem}-confusion_matrix.png" in lines
