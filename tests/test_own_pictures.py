@@ -48,6 +48,11 @@ def rows_of(path):
         return list(csv.DictReader(file))
 
 
+def rows_of_val(runs, folder):
+    evaluate(runs, folder, "--out", str(folder.parent / "val.csv"))
+    return rows_of(folder.parent / "val.csv")
+
+
 def test_without_labels_no_stage_logs_a_figure_that_needs_them(runs):
     for stage in STAGES:
         lines = [json.loads(line) for line in (runs / stage / "log.jsonl").read_text().splitlines()]
@@ -69,10 +74,34 @@ def test_every_readable_picture_of_a_folder_has_a_row_in_the_table(runs, folder,
     assert f"on {folder}, {len(files)} images" in capsys.readouterr().out
 
 
+def test_in_place_of_labels_the_figures_are_of_the_clusters_themselves(runs, folder, capsys):
+    evaluate(runs, folder)
+    printed = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines() if line[:1] == " "}
+    assert not printed.keys() & LABEL_METRICS
+    number = len(rows_of_val(runs, folder))
+    assert sum(map(int, printed["sizes"])) == sum(map(int, printed["confidence_histogram"])) == number
+    assert sum(size != "0" for size in printed["sizes"]) == int(printed["used_clusters"][0])
+    total, consistency, entropy = (float(printed[name][0]) for name in ("total_loss", "consistency", "entropy"))
+    assert total == pytest.approx(consistency - entropy, abs=2e-4)
+    assert 0 <= float(printed["neighbor_agreement"][0]) <= 1 and -1 <= float(printed["silhouette"][0]) <= 1
+
+
+def test_the_page_shows_every_cluster_with_its_name_the_copies_and_nothing_about_labels(runs, folder):
+    names = runs / "selflabel" / "names.csv"
+    names.write_text("cluster,name\n3,<b>round & thin</b>\n")
+    evaluate(runs, folder, "--predict", str(folder), "--report")
+    names.unlink()
+    page = (runs / "selflabel" / "report.html").read_text()
+    assert page.count('<article class="card"') == 10
+    assert "&lt;b&gt;round &amp; thin&lt;/b&gt;" in page and "<b>round" not in page
+    assert 'id="duplicates"' in page and "1 group." in page
+    assert all(f"<figcaption>{stage}</figcaption>" in page for stage in STAGES)
+    assert 'id="confusion"' not in page and "Commonest classes" not in page
+
+
 def test_without_a_folder_the_table_is_of_the_val_split(runs, folder):
-    evaluate(runs, folder, "--out", str(folder.parent / "val.csv"))
     number = len(list(folder.glob("*.[pP][nN][gG]"))) - 2  # the broken and the hidden one
-    assert len(rows_of(folder.parent / "val.csv")) == round(0.2 * number)
+    assert len(rows_of_val(runs, folder)) == round(0.2 * number)
 
 
 def test_names_that_a_person_gives_stand_in_the_table(runs, folder, capsys):
