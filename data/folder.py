@@ -133,11 +133,13 @@ def duplicates(dataset) -> list[list[int]]:
 
 def _classes(own, labels: dict[str, str]) -> list[str]:
     """The classes that targets count, the same for both splits; none where fewer than two are known."""
+    if own.labels == "none":
+        return []
     found = set(labels.values())
     for path in {own.get("path"), own.get("val_path")} - {None}:
         if Path(path).is_dir():
             found |= set(read_labels(Path(path), list_pictures(Path(path))[0], own.labels).values())
-    if own.labels != "none" and not found:
+    if not found:
         say_once(f"warning: folder.labels is {own.labels}, but no picture has a label")
     if len(found) == 1:
         say_once(f"warning: 1 class found, {min(found)}: there is nothing to compare, so labels are left aside")
