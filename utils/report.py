@@ -22,7 +22,7 @@ from utils.visualize import TIGHT, confusion_figure, confusion_matrix, curves_fi
 
 MAX_BYTES = 20_000_000  # of the page
 MAX_THUMBNAILS = 48  # of a cluster
-NEIGHBORS, LIKELIEST = 10, 3  # shown with an image: its neighbors, and its likeliest clusters
+NEIGHBORS, LIKELIEST = 5, 3  # shown with an image: its neighbors, and its likeliest clusters
 UNSURE, GROUPS, GROUP_SIZE = 24, 24, 8  # shown of all: images between two clusters, groups of duplicates
 
 

@@ -49,6 +49,9 @@ class ColorDataset:
     def get_image(self, index):
         return Image.new("RGB", (8, 8), self.color(index))
 
+    def name(self, index):
+        return str(index)
+
 
 class OneImage(ColorDataset):
     """The same given picture, twice."""
