@@ -379,6 +379,26 @@ def test_scan_under_a_prior_trains_and_selects_by_it(finished, tmp_path, monkeyp
     assert not same_weights(folder, finished["scan"])
 
 
+@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.parametrize("clusters", [3, 20])
+def test_fewer_and_more_clusters_than_classes_go_through_every_stage_and_figure(clusters, finished, tmp_path, capsys):
+    own = [f"num_classes={clusters}", f"confidence_threshold={1.1 / clusters}"]
+    run_stage("scan", tmp_path, f"pretext_dir={finished['pretext']}", own[0], epochs=1)
+    folder = run_stage("selflabel", tmp_path, *own, epochs=1)
+    (final,) = [line for line in log_of(folder) if "final" in line]
+    assert len(final["hungarian_match"]) == min(clusters, 10)  # one to one, as far as it goes
+    assert 0 < final["ACC"] <= final["ACC many-to-one"] <= 1 and 0 <= final["NMI"] <= 1
+    capsys.readouterr()
+    model, written = str(folder / "model.pth.tar"), tmp_path / "predictions.csv"
+    options = ["--report", "--out", str(written), *SMALL, own[0]]
+    evaluation.main(["--config_exp", config_of("selflabel"), "--model", model, *options])
+    printed = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines() if line[:1] == " "}
+    assert len(printed["sizes"]) == clusters and sum(map(int, printed["sizes"])) == 52
+    assert len(written.read_text().splitlines()) == 53
+    page = (folder / "report.html").read_text()
+    assert page.count('<article class="card"') == clusters and 'id="confusion"' in page
+
+
 @pytest.mark.parametrize("stage", SCRIPTS)
 def test_eval_reports_every_stage(finished, stage, capsys):
     model = str(finished[stage] / "model.pth.tar")
