@@ -13,7 +13,7 @@ from data.folder import duplicates, new_pictures
 from models import build_model
 from models.weights import load_whole, read_weights
 from utils.command_line import Parser, command
-from utils.config import check_stage, load_config
+from utils.config import check_stage, load_config, view_differences
 from utils.device import choose_device
 from utils.errors import RunError, UserError
 from utils.evaluate import cautions, evaluate_clusters, neighbor_accuracy, prototypes
@@ -47,6 +47,8 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parse_args(argv)
     cfg = load_config(None, arguments.config_exp, arguments.overrides)
     check_stage(cfg, "eval")
+    if arguments.out and (arguments.out.is_dir() or not arguments.out.parent.is_dir()):
+        raise UserError(f"--out {arguments.out}: give a file such as table.csv, in a folder that there is")
     weights = read_weights(arguments.model)
     stage = weights.stage
     if stage != STAGE_FOLDERS[cfg.setup]:
@@ -55,6 +57,11 @@ def main(argv: list[str] | None = None) -> None:
             f"give the config under configs/{stage}/"
         )
     check_data_set(cfg, arguments.model)
+    if differences := view_differences(config_of(arguments.model, cfg), cfg):
+        say(
+            f"warning: {arguments.model} was trained with other settings than this config has ("
+            f"{'; '.join(differences)}): give --config_exp {arguments.model.with_name('config.yml')}"
+        )
     device = choose_device(cfg.device)
     model = build_model(cfg)
     say(load_whole(model, weights, arguments.model))

@@ -35,7 +35,7 @@ def decode(folder: Path, files: list[str], side: int, memory: Path, num_workers:
     memory: the file (`.npy`) in which all of it is remembered, as long as names, sizes and times of change of the files
     stay the same. num_workers: files read at once."""
     fits = len(files) * 3 * side**2 <= free_memory() / SHARE
-    facts = {"holds": "decoded images", "files_sha256": _state_of(folder, files), "side": side}
+    facts = {"holds": "decoded images", "files_sha256": files_state(folder, files), "side": side}
     record = _recall(memory, facts)
     if record is None or (fits and not record["kept"]):
         record = _read_all(folder, files, side, memory, num_workers, facts | {"kept": fits})
@@ -43,7 +43,8 @@ def decode(folder: Path, files: list[str], side: int, memory: Path, num_workers:
     return Decoded(np.array(record["digests"], dtype="S64"), record["faults"], pixels)
 
 
-def _state_of(folder: Path, files: list[str]) -> str:
+def files_state(folder: Path, files: list[str]) -> str:
+    """SHA-256 of names, sizes and times of change."""
     digest = sha256()
     for name in files:
         try:
@@ -95,6 +96,8 @@ def _read(path: Path, side: int) -> tuple[str, np.ndarray | str]:
     """The SHA-256 of a file, and its picture, uint8 (3, side, side), or why there is none."""
     digest = ""
     try:
+        if path.exists() and not path.is_file():
+            raise ValueError("no regular file")  # reading a pipe or a device would never end
         content = path.read_bytes()
         digest = sha256(content).hexdigest()
         return digest, np.asarray(read_square(io.BytesIO(content), side)).transpose(2, 0, 1)

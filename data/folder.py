@@ -10,7 +10,7 @@ import torch
 from easydict import EasyDict
 
 from data.dataset import ResidentDataset
-from data.decoded import decode
+from data.decoded import decode, files_state
 from data.folder_labels import in_order, read_labels
 from data.folder_scan import leave_out, write_list
 from data.image_files import SHORT_SIDE, StreamedDataset
@@ -114,6 +114,19 @@ def list_pictures(folder: Path) -> tuple[list[str], int]:
             "holds yours"
         )
     return sorted(found, key=os.fsencode), others
+
+
+def state_of(cfg) -> str | None:
+    """What is another when a picture of the data set, or a setting that makes images of them, is; known from names,
+    sizes and times of change alone. None for other data sets.
+
+    Raises UserError as `list_pictures`."""
+    if cfg.train_db_name != "folder":
+        return None
+    own = cfg.folder
+    places = [Path(own[key]) for key in ("path", "val_path") if key in own]
+    states = [files_state(place, list_pictures(place)[0]) for place in places]
+    return sha256(repr((states, own.val_share, own.get("side"))).encode()).hexdigest()
 
 
 def files_of(dataset) -> StreamedDataset | None:

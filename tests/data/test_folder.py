@@ -224,6 +224,13 @@ def test_a_folder_of_which_nothing_can_be_read_is_refused(folder):
         build(folder, "train", "on_error=skip")
 
 
+def test_a_device_or_pipe_is_left_out_unread(folder):
+    write(folder, "a.png", "b.png")
+    (folder / "device.png").symlink_to("/dev/null")
+    with pytest.raises(UserError, match=r"1 image files cannot be read: .*/device\.png \(no regular file\)"):
+        build(folder)
+
+
 def test_exact_duplicates_are_counted_listed_and_known_by_row(folder, capsys):
     write(folder, "a.png", "b.png", "c.png")
     for copy in ("d.png", "in/e.png"):
