@@ -28,11 +28,14 @@ from utils.results import about_run, beside, captions, config_of, names_for, wri
 from utils.visualize import plot_matching, plot_prototypes, show
 
 NEIGHBORS = (1, 5, 20)
+ENOUGH = 10  # new pictures for each cluster
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(description=__doc__)
-    parser.add_argument("--config_exp", required=True, help="the YAML of the stage that the model comes from")
+    parser.add_argument(
+        "--config_exp", required=True, help="the YAML of the model's stage: config.yml beside it has all its settings"
+    )
     parser.add_argument("--model", required=True, type=Path, help="model.pth.tar of that stage")
     parser.add_argument("--predict", metavar="FOLDER", help="take all pictures in this folder, not the val split")
     parser.add_argument("--out", type=Path, help="write which image is in which cluster to this CSV file")
@@ -110,8 +113,9 @@ def judge_clusters(cfg, arguments, model, loader, images: str, head: int) -> Non
     metrics |= evaluate_clusters(probabilities, dataset.targets)
     stage = STAGE_FOLDERS[cfg.setup]
     print_metrics(f"{stage} model {arguments.model} on {images}, head {head}", metrics)
-    for caution in cautions(metrics):
-        say(f"warning: {caution}")
+    if not arguments.predict or len(dataset) >= ENOUGH * cfg.num_classes:  # a few new pictures need not fill them all
+        for caution in cautions(metrics):
+            say(f"warning: {caution}")
     pictures, path = [], beside(arguments.model, "confusion_matrix.png")
     try:
         pictures += plot_matching(dataset, probabilities.argmax(dim=1), metrics, path)

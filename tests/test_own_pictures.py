@@ -112,6 +112,14 @@ def test_a_finished_stage_says_so_only_as_long_as_the_pictures_are_the_same(runs
     assert "is finished (2 epochs)" in capsys.readouterr().out
 
 
+def test_a_few_new_pictures_that_leave_clusters_empty_speak_of_no_failure(runs, folder, tmp_path, capsys):
+    for number in range(2):
+        Image.new("RGB", (16, 16), (90 * number, 0, 0)).save(tmp_path / f"{number}.png")
+    evaluate(runs, folder, "--predict", str(tmp_path))
+    output = capsys.readouterr().out
+    assert "smallest_share               0.0000" in output and "warning" not in output
+
+
 def test_the_command_that_makes_what_is_missing_names_the_pictures(folder):
     with pytest.raises(UserError) as error:
         SCRIPTS["scan"].main(["--config_exp", config_of("scan"), *settings(folder, "run_name=new")])

@@ -781,7 +781,7 @@ SIZES = {
         "pretext",
         "",
         r"\b5 val images are too few to mine 5 neighbors",
-        r"^(?!.*num_neighbors).*at least 6 are needed",
+        r"^(?!.*num_neighbors).*at least 6 are needed; add images, or, of a folder, raise folder\.val_share",
         images_are(lambda images: images[:5], "val"),
     ),
     "eval of a pretext model on no more val images than neighbors it looks at": Case(
