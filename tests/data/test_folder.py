@@ -100,6 +100,14 @@ def test_a_folder_without_pictures_is_refused_by_its_whole_path(make, words, fol
     assert f"{folder} {words}" in str(error.value)
 
 
+@pytest.mark.parametrize("place", ["", "in/results"])
+def test_results_within_the_folder_are_refused_as_they_hold_pictures(place, folder):
+    write(folder, "a.png")
+    with pytest.raises(UserError, match=r"root_dir .* lies in .*/my pictures, .*: give a root_dir=\.\.\. outside"):
+        build(folder, "train", f"root_dir={folder / place}")
+    assert [path.name for path in folder.iterdir()] == ["a.png"]
+
+
 def test_without_a_folder_the_stages_ask_for_one(folder):
     cfg = load_config(None, "configs/pretext/simclr_folder.yml", [])
     with pytest.raises(UserError, match=r"folder\.path is missing"):
