@@ -13,7 +13,7 @@ from data.folder import duplicates, new_pictures
 from models import build_model
 from models.weights import load_whole, read_weights
 from utils.command_line import Parser, command
-from utils.config import check_stage, load_config
+from utils.config import check_stage, load_config, view_differences
 from utils.device import choose_device
 from utils.errors import RunError, UserError
 from utils.evaluate import cautions, evaluate_clusters, neighbor_accuracy, prototypes
@@ -28,11 +28,14 @@ from utils.results import about_run, beside, captions, config_of, names_for, wri
 from utils.visualize import plot_matching, plot_prototypes, show
 
 NEIGHBORS = (1, 5, 20)
+ENOUGH = 10  # new pictures for each cluster
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(description=__doc__)
-    parser.add_argument("--config_exp", required=True, help="the YAML of the stage that the model comes from")
+    parser.add_argument(
+        "--config_exp", required=True, help="the YAML of the model's stage: config.yml beside it has all its settings"
+    )
     parser.add_argument("--model", required=True, type=Path, help="model.pth.tar of that stage")
     parser.add_argument("--predict", metavar="FOLDER", help="take all pictures in this folder, not the val split")
     parser.add_argument("--out", type=Path, help="write which image is in which cluster to this CSV file")
@@ -47,6 +50,8 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parse_args(argv)
     cfg = load_config(None, arguments.config_exp, arguments.overrides)
     check_stage(cfg, "eval")
+    if arguments.out and (arguments.out.is_dir() or not arguments.out.parent.is_dir()):
+        raise UserError(f"--out {arguments.out}: give a file such as table.csv, in a folder that there is")
     weights = read_weights(arguments.model)
     stage = weights.stage
     if stage != STAGE_FOLDERS[cfg.setup]:
@@ -55,6 +60,11 @@ def main(argv: list[str] | None = None) -> None:
             f"give the config under configs/{stage}/"
         )
     check_data_set(cfg, arguments.model)
+    if differences := view_differences(config_of(arguments.model, cfg), cfg):
+        say(
+            f"warning: {arguments.model} was trained with other settings than this config has ("
+            f"{'; '.join(differences)}): give --config_exp {arguments.model.with_name('config.yml')}"
+        )
     device = choose_device(cfg.device)
     model = build_model(cfg)
     say(load_whole(model, weights, arguments.model))
@@ -103,8 +113,9 @@ def judge_clusters(cfg, arguments, model, loader, images: str, head: int) -> Non
     metrics |= evaluate_clusters(probabilities, dataset.targets)
     stage = STAGE_FOLDERS[cfg.setup]
     print_metrics(f"{stage} model {arguments.model} on {images}, head {head}", metrics)
-    for caution in cautions(metrics):
-        say(f"warning: {caution}")
+    if not arguments.predict or len(dataset) >= ENOUGH * cfg.num_classes:  # a few new pictures need not fill them all
+        for caution in cautions(metrics):
+            say(f"warning: {caution}")
     pictures, path = [], beside(arguments.model, "confusion_matrix.png")
     try:
         pictures += plot_matching(dataset, probabilities.argmax(dim=1), metrics, path)

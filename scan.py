@@ -11,6 +11,7 @@ from losses import SCANLoss
 from models import build_model
 from models.weights import load_backbone, load_strictly, read_weights
 from utils.command_line import command, stage_arguments, stage_config
+from utils.errors import UserError
 from utils.evaluate import cautions, evaluate_clusters
 from utils.features import EVAL_BATCH_SIZE, FeatureLoader, eval_loader, extract_features, kept_features, predict
 from utils.handover import MODEL, NEIGHBORS
@@ -54,6 +55,10 @@ def main(argv: list[str] | None = None) -> None:
     loaded = load_backbone(model, pretext / MODEL)
     train_set, val_set = build_dataset(cfg, "train"), build_dataset(cfg, "val")
     run.uses(train_set, val_set)
+    if cfg.num_classes > len(train_set):
+        raise UserError(
+            f"num_classes {cfg.num_classes} is more than the {len(train_set)} training images: lower it, or add images"
+        )
     neighbors = load_neighbors(pretext / NEIGHBORS["train"], len(train_set), cfg.num_neighbors)
     val_neighbors = load_neighbors(pretext / NEIGHBORS["val"], len(val_set))
     loader = build_loader(

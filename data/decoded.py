@@ -1,8 +1,11 @@
 """The pictures of a folder, each read once: what tells them apart, which cannot be read, their pixels; remembered."""
 
+import glob
 import io
 import os
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -15,6 +18,7 @@ from utils.device import cpu_count, free_memory
 from utils.errors import RunError
 from utils.files import check_recorded, npy_header, storage_errors, stream_recorded
 
+DAY = 24 * 3600  # seconds
 CHUNK = 256  # pictures that wait to be written
 SHARE = 2  # images stay in memory if they take at most one part in so many of what is free
 
@@ -34,8 +38,9 @@ def decode(folder: Path, files: list[str], side: int, memory: Path, num_workers:
 
     memory: the file (`.npy`) in which all of it is remembered, as long as names, sizes and times of change of the files
     stay the same. num_workers: files read at once."""
+    _remove_litter(memory)
     fits = len(files) * 3 * side**2 <= free_memory() / SHARE
-    facts = {"holds": "decoded images", "files_sha256": _state_of(folder, files), "side": side}
+    facts = {"holds": "decoded images", "files_sha256": files_state(folder, files), "side": side}
     record = _recall(memory, facts)
     if record is None or (fits and not record["kept"]):
         record = _read_all(folder, files, side, memory, num_workers, facts | {"kept": fits})
@@ -43,7 +48,8 @@ def decode(folder: Path, files: list[str], side: int, memory: Path, num_workers:
     return Decoded(np.array(record["digests"], dtype="S64"), record["faults"], pixels)
 
 
-def _state_of(folder: Path, files: list[str]) -> str:
+def files_state(folder: Path, files: list[str]) -> str:
+    """SHA-256 of names, sizes and times of change."""
     digest = sha256()
     for name in files:
         try:
@@ -52,6 +58,14 @@ def _state_of(folder: Path, files: list[str]) -> str:
         except OSError:  # it is a fault, too
             digest.update(os.fsencode(f"{name}\0gone\0"))
     return digest.hexdigest()
+
+
+def _remove_litter(memory: Path) -> None:
+    """What killed processes left half written, which may be gigabytes; a day old, as no lock tells it from others."""
+    for part in memory.parent.glob(f"{glob.escape(memory.name)}.*.part"):
+        with suppress(OSError):
+            if time.time() - part.stat().st_mtime > DAY:
+                part.unlink()
 
 
 def _recall(memory: Path, facts: dict) -> dict | None:
@@ -95,6 +109,8 @@ def _read(path: Path, side: int) -> tuple[str, np.ndarray | str]:
     """The SHA-256 of a file, and its picture, uint8 (3, side, side), or why there is none."""
     digest = ""
     try:
+        if path.exists() and not path.is_file():
+            raise ValueError("no regular file")  # reading a pipe or a device would never end
         content = path.read_bytes()
         digest = sha256(content).hexdigest()
         return digest, np.asarray(read_square(io.BytesIO(content), side)).transpose(2, 0, 1)

@@ -10,7 +10,7 @@ import torch
 from easydict import EasyDict
 
 from data.dataset import ResidentDataset
-from data.decoded import decode
+from data.decoded import decode, files_state
 from data.folder_labels import in_order, read_labels
 from data.folder_scan import leave_out, write_list
 from data.image_files import SHORT_SIDE, StreamedDataset
@@ -63,10 +63,15 @@ def images_in(cfg, path: str) -> ResidentDataset | StreamedDataset:
     ImageNet's 256 for its 224. In memory if they take at most half of what is free, else in their files, which makes
     no difference to the images. Files that cannot be read, exact duplicates and labels are counted on the console, and
     the first two listed in text files in `root_dir`/scans.
-    Raises UserError for a folder that is missing or holds no picture, for files that cannot be read, unless `on_error`
-    is skip, and as `read_labels`."""
+    Raises UserError for a folder that is missing, holds no picture or holds `root_dir`, for files that cannot be read,
+    unless `on_error` is skip, and as `read_labels`."""
     own, folder, size = cfg.folder, Path(path), cfg.transformation_kwargs.crop_size
     side = own.get("side", SHORT_SIDE if size == IMAGENET_CROP else size)
+    if Path(cfg.root_dir).resolve().is_relative_to(folder.resolve()):
+        raise UserError(
+            f"root_dir {cfg.root_dir} lies in {folder.absolute()}, so the figures in it would be taken for your "
+            "pictures: give a root_dir=... outside"
+        )
     files, others = list_pictures(folder)
     labels = read_labels(folder, files, own.labels)
     where = sha256(os.fsencode(folder.absolute())).hexdigest()[:12]
@@ -114,6 +119,19 @@ def list_pictures(folder: Path) -> tuple[list[str], int]:
             "holds yours"
         )
     return sorted(found, key=os.fsencode), others
+
+
+def state_of(cfg) -> str | None:
+    """What is another when a picture of the data set, or a setting that makes images of them, is; known from names,
+    sizes and times of change alone. None for other data sets.
+
+    Raises UserError as `list_pictures`."""
+    if cfg.train_db_name != "folder":
+        return None
+    own = cfg.folder
+    places = [Path(own[key]) for key in ("path", "val_path") if key in own]
+    states = [files_state(place, list_pictures(place)[0]) for place in places]
+    return sha256(repr((states, own.val_share, own.get("side"))).encode()).hexdigest()
 
 
 def files_of(dataset) -> StreamedDataset | None:

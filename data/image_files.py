@@ -50,10 +50,12 @@ def _opened(file: Path | str | BinaryIO) -> Iterator[Image.Image]:
 
 
 def _upright(file: Image.Image) -> Image.Image:
-    """Turned as its EXIF says, 8 bits a channel."""
+    """Turned as its EXIF says, 8 bits a channel. Raises ValueError for floating-point pixels."""
     image = file
     with suppress(Exception):  # EXIF that says nothing sensible; what is wrong with the pixels shows below
         image = ImageOps.exif_transpose(file)
+    if image.mode == "F":
+        raise ValueError("numbers with a fraction, whose range is unknown: save it with 8 or 16 bits")
     if image.mode.startswith("I"):  # 16 bits, which Pillow would cut off at 255
         image = Image.fromarray((np.asarray(image) // 256).clip(0, 255).astype(np.uint8))
     return image

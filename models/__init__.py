@@ -5,9 +5,12 @@ from torch import nn
 from models.heads import ClusteringModel, ContrastiveModel
 from models.resnet import ResNet18, resnet50
 from utils.errors import UserError
+from utils.logger import say_once
 
 PUBLISHED_STEMS = {"cifar-10": "cifar", "cifar-20": "cifar", "stl-10": "stl"}
 PUBLISHED_STEMS |= dict.fromkeys(("imagenet", "imagenet_50", "imagenet_100", "imagenet_200"), "imagenet")
+
+CIFAR_SIDE, STL_SIDE = 48, 128  # pixels, of the largest views for each stem
 
 
 def stem_for(cfg) -> str:
@@ -18,17 +21,23 @@ def stem_for(cfg) -> str:
     if cfg.train_db_name in PUBLISHED_STEMS:
         return PUBLISHED_STEMS[cfg.train_db_name]
     size = cfg.transformation_kwargs.crop_size
-    return "cifar" if size <= 48 else "stl" if size <= 128 else "imagenet"
+    return "cifar" if size <= CIFAR_SIDE else "stl" if size <= STL_SIDE else "imagenet"
 
 
 def build_model(cfg) -> nn.Module:
     """A ContrastiveModel for the pretext stages (`setup` simclr, moco), a ClusteringModel for scan and selflabel.
 
-    Raises UserError where `width` does not fit the backbone."""
+    Says so where views are too small for the stem. Raises UserError where `width` does not fit the backbone."""
+    stem, size = stem_for(cfg), cfg.transformation_kwargs.crop_size
+    if stem == "imagenet" and size <= CIFAR_SIDE:
+        say_once(
+            f"warning: the imagenet stem divides the side of a view by 32 in all, so little is left of {size} px: "
+            "model_kwargs.stem=cifar is for small views"
+        )
     if cfg.backbone == "resnet18":
-        backbone = ResNet18(stem_for(cfg), cfg.model_kwargs.width)
+        backbone = ResNet18(stem, cfg.model_kwargs.width)
     elif cfg.model_kwargs.width == 64:
-        backbone = resnet50(stem_for(cfg))
+        backbone = resnet50(stem)
     else:
         raise UserError(
             f"model_kwargs.width {cfg.model_kwargs.width}: resnet50 exists at width 64 only; "

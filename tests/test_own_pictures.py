@@ -5,6 +5,7 @@ import json
 import os
 
 import pytest
+from PIL import Image
 
 import eval as evaluation
 from tests.own_pictures import add_oddities, write_digits
@@ -115,6 +116,37 @@ def test_names_that_a_person_gives_stand_in_the_table(runs, folder, capsys):
     assert f"{names} is older than model.pth.tar" in capsys.readouterr().out
     names.unlink()
     assert {row["name"] for row in rows} == {f"group {row['cluster']}" for row in rows}
+
+
+def test_a_view_of_another_size_than_in_training_is_told_with_the_config_that_fits(runs, folder, capsys):
+    evaluate(runs, folder)
+    assert "other settings" not in capsys.readouterr().out
+    evaluate(runs, folder, "transformation_kwargs.crop_size=20")
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "other settings" in line)
+    assert "transformation_kwargs.crop_size: 16 -> 20" in line
+    assert line.endswith(f"give --config_exp {runs / 'selflabel' / 'config.yml'}")
+
+
+def test_a_finished_stage_says_so_only_as_long_as_the_pictures_are_the_same(runs, folder, capsys):
+    again = ["--config_exp", config_of("pretext"), *settings(folder, "epochs=2", "num_neighbors=5")]
+    SCRIPTS["pretext"].main(again)
+    assert "is finished (2 epochs)" in capsys.readouterr().out
+    Image.new("RGB", (16, 16), "red").save(folder / "one more.png")
+    try:
+        with pytest.raises(UserError, match=r"pretext began with other \w+ images.* than there are now: .*--restart"):
+            SCRIPTS["pretext"].main(again)
+    finally:
+        (folder / "one more.png").unlink()
+    SCRIPTS["pretext"].main(again)
+    assert "is finished (2 epochs)" in capsys.readouterr().out
+
+
+def test_a_few_new_pictures_that_leave_clusters_empty_speak_of_no_failure(runs, folder, tmp_path, capsys):
+    for number in range(2):
+        Image.new("RGB", (16, 16), (90 * number, 0, 0)).save(tmp_path / f"{number}.png")
+    evaluate(runs, folder, "--predict", str(tmp_path))
+    output = capsys.readouterr().out
+    assert "smallest_share               0.0000" in output and "warning" not in output
 
 
 def test_the_command_that_makes_what_is_missing_names_the_pictures(folder):

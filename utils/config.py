@@ -18,6 +18,7 @@ from utils.files import write_whole
 DEFAULT_ENV = Path("configs/env.yml")
 CRITERIA = {"simclr": "simclr", "scan": "scan", "selflabel": "confidence-cross-entropy"}
 PRIOR = "criterion_kwargs.cluster_prior"  # the one term of a criterion that may be absent
+WHAT_IT_SEES = ("backbone:", "model_kwargs.", "transformation_kwargs.")
 MINED_LATER = ("simclr", "moco")  # their num_neighbors matters after training only
 
 BY_NAME = {key.name: key for key in KEYS}
@@ -115,6 +116,12 @@ def resume_differences(saved: EasyDict, current: EasyDict) -> list[str]:
         if not (key.may_change or (key.name == "num_neighbors" and current.setup in MINED_LATER))
         and old.get(key.name) != new.get(key.name)
     ]
+
+
+def view_differences(trained: EasyDict, current: EasyDict) -> list[str]:
+    """Of `resume_differences` those of the network and of the plain view: a model would see and compute other things
+    than in its training."""
+    return [line for line in resume_differences(trained, current) if line.startswith(WHAT_IT_SEES)]
 
 
 def _is_needed(key: Key, stage: str, values: Mapping[str, Any]) -> bool:

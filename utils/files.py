@@ -107,11 +107,14 @@ def stream_recorded(path: Path, facts: Mapping[str, Any]) -> Iterator[Callable[[
     try:
         with storage_errors(path):
             file = open(part, "wb")  # noqa: SIM115 (what the block raises is not of this file)
-        with file:
+        try:
             yield write
             with storage_errors(path):
                 file.flush()
                 os.fsync(file.fileno())
+        finally:
+            with storage_errors(path):  # closing writes what a full disk had no room for
+                file.close()
         record = {"sha256": digest.hexdigest(), "bytes": size, **facts}
         write_whole({record_path(path): json.dumps(record, indent=1).encode()})
         with storage_errors(path):

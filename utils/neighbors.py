@@ -68,10 +68,11 @@ def check_minable(
 
     dim: size of the features, which an index other than Flat must fit."""
     if num_images < topk + 1:
-        images, fewer = f"{split} images".lstrip(), ", or lower num_neighbors" if split == "train" else ""
+        others = {"train": ", or lower num_neighbors", "val": ", or, of a folder, raise folder.val_share"}
+        images, instead = f"{split} images".lstrip(), others.get(split, "")
         raise UserError(
             f"{num_images} {images} are too few to mine {topk} neighbors each: at least {topk + 1} are needed; add "
-            f"images{fewer}"
+            f"images{instead}"
         )
     if index != "Flat" and backend == "torch":
         raise UserError(f"knn_index {index!r} needs faiss, but knn_backend is torch: set it to auto, or knn_index=Flat")

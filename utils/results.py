@@ -85,9 +85,9 @@ def names_for(model: Path, num_clusters: int) -> dict[int, str]:
 def read_names(path: Path, num_clusters: int) -> dict[int, str]:
     """Names by cluster, from a CSV file with columns `cluster` and `name`; {} without a file.
 
-    Raises UserError for a file without them, and for clusters that there are not."""
+    Raises UserError for a file without them, for clusters that there are not, and for two names of one."""
     try:
-        rows = list(csv.DictReader(io.StringIO(path.read_bytes().decode("utf-8-sig"), newline="")))
+        rows = list(csv.DictReader(io.StringIO(path.read_bytes().decode("utf-8-sig"), newline=""), strict=True))
     except FileNotFoundError:
         return {}
     except (UnicodeDecodeError, csv.Error) as error:
@@ -95,12 +95,13 @@ def read_names(path: Path, num_clusters: int) -> dict[int, str]:
     names = {}
     for row in rows:
         cluster, name = (row.get("cluster") or "").strip(), (row.get("name") or "").strip()
-        if not cluster.isdecimal() or int(cluster) >= num_clusters or row.get("name") is None:
+        is_cluster = cluster.isdecimal() and int(cluster) < num_clusters
+        if not is_cluster or row.get("name") is None or None in row:  # None: what a row has beyond the header
             raise UserError(
                 f"{path}: should have the columns cluster, 0 to {num_clusters - 1}, and name, but has {dict(row)}"
             )
-        if name:
-            names[int(cluster)] = name
+        if name and names.setdefault(int(cluster), name) != name:
+            raise UserError(f"{path}: cluster {cluster} has two names, {names[int(cluster)]} and {name}")
     return names
 
 

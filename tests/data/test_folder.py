@@ -1,6 +1,7 @@
 """A folder of pictures becomes a data set: which files, in which order, held out how, labelled how, decoded once."""
 
 import os
+import time
 
 import numpy as np
 import pytest
@@ -99,6 +100,14 @@ def test_a_folder_without_pictures_is_refused_by_its_whole_path(make, words, fol
     assert f"{folder} {words}" in str(error.value)
 
 
+@pytest.mark.parametrize("place", ["", "in/results"])
+def test_results_within_the_folder_are_refused_as_they_hold_pictures(place, folder):
+    write(folder, "a.png")
+    with pytest.raises(UserError, match=r"root_dir .* lies in .*/my pictures, .*: give a root_dir=\.\.\. outside"):
+        build(folder, "train", f"root_dir={folder / place}")
+    assert [path.name for path in folder.iterdir()] == ["a.png"]
+
+
 def test_without_a_folder_the_stages_ask_for_one(folder):
     cfg = load_config(None, "configs/pretext/simclr_folder.yml", [])
     with pytest.raises(UserError, match=r"folder\.path is missing"):
@@ -185,6 +194,18 @@ def test_files_are_decoded_again_only_when_one_of_them_changes(folder, monkeypat
     assert decoded_now()[0] == 4
 
 
+def test_what_a_killed_process_left_half_written_is_removed_after_a_day(folder):
+    write(folder, "a.png", "b.png")
+    build(folder, "train", "folder.val_share=0")
+    (memory,) = (folder.parent / "results" / "scans").glob("*.npy")
+    old, new = (memory.with_name(f"{memory.name}.{number}.part") for number in (1, 2))
+    for part in (old, new):
+        part.write_bytes(b"half")
+    os.utime(old, (time.time() - 25 * 3600,) * 2)
+    build(folder, "train", "folder.val_share=0")
+    assert new.exists() and not old.exists()
+
+
 def test_a_damaged_memory_is_made_anew(folder):
     write(folder, "a.png", "b.png")
     images = build(folder, "train", "folder.val_share=0").images.clone()
@@ -222,6 +243,20 @@ def test_a_folder_of_which_nothing_can_be_read_is_refused(folder):
     (folder / "a.png").write_text("no picture")
     with pytest.raises(UserError, match="none of the 1 pictures"):
         build(folder, "train", "on_error=skip")
+
+
+def test_a_device_or_pipe_is_left_out_unread(folder):
+    write(folder, "a.png", "b.png")
+    (folder / "device.png").symlink_to("/dev/null")
+    with pytest.raises(UserError, match=r"1 image files cannot be read: .*/device\.png \(no regular file\)"):
+        build(folder)
+
+
+def test_floating_point_pixels_are_not_guessed_at(folder):
+    write(folder, "a.png", "b.png")
+    Image.fromarray(np.full((9, 9), 0.5, np.float32)).save(folder / "float.tif")
+    with pytest.raises(UserError, match=r"float\.tif \(numbers with a fraction, .*: save it with 8 or 16 bits\)"):
+        build(folder)
 
 
 def test_exact_duplicates_are_counted_listed_and_known_by_row(folder, capsys):

@@ -539,13 +539,13 @@ WRONG_STAGE = {
         "eval",
         f"{EVAL_PRETEXT} --visualize_prototypes",
         r"a pretext model has none",
-        r"leave --visualize_prototypes and --show out",
+        r"leave .*--visualize_prototypes and --show out",
     ),
     "--show of a pretext model": Case(
         "eval",
         f"{EVAL_PRETEXT} --show",
         r"a pretext model has none",
-        r"leave --visualize_prototypes and --show out",
+        r"leave .*--visualize_prototypes and --show out",
     ),
     "a SCAN model to mine with": Case(
         "pretext",
@@ -601,6 +601,13 @@ DOES_NOT_FIT = {
     "eval with more heads than the model's": Case(
         "eval", "num_heads=2", r"missing cluster_head\.1\.weight", r"check .*num_heads"
     ),
+    "a table into a folder that is not there": Case(
+        "eval",
+        "--out {here}/tables/table.csv",
+        r"--out \S+/tables/table\.csv",
+        r"give a file .*in a folder that there is",
+    ),
+    "a table in the place of a folder": Case("eval", "--out {here}", r"--out \S+/digits", r"give a file such as"),
     "another form of the head than that of the model to mine with": Case(
         "pretext",
         "run_name=second --model {here}/pretext/model.pth.tar model_kwargs.head=linear",
@@ -774,7 +781,7 @@ SIZES = {
         "pretext",
         "",
         r"\b5 val images are too few to mine 5 neighbors",
-        r"^(?!.*num_neighbors).*at least 6 are needed",
+        r"^(?!.*num_neighbors).*at least 6 are needed; add images, or, of a folder, raise folder\.val_share",
         images_are(lambda images: images[:5], "val"),
     ),
     "eval of a pretext model on no more val images than neighbors it looks at": Case(
@@ -837,6 +844,9 @@ CONFIG = {
     ),
     "an unknown device": Case("pretext", "device=gpu", r"device .*not gpu", r"one of auto, cpu, cuda"),
     "an unknown data set": Case("pretext", "train_db_name=mnist", r"train_db_name .*not mnist", r"one of .*digits"),
+    "more clusters than images": Case(
+        "scan", "num_classes=207", r"num_classes 207 is more than the 206 training images", r"lower it, or add images"
+    ),
     "no cluster": Case("scan", "num_classes=0", r"num_classes .*not 0", r"a whole number >=2"),
     "one cluster": Case("scan", "num_classes=1", r"num_classes .*not 1", r"a whole number >=2"),
     "a negative threshold": Case(

@@ -11,6 +11,7 @@ from models import build_model
 from models.heads import ClusteringModel, ContrastiveModel
 from utils.config import load_config
 from utils.errors import UserError
+from utils.logger import say_once
 
 NORM = ("weight", "bias", "running_mean", "running_var")
 SMALL, IMAGENET = ("cifar10", "cifar20", "stl10"), ("imagenet_50", "imagenet_100", "imagenet_200")
@@ -118,6 +119,16 @@ def stem_of(model):
 )
 def test_the_stem_follows_the_published_data_set_else_the_crop_size_unless_it_is_named(path, overrides, stem):
     assert stem_of(model_of(f"configs/{path}.yml", *overrides)) == stem
+
+
+@pytest.mark.parametrize(
+    "overrides, warned",
+    [(["transformation_kwargs.crop_size=48"], True), (["transformation_kwargs.crop_size=49"], False)],
+)
+def test_small_views_meet_the_imagenet_stem_with_a_warning(overrides, warned, capsys):
+    say_once.cache_clear()
+    model_of("configs/scan/scan_digits.yml", "model_kwargs.stem=imagenet", *overrides)
+    assert ("warning: the imagenet stem" in capsys.readouterr().out) == warned
 
 
 def test_width_scales_every_stage_of_resnet18():

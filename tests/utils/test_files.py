@@ -212,6 +212,16 @@ def test_content_that_is_written_piece_by_piece_has_its_record_before_its_name(t
     assert check_recorded(tmp_path / "big.npy") == {"sha256": digest, "bytes": 13, "holds": "much"}
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize("size", [10, 1_000_000], ids=["found on closing", "found on writing"])
+def test_a_full_disk_under_content_written_piece_by_piece_says_what_to_do(size, tmp_path):
+    files.part_of(tmp_path / "big.npy").symlink_to("/dev/full")
+    told = pytest.raises(RunError, match=r"No space left.*free some space")
+    with told, stream_recorded(tmp_path / "big.npy", {}) as write:
+        write(bytes(size))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_error_of_the_block_that_writes_is_not_said_to_be_one_of_the_storage(tmp_path):
     with pytest.raises(OSError, match="too many open files"), stream_recorded(tmp_path / "big.npy", {}) as write:
         write(b"one")

@@ -58,10 +58,27 @@ def test_names_are_read_by_cluster_and_empty_ones_are_none(tmp_path):
     assert read_names(tmp_path / "names.csv", 3) == {2: "cats, dogs", 1: "trees"}
 
 
-@pytest.mark.parametrize("table", ["cluster,name\n3,x\n", "cluster,name\n-1,x\n", "1,x\n2,y\n", "cluster,name\n1\n"])
+@pytest.mark.parametrize(
+    "table",
+    ["cluster,name\n3,x\n", "cluster,name\n-1,x\n", "1,x\n2,y\n", "cluster,name\n1\n", "cluster,name\n1,cats, dogs\n"],
+)
 def test_names_that_fit_no_cluster_are_refused(table, tmp_path):
     (tmp_path / "names.csv").write_text(table)
     with pytest.raises(UserError, match="should have the columns cluster, 0 to 2, and name"):
+        read_names(tmp_path / "names.csv", 3)
+
+
+def test_two_names_of_a_cluster_are_refused_and_one_may_stand_twice(tmp_path):
+    (tmp_path / "names.csv").write_text("cluster,name\n1,cats\n1,cats\n1,\n")
+    assert read_names(tmp_path / "names.csv", 3) == {1: "cats"}
+    (tmp_path / "names.csv").write_text("cluster,name\n1,cats\n1,dogs\n")
+    with pytest.raises(UserError, match="cluster 1 has two names, cats and dogs"):
+        read_names(tmp_path / "names.csv", 3)
+
+
+def test_a_quote_that_is_not_closed_is_refused(tmp_path):
+    (tmp_path / "names.csv").write_text('cluster,name\n1,"cats\n2,dogs\n')
+    with pytest.raises(UserError, match="cannot be read as CSV"):
         read_names(tmp_path / "names.csv", 3)
 
 
