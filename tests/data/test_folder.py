@@ -76,6 +76,44 @@ def test_a_link_that_leads_back_into_the_folder_is_followed_once(folder):
     assert list_pictures(folder)[0] == ["a.png", "in/b.png"]
 
 
+def test_of_two_links_to_a_folder_the_first_by_name_is_followed_in_whatever_order_the_disk_lists_them(
+    folder, tmp_path, monkeypatch
+):
+    write(tmp_path / "elsewhere", "a.png")
+    folder.mkdir()
+    for name in ("b", "a", "c"):
+        (folder / name).symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    walk = os.walk
+
+    def backwards(*arguments, **options):
+        for place, folders, files in walk(*arguments, **options):
+            folders.sort(reverse=True)
+            yield place, folders, files
+
+    monkeypatch.setattr(os, "walk", backwards)
+    assert list_pictures(folder)[0] == ["a/a.png"]
+
+
+def test_a_folder_that_cannot_be_listed_is_refused_rather_than_left_out(folder, monkeypatch):
+    write(folder, "a.png", "in/b.png")
+    scandir = os.scandir
+
+    def denied(place):
+        if os.path.basename(place) == "in":
+            raise PermissionError(13, "Permission denied", place)
+        return scandir(place)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    with pytest.raises(UserError) as error:
+        list_pictures(folder)
+    assert str(error.value).startswith(f"{folder / 'in'} cannot be listed (Permission denied)")
+
+
+def test_the_memory_of_a_folder_with_a_long_name_has_a_short_one(tmp_path):
+    write(tmp_path / ("é" * 120), "a.png")  # 240 bytes of the 255 that a name may have
+    assert len(build(tmp_path / ("é" * 120), "train", "folder.val_share=0", "run_name=x")) == 1
+
+
 def test_names_that_are_no_utf8_are_kept_byte_by_byte(folder):
     write(folder, "a.png")
     os.rename(folder / "a.png", os.fsencode(folder) + b"/\xff.png")
@@ -305,6 +343,23 @@ def test_both_splits_count_the_same_classes(folder):
     assert targets_of(train) == {"cat/a.png": 1, "dog/b.png": 2} and targets_of(val) == {"ape/c.png": 0, "dog/d.png": 2}
 
 
+def test_labels_that_are_no_utf8_are_written_out_as_consoles_and_pictures_need(folder):
+    write(folder, "cat/a.png", "dog/b.png")
+    os.rename(folder / "dog", os.fsencode(folder) + b"/\xffdog")
+    assert build(folder, "train", "folder.val_share=0", "folder.labels=subfolder").classes == [r"\xffdog", "cat"]
+    (folder / "labels.csv").write_bytes(b"path,label\ncat/a.png,\xfe\n\xffdog/b.png,\xfd\n")
+    dataset = build(folder, "train", "folder.val_share=0", "folder.labels=labels.csv")
+    assert dataset.classes == [r"\xfd", r"\xfe"] and dataset.targets.tolist() == [1, 0]
+
+
+def test_a_table_for_the_train_split_alone_serves_it(folder):
+    write(folder, "a.png", "b.png")
+    write(folder.parent / "other", "c.png")
+    (folder / "labels.csv").write_text("path,label\na.png,x\nb.png,y\n")
+    own = "folder.labels=labels.csv", f"folder.val_path={folder.parent / 'other'}"
+    assert build(folder, "train", *own).classes == ["x", "y"]
+
+
 def test_a_single_class_is_no_label_which_a_folder_too_many_gives(folder, capsys):
     write(folder, "all/cat/a.png", "all/dog/b.png")
     assert build(folder, "train", "folder.val_share=0", "folder.labels=subfolder").targets is None
@@ -370,6 +425,18 @@ def test_new_pictures_are_all_of_a_folder_labelled_by_the_same_rule_where_it_fin
     assert new_pictures(config(folder, "folder.labels=labels.csv"), folder.parent / "new").targets is None
     cfg = load_config(None, "configs/scan/scan_cifar10.yml", [f"root_dir={folder.parent}"])  # any model's config
     assert new_pictures(cfg, folder.parent / "new").images.shape == (2, 3, 32, 32)
+
+
+def test_a_table_of_the_data_set_alone_does_not_keep_new_pictures_out_nor_one_of_theirs_alone_theirs(folder, capsys):
+    write(folder, "a.png", "b.png")
+    write(folder.parent / "new", "c.png", "d.png")
+    table = folder.parent / "labels.csv"
+    cfg = config(folder, f"folder.labels={table}", "folder.val_share=0")
+    table.write_text("path,label\na.png,1\nb.png,2\n")
+    assert build_dataset(cfg, "train").targets is not None and new_pictures(cfg, folder.parent / "new").targets is None
+    assert f"no labels: {table} names none of the pictures in {folder.parent / 'new'}" in capsys.readouterr().out
+    table.write_text("path,label\nc.png,1\nd.png,2\n")
+    assert new_pictures(cfg, folder.parent / "new").targets.tolist() == [0, 1]
 
 
 def test_all_of_the_folder_of_a_data_set_is_its_two_splits(folder):
