@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 
 import pytest
 
@@ -93,6 +94,28 @@ def test_the_command_that_makes_what_is_missing_names_the_pictures(folder):
         SCRIPTS["scan"].main(["--config_exp", config_of("scan"), *settings(folder, "run_name=new")])
     options = f"on_error=skip root_dir={folder.parent / 'results'} run_name=new 'folder.path={folder}'"
     assert f"`python simclr.py --config_exp configs/pretext/simclr_folder.yml {options}`" in str(error.value)
+
+
+def test_a_finished_stage_is_that_of_its_pictures_and_of_no_others(folder, tmp_path, capsys):
+    own = tmp_path / folder.name
+    shutil.copytree(folder, own)
+    options = [*settings(own, "epochs=1", "num_neighbors=5")]  # the run is named after the folder
+
+    def run(stage, *overrides):
+        SCRIPTS[stage].main(["--config_exp", config_of(stage), *options, *overrides])
+        return capsys.readouterr().out
+
+    run("pretext")
+    assert "my digits/pretext is finished" in run("pretext")
+    moved = own.rename(own.parent / "moved")
+    assert "my digits/pretext is finished" in run("pretext", f"folder.path={moved}", "run_name=my digits")
+    moved.rename(own)
+    SCRIPTS["scan"].main(["--config_exp", config_of("scan"), *options])
+    (own / "new.png").write_bytes((own / "grey.png").read_bytes())
+    with pytest.raises(UserError, match="began with other train images"):
+        run("pretext")
+    with pytest.raises(UserError, match=r"was made from .* train images of folder, but this run has"):
+        run("scan")
 
 
 def test_tables_and_pages_are_not_made_of_a_pretext_model(runs, folder):
