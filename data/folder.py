@@ -33,6 +33,8 @@ def read_folder(cfg, split: str) -> ResidentDataset | StreamedDataset:
     if "path" not in own:
         raise UserError("folder.path is missing: give it, or the folder of pictures to look at as --predict FOLDER")
     if "val_path" in own:
+        if Path(own.val_path).resolve().is_relative_to(Path(own.path).resolve()):
+            say_once(f"warning: folder.val_path {own.val_path} lies in folder.path: its pictures are trained on, too")
         return images_in(cfg, own.val_path if split == "val" else own.path)
     dataset = images_in(cfg, own.path)
     number = round(own.val_share * len(dataset))

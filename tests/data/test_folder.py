@@ -308,6 +308,16 @@ def test_a_val_folder_takes_the_place_of_the_share(folder):
     assert names_of(build(folder, "val", whole)) == ["c.png"]
 
 
+def test_a_val_folder_in_the_folder_is_warned_of(folder, capsys):
+    write(folder, "a.png", "val/b.png")
+    write(folder.parent / "my pictures 2", "c.png")
+    build(folder, "val", f"folder.val_path={folder.parent / 'my pictures 2'}")
+    assert "lies in folder.path" not in capsys.readouterr().out
+    for inside in ("my pictures/val", "my pictures"):
+        build(folder, "val", f"folder.val_path={folder.parent / inside}")
+        assert f"{folder.parent / inside} lies in folder.path: its pictures are trained on" in capsys.readouterr().out
+
+
 def test_max_images_thins_the_train_split_alone(folder):
     write(folder, *(f"{number}.png" for number in range(10)))
     assert len(build(folder, "train", "max_images=3")) == 3 and len(build(folder, "val", "max_images=3")) == 2

@@ -183,6 +183,30 @@ def test_without_an_env_path_the_one_under_configs_is_read_if_it_is_there():
     assert config(env="").root_dir == "results"
 
 
+@pytest.mark.parametrize(
+    "path, name",
+    [
+        ("a/my pictures", "my pictures"),
+        ("a/b/", "b"),
+        (".", "here"),
+        ("a/..", "here"),
+        ("..", "above"),
+        ("/", "folder"),
+    ],
+)
+def test_a_run_on_own_pictures_is_named_after_their_folder(path, name, tmp_path, monkeypatch):
+    (tmp_path / "above" / "here").mkdir(parents=True)
+    file = (CONFIGS / "pretext/simclr_folder.yml").resolve()
+    monkeypatch.chdir(tmp_path / "above" / "here")
+    cfg = load_config(None, file, [f"folder.path={path}"])
+    assert (cfg.run_name, cfg.scan_dir) == (name, f"results/{name}/scan")
+    assert load_config(None, file, [f"folder.path={path}", "run_name=own"]).run_name == "own"
+
+
+def test_the_folder_of_another_data_set_names_no_run():
+    assert load_config(None, CONFIGS / "pretext/simclr_digits.yml", ["folder.path=a"]).run_name == "digits"
+
+
 def test_the_defaults():
     assert config() == {
         "root_dir": "results",
