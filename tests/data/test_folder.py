@@ -164,7 +164,7 @@ def test_pictures_of_the_very_size_are_taken_as_they_are(folder):
         assert np.array_equal(dataset.images[row].permute(1, 2, 0), np.asarray(Image.open(folder / name)))
 
 
-@pytest.mark.parametrize("size, side", [(16, 16), (96, 96), (224, 256)])
+@pytest.mark.parametrize("size, side", [(16, 16), (96, 96), (224, 256), (225, 225)])
 def test_without_a_side_images_are_as_large_as_the_plain_view_and_256_for_224(size, side, folder):
     write(folder, "a.png")
     assert (
@@ -211,9 +211,10 @@ def test_files_are_decoded_again_only_when_one_of_them_changes(folder, monkeypat
 
     assert decoded_now()[0] == 3
     assert decoded_now()[0] == 0
-    assert decoded_now("folder.side=8")[0] == 3  # another side has a memory of its own
-    assert decoded_now()[0] == 0
+    count, smaller = decoded_now("folder.side=8")  # another side has a memory of its own
+    assert count == 3 and decoded_now()[0] == 0
     before = decoded_now()[1].fingerprint
+    assert smaller.fingerprint != before
     os.utime(folder / "b.png", ns=(0, 0))  # another time: read again, and found the same
     assert (decoded_now()[0], decoded_now()[1].fingerprint) == (3, before)
     picture(9, 20, 20).save(folder / "b.png")
@@ -221,6 +222,40 @@ def test_files_are_decoded_again_only_when_one_of_them_changes(folder, monkeypat
     assert count == 3 and dataset.fingerprint != before
     write(folder, "d.png")
     assert decoded_now()[0] == 4
+
+
+def test_files_that_change_names_are_read_again_though_sizes_and_times_stay(folder):
+    write(folder, "a.bmp", "b.bmp")  # of one size
+    for name in ("a.bmp", "b.bmp"):
+        os.utime(folder / name, ns=(0, 0))
+    before = build(folder, "train", "folder.val_share=0").images.clone()
+    os.rename(folder / "a.bmp", folder / "c.bmp")
+    assert torch.equal(build(folder, "train", "folder.val_share=0").images, before.flip(0))
+
+
+def test_a_link_that_leads_nowhere_is_a_file_that_cannot_be_read(folder):
+    write(folder, "a.bmp")
+    (folder / "b.bmp").symlink_to(folder / "gone")
+    with pytest.raises(UserError, match=r"1 image files cannot be read: .*b\.bmp \(No such file"):
+        build(folder)
+
+
+def test_what_fits_into_memory_again_is_held_there_again(folder, monkeypatch):
+    write(folder, "a.png", "b.png")
+    with monkeypatch.context() as little:
+        little.setattr(data.decoded, "free_memory", lambda: 0)
+        assert isinstance(build(folder, "train", "folder.val_share=0"), StreamedDataset)
+    assert build(folder, "train", "folder.val_share=0").images.shape == (2, 3, 16, 16)
+
+
+def test_memory_that_runs_out_is_no_fault_of_a_file(folder, monkeypatch):
+    def out_of_memory(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(data.decoded, "read_square", out_of_memory)
+    write(folder, "a.png")
+    with pytest.raises(MemoryError):
+        build(folder, "train", "on_error=skip")
 
 
 def test_a_damaged_memory_is_made_anew(folder):
@@ -267,13 +302,20 @@ def test_exact_duplicates_are_counted_listed_and_known_by_row(folder, capsys):
     for copy in ("d.png", "in/e.png"):
         (folder / copy).parent.mkdir(exist_ok=True)
         (folder / copy).write_bytes((folder / "b.png").read_bytes())
+    (folder / "f.png").write_bytes((folder / "a.png").read_bytes())
     (folder / "notes.txt").write_text("no picture")
     dataset = build(folder, "train", "folder.val_share=0")
-    assert duplicates(dataset) == [[1, 3, 4]]
+    assert duplicates(dataset) == [[0, 4], [1, 3, 5]]
     output = capsys.readouterr().out
-    assert "5 pictures, 1 files of other kinds passed over, 2 of them exact copies of others" in output
+    assert "6 pictures, 1 files of other kinds passed over, 3 of them exact copies of others" in output
     (report,) = (folder.parent / "results" / "scans").glob("*-duplicates.txt")
-    assert report.read_text() == "b.png\td.png\tin/e.png\n"
+    assert report.read_text() == "a.png\tf.png\nb.png\td.png\tin/e.png\n"
+
+
+def test_files_known_by_their_size_alone_are_no_duplicates_nor_are_images_without_files(folder):
+    sizes = np.array([7, 7])
+    assert duplicates(StreamedDataset(folder, np.array([b"a.JPEG", b"b.JPEG"]), sizes, None, [])) == []
+    assert duplicates(ResidentDataset(torch.zeros(2, 3, 1, 1, dtype=torch.uint8), None, [])) == []
 
 
 # -- what is held out
@@ -292,12 +334,14 @@ def test_the_share_is_held_out_whatever_the_files_are_called_and_whatever_the_se
 
 def test_another_share_holds_out_as_many_and_none_makes_both_splits_the_same(folder, capsys):
     write(folder, *(f"{number}.png" for number in range(10)))
-    assert len(build(folder, "val", "folder.val_share=0.5")) == 5
+    for share, number in ((0.5, 5), (0.27, 3), (0.06, 1), (0.94, 9)):
+        assert len(build(folder, "val", f"folder.val_share={share}")) == number
     train, val = (build(folder, split, "folder.val_share=0") for split in ("train", "val"))
     assert names_of(train) == names_of(val) == list_pictures(folder)[0]
     assert "trained on are evaluated, too" in capsys.readouterr().out
-    with pytest.raises(UserError, match="leaves a split empty"):
-        build(folder, "val", "folder.val_share=0.01")
+    for share in (0.04, 0.96):
+        with pytest.raises(UserError, match=f"val_share {share} of 10 images leaves a split empty"):
+            build(folder, "val", f"folder.val_share={share}")
 
 
 def test_a_val_folder_takes_the_place_of_the_share(folder):
@@ -320,7 +364,7 @@ def test_a_val_folder_in_the_folder_is_warned_of(folder, capsys):
 
 def test_max_images_thins_the_train_split_alone(folder):
     write(folder, *(f"{number}.png" for number in range(10)))
-    assert len(build(folder, "train", "max_images=3")) == 3 and len(build(folder, "val", "max_images=3")) == 2
+    assert len(build(folder, "train", "max_images=1")) == 1 and len(build(folder, "val", "max_images=1")) == 2
 
 
 # -- labels
@@ -353,6 +397,13 @@ def test_both_splits_count_the_same_classes(folder):
     assert targets_of(train) == {"cat/a.png": 1, "dog/b.png": 2} and targets_of(val) == {"ape/c.png": 0, "dog/d.png": 2}
 
 
+def test_of_many_classes_the_first_20_are_named(folder, capsys):
+    write(folder, *(f"{number}/a.png" for number in range(22)))
+    build(folder, "train", "folder.val_share=0", "folder.labels=subfolder")
+    assert "22 classes: 0 (1), 1 (1), " in (output := capsys.readouterr().out)
+    assert output.splitlines()[1].endswith(" 19 (1) and 2 more")
+
+
 def test_labels_that_are_no_utf8_are_written_out_as_consoles_and_pictures_need(folder):
     write(folder, "cat/a.png", "dog/b.png")
     os.rename(folder / "dog", os.fsencode(folder) + b"/\xffdog")
@@ -381,14 +432,14 @@ def test_a_single_class_is_no_label_which_a_folder_too_many_gives(folder, capsys
 
 def test_a_table_labels_what_it_names_numbers_in_their_order(folder, capsys):
     write(folder, "a.png", "b.png", "c.png", "in/d.png", "e.png")
-    table = 'label,path,remark\n10,a.png,x\n9,"b.png",\n-1,c.png,\n 9 ,./in/d.png,\n9,gone.png,\n'
+    table = 'label,path,remark\n10,a.png,x\n9,"b.png",\n-1,c.png,\n 9 ,./in/d.png,\n9,gone.png,\n,e.png,\n'
     (folder / "labels.csv").write_text(table, encoding="utf-8-sig")
     dataset = build(folder, "train", "folder.val_share=0", "folder.labels=labels.csv")
     assert dataset.classes == ["9", "10"]
     assert targets_of(dataset) == {"a.png": 1, "b.png": 0, "c.png": -1, "e.png": -1, "in/d.png": 0}
     output = capsys.readouterr().out
     assert "3 of 5 pictures, 2 classes: 9 (2), 10 (1)" in output
-    assert "1 of 5 rows name no picture, such as gone.png" in output
+    assert "1 of 6 rows name no picture, such as gone.png" in output
 
 
 def test_a_table_may_lie_anywhere(folder, tmp_path):
