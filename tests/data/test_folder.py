@@ -245,6 +245,23 @@ def test_what_fits_into_memory_again_is_held_there_again(folder, monkeypatch):
     with monkeypatch.context() as little:
         little.setattr(data.decoded, "free_memory", lambda: 0)
         assert isinstance(build(folder, "train", "folder.val_share=0"), StreamedDataset)
+        little.setattr(data.decoded, "read_square", None)  # it is remembered
+        assert isinstance(build(folder, "train", "folder.val_share=0"), StreamedDataset)
+    assert build(folder, "train", "folder.val_share=0").images.shape == (2, 3, 16, 16)
+
+
+def test_a_start_with_less_memory_at_the_same_time_leaves_the_kept_images_alone(folder, monkeypatch):
+    write(folder, "a.png", "b.png")
+    load = np.load
+
+    def load_after_the_other(path, **options):
+        with monkeypatch.context() as other:
+            other.setattr(data.decoded, "free_memory", lambda: 0)
+            other.setattr(data.decoded, "_recall", lambda *_: None)  # it looked before anything was there
+            assert len(build(folder, "train", "folder.val_share=0")) == 2
+        return load(path, **options)
+
+    monkeypatch.setattr(np, "load", load_after_the_other)
     assert build(folder, "train", "folder.val_share=0").images.shape == (2, 3, 16, 16)
 
 
