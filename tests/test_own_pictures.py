@@ -41,7 +41,9 @@ def runs(folder):
 
 def evaluate(runs, folder, *options):
     model = str(runs / "selflabel" / "model.pth.tar")
-    evaluation.main(["--config_exp", config_of("selflabel"), "--model", model, *options, *settings(folder)])
+    overrides = [option for option in options if "=" in option]
+    options = [option for option in options if "=" not in option]
+    evaluation.main(["--config_exp", config_of("selflabel"), "--model", model, *options, *settings(folder, *overrides)])
 
 
 def rows_of(path):
@@ -87,6 +89,23 @@ def test_names_that_a_person_gives_stand_in_the_table(runs, folder, capsys):
     assert f"{names} is older than model.pth.tar" in capsys.readouterr().out
     names.unlink()
     assert {row["name"] for row in rows} == {f"group {row['cluster']}" for row in rows}
+
+
+def test_the_page_and_the_prototypes_get_names_copies_and_the_logs_of_every_stage(runs, folder, monkeypatch, capsys):
+    page, rows = {}, {}
+    monkeypatch.setattr(evaluation, "write_report", lambda path, dataset, *_, **shown: page.update(shown, of=dataset))
+    monkeypatch.setattr(evaluation, "plot_prototypes", lambda dataset, chosen, called, path: rows.update(called) or [])
+    monkeypatch.setattr(evaluation, "cautions", lambda metrics: ["beware"])
+    names = runs / "selflabel" / "names.csv"
+    names.write_text("cluster,name\n3,threes\n")
+    evaluate(runs, folder, "--predict", str(folder), "--report", "--visualize_prototypes", "root_dir=elsewhere")
+    names.unlink()
+    copied = min(path.name for path in folder.glob("*.PNG"))
+    assert [[page["of"].name(row) for row in group] for group in page["duplicates"]] == [[copied, "copy.png"]]
+    assert page["names"] == {3: "threes"} and rows[3] == "cluster 3: threes" and rows[4] == "cluster 4"
+    assert page["logs"] == {stage: runs / stage / "log.jsonl" for stage in STAGES}
+    assert page["title"] == "my digits" and page["summary"]["trained on"] == str(folder)
+    assert "warning: beware" in capsys.readouterr().out.splitlines()
 
 
 def test_the_command_that_makes_what_is_missing_names_the_pictures(folder):
