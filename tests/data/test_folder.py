@@ -12,6 +12,7 @@ from data import build_dataset
 from data.augment import train_strategy, val_strategy
 from data.dataset import ResidentDataset
 from data.folder import duplicates, images_in, list_pictures, new_pictures
+from data.folder_labels import read_labels
 from data.image_files import StreamedDataset, read_square
 from data.loader import build_loader
 from tests.image_trees import picture
@@ -231,6 +232,15 @@ def test_files_that_change_names_are_read_again_though_sizes_and_times_stay(fold
     before = build(folder, "train", "folder.val_share=0").images.clone()
     os.rename(folder / "a.bmp", folder / "c.bmp")
     assert torch.equal(build(folder, "train", "folder.val_share=0").images, before.flip(0))
+
+
+def test_a_file_that_changes_its_size_is_read_again_though_its_time_stays(folder):
+    write(folder, "a.png", "b.png")
+    status = os.stat(folder / "a.png")
+    before = build(folder, "train", "folder.val_share=0").images[0].clone()
+    picture(7, 30, 30).save(folder / "a.png")
+    os.utime(folder / "a.png", ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert not torch.equal(build(folder, "train", "folder.val_share=0").images[0], before)
 
 
 def test_a_link_that_leads_nowhere_is_a_file_that_cannot_be_read(folder):
@@ -457,6 +467,14 @@ def test_a_table_labels_what_it_names_numbers_in_their_order(folder, capsys):
     output = capsys.readouterr().out
     assert "3 of 5 pictures, 2 classes: 9 (2), 10 (1)" in output
     assert "1 of 6 rows name no picture, such as gone.png" in output
+
+
+def test_a_table_is_looked_for_as_it_is_named_and_then_in_the_folder(folder, tmp_path, monkeypatch):
+    folder.mkdir()
+    monkeypatch.chdir(tmp_path)
+    for place, label in ((folder, "inside"), (tmp_path, "as named")):
+        (place / "Labels.CSV").write_text(f"path,label\na.png,{label}\n")
+        assert read_labels(folder, ["a.png"], "Labels.CSV") == {"a.png": label}
 
 
 def test_a_table_may_lie_anywhere(folder, tmp_path):
