@@ -142,6 +142,7 @@ def test_without_a_folder_the_stages_ask_for_one(folder):
     cfg = load_config(None, "configs/pretext/simclr_folder.yml", [])
     with pytest.raises(UserError, match=r"folder\.path is missing"):
         check_stage(cfg, "simclr")
+    check_stage(cfg, "eval")  # which takes other pictures, too
     with pytest.raises(UserError, match=r"folder\.path is missing"):
         build_dataset(cfg, "val")
 
