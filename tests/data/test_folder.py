@@ -115,11 +115,14 @@ def test_the_memory_of_a_folder_with_a_long_name_has_a_short_one(tmp_path):
     assert len(build(tmp_path / ("é" * 120), "train", "folder.val_share=0", "run_name=x")) == 1
 
 
-def test_names_that_are_no_utf8_are_kept_byte_by_byte(folder):
+def test_names_that_are_no_utf8_are_kept_byte_by_byte_in_lists_too(folder):
     write(folder, "a.png")
+    (folder / "b.png").write_bytes((folder / "a.png").read_bytes())
     os.rename(folder / "a.png", os.fsencode(folder) + b"/\xff.png")
     dataset = build(folder, "train", "folder.val_share=0")
-    assert os.fsencode(dataset.name(0)) == b"\xff.png"
+    assert [os.fsencode(name) for name in names_of(dataset)] == [b"b.png", b"\xff.png"]
+    (report,) = (folder.parent / "results" / "scans").glob("*-duplicates.txt")
+    assert report.read_bytes() == b"b.png\t\xff.png\n"
 
 
 @pytest.mark.parametrize(
@@ -385,7 +388,8 @@ def test_a_val_folder_in_the_folder_is_warned_of(folder, capsys):
     write(folder.parent / "my pictures 2", "c.png")
     build(folder, "val", f"folder.val_path={folder.parent / 'my pictures 2'}")
     assert "lies in folder.path" not in capsys.readouterr().out
-    for inside in ("my pictures/val", "my pictures"):
+    (folder.parent / "link").symlink_to(folder, target_is_directory=True)
+    for inside in ("my pictures/val", "my pictures", "link/val"):
         build(folder, "val", f"folder.val_path={folder.parent / inside}")
         assert f"{folder.parent / inside} lies in folder.path: its pictures are trained on" in capsys.readouterr().out
 
