@@ -91,14 +91,16 @@ def test_names_that_a_person_gives_stand_in_the_table(runs, folder, capsys):
     assert {row["name"] for row in rows} == {f"group {row['cluster']}" for row in rows}
 
 
-def test_the_page_and_the_prototypes_get_names_copies_and_the_logs_of_every_stage(runs, folder, monkeypatch, capsys):
+def test_the_page_and_the_prototypes_get_names_copies_and_the_logs_of_every_stage(
+    runs, folder, tmp_path, monkeypatch, capsys
+):
     page, rows = {}, {}
     monkeypatch.setattr(evaluation, "write_report", lambda path, dataset, *_, **shown: page.update(shown, of=dataset))
     monkeypatch.setattr(evaluation, "plot_prototypes", lambda dataset, chosen, called, path: rows.update(called) or [])
     monkeypatch.setattr(evaluation, "cautions", lambda metrics: ["beware"])
     names = runs / "selflabel" / "names.csv"
     names.write_text("cluster,name\n3,threes\n")
-    evaluate(runs, folder, "--predict", str(folder), "--report", "--visualize_prototypes", "root_dir=elsewhere")
+    evaluate(runs, folder, "--predict", str(folder), "--report", "--visualize_prototypes", f"root_dir={tmp_path}")
     names.unlink()
     copied = min(path.name for path in folder.glob("*.PNG"))
     assert [[page["of"].name(row) for row in group] for group in page["duplicates"]] == [[copied, "copy.png"]]

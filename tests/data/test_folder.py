@@ -389,8 +389,13 @@ def test_a_val_folder_in_the_folder_is_warned_of(folder, capsys):
     build(folder, "val", f"folder.val_path={folder.parent / 'my pictures 2'}")
     assert "lies in folder.path" not in capsys.readouterr().out
     (folder.parent / "link").symlink_to(folder, target_is_directory=True)
-    for inside in ("my pictures/val", "my pictures", "link/val"):
-        build(folder, "val", f"folder.val_path={folder.parent / inside}")
+    for path, inside in (
+        (folder, "my pictures/val"),
+        (folder, "my pictures"),
+        (folder.parent / "link", "my pictures/val"),
+    ):
+        say_once.cache_clear()
+        build(path, "val", f"folder.val_path={folder.parent / inside}")
         assert f"{folder.parent / inside} lies in folder.path: its pictures are trained on" in capsys.readouterr().out
 
 
