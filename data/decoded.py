@@ -37,18 +37,21 @@ def decode(folder: Path, files: list[str], side: int, memory: Path, num_workers:
     """Read the pictures in `files`, names within `folder`, as centre squares of `side` pixels.
 
     memory: the file (`.npy`) in which all of it is remembered, as long as names, sizes and times of change of the files
-    stay the same. num_workers: files read at once."""
+    stay the same; all but the pixels, where these do not fit, beside it. num_workers: files read at once."""
     _remove_litter(memory)
     fits = len(files) * 3 * side**2 <= free_memory() / SHARE
-    facts = {"holds": "decoded images", "files_sha256": files_state(folder, files), "side": side}
+    facts = {"holds": "decoded images", "files_sha256": _state_of(folder, files), "side": side}
     record = _recall(memory, facts)
-    if record is None or (fits and not record["kept"]):
-        record = _read_all(folder, files, side, memory, num_workers, facts | {"kept": fits})
+    if record is None and not fits:  # under another name: at the same time another process may load the pixels
+        memory = memory.with_name(f"{memory.stem}-files.npy")
+        record = _recall(memory, facts)
+    if record is None:
+        record = _read_all(folder, files, side, memory, num_workers, facts, fits)
     pixels = np.load(memory, mmap_mode="c") if fits else None  # copy on write: PyTorch wants writable memory
     return Decoded(np.array(record["digests"], dtype="S64"), record["faults"], pixels)
 
 
-def files_state(folder: Path, files: list[str]) -> str:
+def _state_of(folder: Path, files: list[str]) -> str:
     """SHA-256 of names, sizes and times of change."""
     digest = sha256()
     for name in files:
@@ -76,7 +79,9 @@ def _recall(memory: Path, facts: dict) -> dict | None:
     return record if record and facts.items() <= record.items() else None
 
 
-def _read_all(folder: Path, files: list[str], side: int, memory: Path, num_workers: int, facts: dict) -> dict:
+def _read_all(
+    folder: Path, files: list[str], side: int, memory: Path, num_workers: int, facts: dict, keep: bool
+) -> dict:
     facts |= {"digests": [], "faults": {}}
 
     def read(name: str) -> tuple[str, np.ndarray | str]:
@@ -88,7 +93,7 @@ def _read_all(folder: Path, files: list[str], side: int, memory: Path, num_worke
         with storage_errors(memory):
             memory.parent.mkdir(parents=True, exist_ok=True)
         with stream_recorded(memory, facts) as write:
-            write(npy_header((len(files) if facts["kept"] else 0, 3, side, side), np.uint8))
+            write(npy_header((len(files) if keep else 0, 3, side, side), np.uint8))
             for start in range(0, len(files), CHUNK):
                 names = files[start : start + CHUNK]
                 for name, (digest, result) in zip(names, pool.map(read, names), strict=True):
@@ -96,7 +101,7 @@ def _read_all(folder: Path, files: list[str], side: int, memory: Path, num_worke
                     if isinstance(result, str):
                         facts["faults"][name] = result
                         result = np.zeros((3, side, side), np.uint8)
-                    if facts["kept"]:
+                    if keep:
                         write(result.tobytes())
                     bar.update()
     finally:

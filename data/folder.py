@@ -2,15 +2,17 @@
 
 import os
 from collections import Counter, defaultdict
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import torch
 from easydict import EasyDict
 
 from data.dataset import ResidentDataset
-from data.decoded import decode, files_state
+from data.decoded import decode
 from data.folder_labels import in_order, read_labels
 from data.folder_scan import leave_out, write_list
 from data.image_files import SHORT_SIDE, StreamedDataset
@@ -31,6 +33,8 @@ def read_folder(cfg, split: str) -> ResidentDataset | StreamedDataset:
     if "path" not in own:
         raise UserError("folder.path is missing: give it, or the folder of pictures to look at as --predict FOLDER")
     if "val_path" in own:
+        if Path(own.val_path).resolve().is_relative_to(Path(own.path).resolve()):
+            say_once(f"warning: folder.val_path {own.val_path} lies in folder.path: its pictures are trained on, too")
         return images_in(cfg, own.val_path if split == "val" else own.path)
     dataset = images_in(cfg, own.path)
     number = round(own.val_share * len(dataset))
@@ -49,9 +53,12 @@ def read_folder(cfg, split: str) -> ResidentDataset | StreamedDataset:
 
 
 def new_pictures(cfg, path: str) -> ResidentDataset | StreamedDataset:
-    """Every picture in a folder that need not be the data set's; without labels, where their table is not there."""
-    rule = cfg.folder.labels
-    if rule.lower().endswith(".csv") and not (Path(rule).is_file() or Path(path, rule).is_file()):
+    """Every picture in a folder that need not be the data set's; without labels, where these do not serve there."""
+    files, _ = list_pictures(Path(path))
+    try:
+        read_labels(Path(path), files, cfg.folder.labels)
+    except UserError as error:
+        say_once(f"no labels: {error}")
         cfg = EasyDict(cfg, folder={**cfg.folder, "labels": "none"})
     return images_in(cfg, path)
 
@@ -75,7 +82,7 @@ def images_in(cfg, path: str) -> ResidentDataset | StreamedDataset:
     files, others = list_pictures(folder)
     labels = read_labels(folder, files, own.labels)
     where = sha256(os.fsencode(folder.absolute())).hexdigest()[:12]
-    memory = Path(cfg.root_dir, "scans", f"{folder.absolute().name}-{where}-{side}px.npy")
+    memory = Path(cfg.root_dir, "scans", f"{folder.absolute().name[:40]}-{where}-{side}px.npy")
     decoded = decode(folder, files, side, memory, cfg.num_workers)
     if decoded.faults:
         leave_out(folder, decoded.faults, cfg.on_error, memory.with_name(f"{memory.stem}-unreadable.txt"))
@@ -104,15 +111,17 @@ def list_pictures(folder: Path) -> tuple[list[str], int]:
         what = "is a file" if folder.exists() else "does not exist"
         raise UserError(f"{folder.absolute()} {what}: give the folder that holds your pictures")
     found, others, seen = [], 0, set()
-    for place, folders, files in os.walk(folder, followlinks=True):
+    for place, folders, files in os.walk(folder, onerror=_refuse, followlinks=True):
         if (real := os.path.realpath(place)) in seen:  # a link that leads back
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        shown = [os.path.relpath(os.path.join(place, name), folder) for name in files if not name.startswith(".")]
+        folders[:] = sorted(name for name in folders if not name.startswith("."))  # of two links always the same one
+        shown = [name for name in files if not name.startswith(".")]
         pictures = [name for name in shown if name.lower().endswith(SUFFIXES)]
-        found, others = found + pictures, others + len(shown) - len(pictures)
+        within = os.path.relpath(place, folder)
+        found += pictures if within == os.curdir else [os.path.join(within, name) for name in pictures]
+        others += len(shown) - len(pictures)
     if not found:
         raise UserError(
             f"{folder.absolute()} holds no picture ({', '.join(SUFFIXES)}; {others} other files): give the folder that "
@@ -121,17 +130,10 @@ def list_pictures(folder: Path) -> tuple[list[str], int]:
     return sorted(found, key=os.fsencode), others
 
 
-def state_of(cfg) -> str | None:
-    """What is another when a picture of the data set, or a setting that makes images of them, is; known from names,
-    sizes and times of change alone. None for other data sets.
-
-    Raises UserError as `list_pictures`."""
-    if cfg.train_db_name != "folder":
-        return None
-    own = cfg.folder
-    places = [Path(own[key]) for key in ("path", "val_path") if key in own]
-    states = [files_state(place, list_pictures(place)[0]) for place in places]
-    return sha256(repr((states, own.val_share, own.get("side"))).encode()).hexdigest()
+def _refuse(error: OSError) -> NoReturn:
+    raise UserError(
+        f"{os.path.abspath(error.filename)} cannot be listed ({error.strerror}): make it readable, or move it elsewhere"
+    ) from error
 
 
 def files_of(dataset) -> StreamedDataset | None:
@@ -155,7 +157,7 @@ def _classes(own, labels: dict[str, str]) -> list[str]:
         return []
     found = set(labels.values())
     for path in {own.get("path"), own.get("val_path")} - {None}:
-        if Path(path).is_dir():
+        with suppress(UserError):  # not there, or not in the table, which matters only to the split itself
             found |= set(read_labels(Path(path), list_pictures(Path(path))[0], own.labels).values())
     if not found:
         say_once(f"warning: folder.labels is {own.labels}, but no picture has a label")

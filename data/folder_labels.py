@@ -20,7 +20,7 @@ def read_labels(folder: Path, files: list[str], rule: str) -> dict[str, str]:
     if rule == "none":
         return {}
     if rule == "subfolder":
-        return {name: name.split(os.sep)[0] for name in files if os.sep in name}
+        return {name: _readable(name.split(os.sep)[0]) for name in files if os.sep in name}
     if not rule.lower().endswith(".csv"):
         raise UserError(f"folder.labels is {rule}: should be none, subfolder or a table such as labels.csv")
     path = Path(rule) if Path(rule).is_file() else folder / rule
@@ -33,12 +33,17 @@ def read_labels(folder: Path, files: list[str], rule: str) -> dict[str, str]:
         )
     if missing:
         say_once(f"{path.absolute()}: {len(missing)} of {len(labels)} rows name no picture, such as {min(missing)}")
-    return {name: known[name] for name in files if name in known}
+    return {name: _readable(known[name]) for name in files if name in known}
 
 
 def in_order(labels: set[str]) -> list[str]:
     """The classes that targets count: numbers by size, then words by the alphabet."""
     return sorted(labels, key=lambda label: (0, int(label), label) if label.isdecimal() else (1, 0, label))
+
+
+def _readable(label: str) -> str:
+    """Bytes that are no UTF-8 written out, for consoles and pictures take none."""
+    return os.fsencode(label).decode(errors="backslashreplace")
 
 
 def _read_table(path: Path) -> dict[str, str]:

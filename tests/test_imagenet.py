@@ -19,7 +19,7 @@ import eval as evaluation
 import moco
 import scan
 import selflabel
-from data import imagenet, streamed_loader
+from data import image_files, imagenet
 from models import build_model
 from models.heads import ContrastiveModel
 from models.resnet import ResNet18, resnet50
@@ -110,8 +110,8 @@ def mined(tree, weights, tmp_path_factory):
 @pytest.fixture
 def reads(monkeypatch):
     """The image files that loaders read."""
-    paths, read = [], streamed_loader.read_image
-    monkeypatch.setattr(streamed_loader, "read_image", lambda path: paths.append(path) or read(path))
+    paths, read = [], image_files.read_image
+    monkeypatch.setattr(image_files, "read_image", lambda path: paths.append(path) or read(path))
     return paths
 
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 
 import pytest
 from PIL import Image
@@ -41,7 +42,9 @@ def runs(folder):
 
 def evaluate(runs, folder, *options):
     model = str(runs / "selflabel" / "model.pth.tar")
-    evaluation.main(["--config_exp", config_of("selflabel"), "--model", model, *options, *settings(folder)])
+    overrides = [option for option in options if "=" in option]
+    options = [option for option in options if "=" not in option]
+    evaluation.main(["--config_exp", config_of("selflabel"), "--model", model, *options, *settings(folder, *overrides)])
 
 
 def rows_of(path):
@@ -149,11 +152,52 @@ def test_a_few_new_pictures_that_leave_clusters_empty_speak_of_no_failure(runs, 
     assert "smallest_share               0.0000" in output and "warning" not in output
 
 
+def test_the_page_and_the_prototypes_get_names_copies_and_the_logs_of_every_stage(
+    runs, folder, tmp_path, monkeypatch, capsys
+):
+    page, rows = {}, {}
+    monkeypatch.setattr(evaluation, "write_report", lambda path, dataset, *_, **shown: page.update(shown, of=dataset))
+    monkeypatch.setattr(evaluation, "plot_prototypes", lambda dataset, chosen, called, path: rows.update(called) or [])
+    monkeypatch.setattr(evaluation, "cautions", lambda metrics: ["beware"])
+    names = runs / "selflabel" / "names.csv"
+    names.write_text("cluster,name\n3,threes\n")
+    evaluate(runs, folder, "--predict", str(folder), "--report", "--visualize_prototypes", f"root_dir={tmp_path}")
+    names.unlink()
+    copied = min(path.name for path in folder.glob("*.PNG"))
+    assert [[page["of"].name(row) for row in group] for group in page["duplicates"]] == [[copied, "copy.png"]]
+    assert page["names"] == {3: "threes"} and rows[3] == "cluster 3: threes" and rows[4] == "cluster 4"
+    assert page["logs"] == {stage: runs / stage / "log.jsonl" for stage in STAGES}
+    assert page["title"] == "my digits" and page["summary"]["trained on"] == str(folder)
+    assert "warning: beware" in capsys.readouterr().out.splitlines()
+
+
 def test_the_command_that_makes_what_is_missing_names_the_pictures(folder):
     with pytest.raises(UserError) as error:
         SCRIPTS["scan"].main(["--config_exp", config_of("scan"), *settings(folder, "run_name=new")])
     options = f"on_error=skip root_dir={folder.parent / 'results'} run_name=new 'folder.path={folder}'"
     assert f"`python simclr.py --config_exp configs/pretext/simclr_folder.yml {options}`" in str(error.value)
+
+
+def test_a_finished_stage_is_that_of_its_pictures_and_of_no_others(folder, tmp_path, capsys):
+    own = tmp_path / folder.name
+    shutil.copytree(folder, own)
+    options = [*settings(own, "epochs=1", "num_neighbors=5")]  # the run is named after the folder
+
+    def run(stage, *overrides):
+        SCRIPTS[stage].main(["--config_exp", config_of(stage), *options, *overrides])
+        return capsys.readouterr().out
+
+    run("pretext")
+    assert "my digits/pretext is finished" in run("pretext")
+    moved = own.rename(own.parent / "moved")
+    assert "my digits/pretext is finished" in run("pretext", f"folder.path={moved}", "run_name=my digits")
+    moved.rename(own)
+    SCRIPTS["scan"].main(["--config_exp", config_of("scan"), *options])
+    (own / "new.png").write_bytes((own / "grey.png").read_bytes())
+    with pytest.raises(UserError, match="began with other train images"):
+        run("pretext")
+    with pytest.raises(UserError, match=r"was made from .* train images of folder, but this run has"):
+        run("scan")
 
 
 def test_tables_and_pages_are_not_made_of_a_pretext_model(runs, folder):

@@ -147,6 +147,16 @@ def test_with_one_seed_there_is_no_agreement_and_no_suggestion(root, capsys, no_
     assert "takes two seeds or more" in capsys.readouterr().out.strip().splitlines()[-1]
 
 
+def test_a_number_of_cached_views_in_the_config_is_kept(root, tmp_path):
+    own = tmp_path / "scan.yml"
+    own.write_text(Path(config_of("scan")).read_text() + "\ncached_views: 4\n")
+    for path, views in ((own, 4), (config_of("scan"), 8)):
+        places = [f"root_dir={tmp_path}", f"pretext_dir={root}/digits/pretext"]
+        words = ["--config_exp", str(path), "--vary", "num_classes=3", "--seeds", "0", *places, *SMALL]
+        _, commands = sweep.plan(sweep.parse_args(words))
+        assert sweep.config_of(commands[0][0]).cached_views == views
+
+
 def test_lists_and_dotted_keys_are_varied_too_and_combined(root, no_pictures):
     scales = "augmentation_kwargs.random_affine.scale=[0.8,1.2],[0.9, 1.1]"
     words = ("--vary", scales, "--vary", "optimizer_kwargs.lr=1e-3", "--seeds", "0", "epochs=1", "cached_views=1")
@@ -169,6 +179,8 @@ def test_lists_and_dotted_keys_are_varied_too_and_combined(root, no_pictures):
         (["--vary", "num_classes=5", "--seeds", "x"], r"seed should be a whole number"),
         (["--vary", "num_classes=5", "--seeds", "epochs=1"], r"--seeds names none"),
         (["--vary", "num_classes=5", "--vary", "num_classes=8"], r"--vary num_classes stands twice"),
+        (["--vary", "root_dir=a,b"], r"--vary root_dir: this key cannot be varied"),
+        (["--vary", "run_name=a,b"], r"--vary run_name: this key cannot be varied"),
         (["--vary", "seed=0,1"], r"this key cannot be varied.*--seeds"),
         (["--vary", "num_classes=5", "update_cluster_head_only=False"], r"the sweep sets this key itself"),
         (["--vary", "num_classes=5", "pretext_dir=nowhere"], r"nowhere/model\.pth\.tar not found"),

@@ -55,6 +55,8 @@ def command(main: Callable[[], None]) -> None:
 
     User's mistakes end in one line and exit code 2, failed storage, numbers or memory in 3, SIGINT and SIGTERM in 130
     and 143; anything else is a bug of ours, and shows its traceback."""
+    if sys.stdout.errors == "strict":  # names of files may be no text
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with stopping.listening():
             main()

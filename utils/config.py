@@ -47,8 +47,8 @@ def load_config(env_path: str | Path | None, exp_path: str | Path, overrides: Se
         if isinstance(key.default, dict) and values.get("setup") in key.default:
             values.setdefault(key.name, key.default[values["setup"]])
     if "train_db_name" in values:
-        own = values["train_db_name"] == "folder" and "folder.path" in values and Path(values["folder.path"]).absolute()
-        values.setdefault("run_name", (own and own.name) or values["train_db_name"])
+        own = values.get("folder.path") if values["train_db_name"] == "folder" else None
+        values.setdefault("run_name", (own and Path(os.path.abspath(own)).name) or values["train_db_name"])
     if "run_name" in values:
         for stage in ("pretext", "scan"):
             values.setdefault(f"{stage}_dir", os.path.join(values["root_dir"], values["run_name"], stage))

@@ -8,6 +8,8 @@ import torch
 
 from utils.errors import UserError
 
+MEMINFO, CONTAINER = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
+
 
 def cpu_count() -> int:
     """How many CPUs this process may use."""
@@ -16,15 +18,15 @@ def cpu_count() -> int:
 
 def free_memory() -> int:
     """Bytes of host memory that can still be had, by the system and by the limit of a container; 4 GiB where neither
-    says."""
+    says. Files that the system keeps in memory until another wants it count as free."""
     free = []
     with suppress(OSError, IndexError, ValueError):  # Linux
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        lines = MEMINFO.read_text().splitlines()
         free += [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
     with suppress(OSError, ValueError):  # a container of Linux; "max" is no limit
-        group = Path("/sys/fs/cgroup")
-        limit, used = ((group / name).read_text() for name in ("memory.max", "memory.current"))
-        free.append(int(limit) - int(used))
+        limit, used = (int((CONTAINER / name).read_text()) for name in ("memory.max", "memory.current"))
+        facts = dict(line.split() for line in (CONTAINER / "memory.stat").read_text().splitlines())
+        free.append(limit - used + sum(int(facts.get(name, 0)) for name in ("active_file", "inactive_file")))
     return max(0, min(free, default=4 * 2**30))
 
 

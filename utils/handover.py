@@ -77,15 +77,13 @@ def check_data_set(cfg, path: Path) -> None:
         )
 
 
-def ending(cfg, folder: Path, epochs: int, began_with: dict[str, str], pictures: str | None) -> bytes:
-    """What finished.json holds when a stage has ended after so many epochs: of its settings those that may change, the
-    state of a folder of pictures, and the SHA-256 of the files that it began with and of those that it leaves to the
-    next one."""
+def ending(cfg, folder: Path, epochs: int, began_with: dict[str, str]) -> bytes:
+    """What finished.json holds when a stage has ended after so many epochs: of its settings those that may change, and
+    the SHA-256 of what it began with and of the files that it leaves to the next one."""
     names = [name for name in (MODEL, *NEIGHBORS.values()) if (folder / name).is_file()]
     facts = {
         "epochs": epochs,
         **{name: cfg.get(name) for name in ("num_neighbors", "feature_layer", "knn_index")},
-        "pictures": pictures,
         "began_with": began_with,
         "left": {name: sha256_of(folder / name) for name in names},
     }

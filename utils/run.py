@@ -12,7 +12,7 @@ from easydict import EasyDict
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from data.folder import state_of
+from data import build_dataset
 from models.weights import Weights, load_strictly, load_whole, to_bytes
 from utils import stopping
 from utils.checkpoints import has_checkpoint, load_checkpoint, place_of, save_checkpoint
@@ -45,7 +45,6 @@ class Run:
         self.restart, self.device = restart, choose_device(cfg.device)
         self.folder = Path(cfg.root_dir) / cfg.run_name / STAGE_FOLDERS[cfg.setup]
         self.checkpoint, self.ending = self.folder / "checkpoint.pth.tar", self.folder / "finished.json"
-        self.pictures = state_of(cfg)  # before they are read: what changes under the run shows in the next one
         self.is_pretext = STAGE_FOLDERS[cfg.setup] == "pretext"
         self.handover, self.data, self.inputs, self.began_with = None, {}, {}, {}
         self.finished_epochs, self.begun_epoch, self.state, self.log = 0, None, {}, None
@@ -237,15 +236,24 @@ class Run:
     def finish(self, text: str) -> None:
         """The stage has come to its end: `text` tells what its folder holds."""
         save_config(self.cfg, self.folder / "config.yml")
-        write_whole({self.ending: ending(self.cfg, self.folder, self.finished_epochs, self.began_with, self.pictures)})
+        write_whole({self.ending: ending(self.cfg, self.folder, self.finished_epochs, self._made_from())})
         self.log.note(f"done: {self.folder} holds {text}")
+
+    def _of_own_pictures(self) -> bool:
+        return "folder" in (self.cfg.train_db_name, self.cfg.val_db_name)
+
+    def _made_from(self) -> dict[str, str]:
+        """What a finished stage stays finished for: the images too, unless their data set is always the same."""
+        return self.inputs if self._of_own_pictures() else self.began_with
 
     def is_finished(self) -> bool:
         """Whether the stage has ended here with this config, and the pictures and files of now; says so if it has."""
         if self.restart or not self.ending.is_file():
             return False
+        if self._of_own_pictures():  # which may have changed
+            self.uses(build_dataset(self.cfg, "train"), build_dataset(self.cfg, "val"))
         epochs = 0 if self.cfg.setup == "moco" else self.cfg.epochs
-        if self.ending.read_bytes() != ending(self.cfg, self.folder, epochs, self.began_with, self.pictures):
+        if self.ending.read_bytes() != ending(self.cfg, self.folder, epochs, self._made_from()):
             return False
         more = f" ({epochs} epochs): train more with epochs=..., or anew with --restart" if epochs else ""
         say(f"{self.folder} is finished{more or ': make it anew with --restart'}")

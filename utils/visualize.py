@@ -168,7 +168,9 @@ def plot_neighbors(dataset, neighbors: np.ndarray, path: str | Path, anchors: in
         known = (targets[anchor] >= 0) & (targets[shown] >= 0)  # (T,)
         other = known & (targets[shown] != targets[anchor])
         compared, wrong = compared + known.sum(), wrong + other.sum()
-        caption = f"image {dataset.name(anchor)}" + (f": {dataset.classes[targets[anchor]]}" if targets[anchor] >= 0 else "")
+        caption = f"image {dataset.name(anchor)}" + (
+            f": {dataset.classes[targets[anchor]]}" if targets[anchor] >= 0 else ""
+        )
         rows.append(Row(caption, [anchor, *shown], [BLUE, *(RED if o else None for o in other)]))
     note = "Blue: the image; then its neighbors, nearest first."
     if compared:

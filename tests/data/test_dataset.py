@@ -1,3 +1,5 @@
+import hashlib
+
 import pytest
 import torch
 
@@ -28,3 +30,8 @@ def test_thinned_needs_no_labels():
 )
 def test_a_data_set_is_labelled_when_any_label_is_known(targets, labelled):
     assert is_labelled(ResidentDataset(IMAGES[:2], targets, [])) is labelled
+
+
+def test_the_fingerprint_is_the_one_that_kept_records_have_of_shape_and_pixels():
+    content = str((10, 3, 2, 2)).encode() + bytes(number for number in range(10) for _ in range(12))
+    assert ResidentDataset(IMAGES, TARGETS, ["a", "b", "c"]).fingerprint == hashlib.sha256(content).hexdigest()

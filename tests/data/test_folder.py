@@ -13,6 +13,7 @@ from data import build_dataset
 from data.augment import train_strategy, val_strategy
 from data.dataset import ResidentDataset
 from data.folder import duplicates, images_in, list_pictures, new_pictures
+from data.folder_labels import read_labels
 from data.image_files import StreamedDataset, read_square
 from data.loader import build_loader
 from tests.image_trees import picture
@@ -77,11 +78,52 @@ def test_a_link_that_leads_back_into_the_folder_is_followed_once(folder):
     assert list_pictures(folder)[0] == ["a.png", "in/b.png"]
 
 
-def test_names_that_are_no_utf8_are_kept_byte_by_byte(folder):
+def test_of_two_links_to_a_folder_the_first_by_name_is_followed_in_whatever_order_the_disk_lists_them(
+    folder, tmp_path, monkeypatch
+):
+    write(tmp_path / "elsewhere", "a.png")
+    folder.mkdir()
+    for name in ("b", "a", "c"):
+        (folder / name).symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    walk = os.walk
+
+    def backwards(*arguments, **options):
+        for place, folders, files in walk(*arguments, **options):
+            folders.sort(reverse=True)
+            yield place, folders, files
+
+    monkeypatch.setattr(os, "walk", backwards)
+    assert list_pictures(folder)[0] == ["a/a.png"]
+
+
+def test_a_folder_that_cannot_be_listed_is_refused_rather_than_left_out(folder, monkeypatch):
+    write(folder, "a.png", "in/b.png")
+    scandir = os.scandir
+
+    def denied(place):
+        if os.path.basename(place) == "in":
+            raise PermissionError(13, "Permission denied", place)
+        return scandir(place)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    with pytest.raises(UserError) as error:
+        list_pictures(folder)
+    assert str(error.value).startswith(f"{folder / 'in'} cannot be listed (Permission denied)")
+
+
+def test_the_memory_of_a_folder_with_a_long_name_has_a_short_one(tmp_path):
+    write(tmp_path / ("é" * 120), "a.png")  # 240 bytes of the 255 that a name may have
+    assert len(build(tmp_path / ("é" * 120), "train", "folder.val_share=0", "run_name=x")) == 1
+
+
+def test_names_that_are_no_utf8_are_kept_byte_by_byte_in_lists_too(folder):
     write(folder, "a.png")
+    (folder / "b.png").write_bytes((folder / "a.png").read_bytes())
     os.rename(folder / "a.png", os.fsencode(folder) + b"/\xff.png")
     dataset = build(folder, "train", "folder.val_share=0")
-    assert os.fsencode(dataset.name(0)) == b"\xff.png"
+    assert [os.fsencode(name) for name in names_of(dataset)] == [b"b.png", b"\xff.png"]
+    (report,) = (folder.parent / "results" / "scans").glob("*-duplicates.txt")
+    assert report.read_bytes() == b"b.png\t\xff.png\n"
 
 
 @pytest.mark.parametrize(
@@ -112,6 +154,7 @@ def test_without_a_folder_the_stages_ask_for_one(folder):
     cfg = load_config(None, "configs/pretext/simclr_folder.yml", [])
     with pytest.raises(UserError, match=r"folder\.path is missing"):
         check_stage(cfg, "simclr")
+    check_stage(cfg, "eval")  # which takes other pictures, too
     with pytest.raises(UserError, match=r"folder\.path is missing"):
         build_dataset(cfg, "val")
 
@@ -135,7 +178,7 @@ def test_pictures_of_the_very_size_are_taken_as_they_are(folder):
         assert np.array_equal(dataset.images[row].permute(1, 2, 0), np.asarray(Image.open(folder / name)))
 
 
-@pytest.mark.parametrize("size, side", [(16, 16), (96, 96), (224, 256)])
+@pytest.mark.parametrize("size, side", [(16, 16), (96, 96), (224, 256), (225, 225)])
 def test_without_a_side_images_are_as_large_as_the_plain_view_and_256_for_224(size, side, folder):
     write(folder, "a.png")
     assert (
@@ -182,9 +225,10 @@ def test_files_are_decoded_again_only_when_one_of_them_changes(folder, monkeypat
 
     assert decoded_now()[0] == 3
     assert decoded_now()[0] == 0
-    assert decoded_now("folder.side=8")[0] == 3  # another side has a memory of its own
-    assert decoded_now()[0] == 0
+    count, smaller = decoded_now("folder.side=8")  # another side has a memory of its own
+    assert count == 3 and decoded_now()[0] == 0
     before = decoded_now()[1].fingerprint
+    assert smaller.fingerprint != before
     os.utime(folder / "b.png", ns=(0, 0))  # another time: read again, and found the same
     assert (decoded_now()[0], decoded_now()[1].fingerprint) == (3, before)
     picture(9, 20, 20).save(folder / "b.png")
@@ -204,6 +248,66 @@ def test_what_a_killed_process_left_half_written_is_removed_after_a_day(folder):
     os.utime(old, (time.time() - 25 * 3600,) * 2)
     build(folder, "train", "folder.val_share=0")
     assert new.exists() and not old.exists()
+
+
+def test_files_that_change_names_are_read_again_though_sizes_and_times_stay(folder):
+    write(folder, "a.bmp", "b.bmp")  # of one size
+    for name in ("a.bmp", "b.bmp"):
+        os.utime(folder / name, ns=(0, 0))
+    before = build(folder, "train", "folder.val_share=0").images.clone()
+    os.rename(folder / "a.bmp", folder / "c.bmp")
+    assert torch.equal(build(folder, "train", "folder.val_share=0").images, before.flip(0))
+
+
+def test_a_file_that_changes_its_size_is_read_again_though_its_time_stays(folder):
+    write(folder, "a.png", "b.png")
+    status = os.stat(folder / "a.png")
+    before = build(folder, "train", "folder.val_share=0").images[0].clone()
+    picture(7, 30, 30).save(folder / "a.png")
+    os.utime(folder / "a.png", ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert not torch.equal(build(folder, "train", "folder.val_share=0").images[0], before)
+
+
+def test_a_link_that_leads_nowhere_is_a_file_that_cannot_be_read(folder):
+    write(folder, "a.bmp")
+    (folder / "b.bmp").symlink_to(folder / "gone")
+    with pytest.raises(UserError, match=r"1 image files cannot be read: .*b\.bmp \(No such file"):
+        build(folder)
+
+
+def test_what_fits_into_memory_again_is_held_there_again(folder, monkeypatch):
+    write(folder, "a.png", "b.png")
+    with monkeypatch.context() as little:
+        little.setattr(data.decoded, "free_memory", lambda: 0)
+        assert isinstance(build(folder, "train", "folder.val_share=0"), StreamedDataset)
+        little.setattr(data.decoded, "read_square", None)  # it is remembered
+        assert isinstance(build(folder, "train", "folder.val_share=0"), StreamedDataset)
+    assert build(folder, "train", "folder.val_share=0").images.shape == (2, 3, 16, 16)
+
+
+def test_a_start_with_less_memory_at_the_same_time_leaves_the_kept_images_alone(folder, monkeypatch):
+    write(folder, "a.png", "b.png")
+    load = np.load
+
+    def load_after_the_other(path, **options):
+        with monkeypatch.context() as other:
+            other.setattr(data.decoded, "free_memory", lambda: 0)
+            other.setattr(data.decoded, "_recall", lambda *_: None)  # it looked before anything was there
+            assert len(build(folder, "train", "folder.val_share=0")) == 2
+        return load(path, **options)
+
+    monkeypatch.setattr(np, "load", load_after_the_other)
+    assert build(folder, "train", "folder.val_share=0").images.shape == (2, 3, 16, 16)
+
+
+def test_memory_that_runs_out_is_no_fault_of_a_file(folder, monkeypatch):
+    def out_of_memory(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(data.decoded, "read_square", out_of_memory)
+    write(folder, "a.png")
+    with pytest.raises(MemoryError):
+        build(folder, "train", "on_error=skip")
 
 
 def test_a_damaged_memory_is_made_anew(folder):
@@ -264,13 +368,20 @@ def test_exact_duplicates_are_counted_listed_and_known_by_row(folder, capsys):
     for copy in ("d.png", "in/e.png"):
         (folder / copy).parent.mkdir(exist_ok=True)
         (folder / copy).write_bytes((folder / "b.png").read_bytes())
+    (folder / "f.png").write_bytes((folder / "a.png").read_bytes())
     (folder / "notes.txt").write_text("no picture")
     dataset = build(folder, "train", "folder.val_share=0")
-    assert duplicates(dataset) == [[1, 3, 4]]
+    assert duplicates(dataset) == [[0, 4], [1, 3, 5]]
     output = capsys.readouterr().out
-    assert "5 pictures, 1 files of other kinds passed over, 2 of them exact copies of others" in output
+    assert "6 pictures, 1 files of other kinds passed over, 3 of them exact copies of others" in output
     (report,) = (folder.parent / "results" / "scans").glob("*-duplicates.txt")
-    assert report.read_text() == "b.png\td.png\tin/e.png\n"
+    assert report.read_text() == "a.png\tf.png\nb.png\td.png\tin/e.png\n"
+
+
+def test_files_known_by_their_size_alone_are_no_duplicates_nor_are_images_without_files(folder):
+    sizes = np.array([7, 7])
+    assert duplicates(StreamedDataset(folder, np.array([b"a.JPEG", b"b.JPEG"]), sizes, None, [])) == []
+    assert duplicates(ResidentDataset(torch.zeros(2, 3, 1, 1, dtype=torch.uint8), None, [])) == []
 
 
 # -- what is held out
@@ -289,12 +400,14 @@ def test_the_share_is_held_out_whatever_the_files_are_called_and_whatever_the_se
 
 def test_another_share_holds_out_as_many_and_none_makes_both_splits_the_same(folder, capsys):
     write(folder, *(f"{number}.png" for number in range(10)))
-    assert len(build(folder, "val", "folder.val_share=0.5")) == 5
+    for share, number in ((0.5, 5), (0.27, 3), (0.06, 1), (0.94, 9)):
+        assert len(build(folder, "val", f"folder.val_share={share}")) == number
     train, val = (build(folder, split, "folder.val_share=0") for split in ("train", "val"))
     assert names_of(train) == names_of(val) == list_pictures(folder)[0]
     assert "trained on are evaluated, too" in capsys.readouterr().out
-    with pytest.raises(UserError, match="leaves a split empty"):
-        build(folder, "val", "folder.val_share=0.01")
+    for share in (0.04, 0.96):
+        with pytest.raises(UserError, match=f"val_share {share} of 10 images leaves a split empty"):
+            build(folder, "val", f"folder.val_share={share}")
 
 
 def test_a_val_folder_takes_the_place_of_the_share(folder):
@@ -305,9 +418,25 @@ def test_a_val_folder_takes_the_place_of_the_share(folder):
     assert names_of(build(folder, "val", whole)) == ["c.png"]
 
 
+def test_a_val_folder_in_the_folder_is_warned_of(folder, capsys):
+    write(folder, "a.png", "val/b.png")
+    write(folder.parent / "my pictures 2", "c.png")
+    build(folder, "val", f"folder.val_path={folder.parent / 'my pictures 2'}")
+    assert "lies in folder.path" not in capsys.readouterr().out
+    (folder.parent / "link").symlink_to(folder, target_is_directory=True)
+    for path, inside in (
+        (folder, "my pictures/val"),
+        (folder, "my pictures"),
+        (folder.parent / "link", "my pictures/val"),
+    ):
+        say_once.cache_clear()
+        build(path, "val", f"folder.val_path={folder.parent / inside}")
+        assert f"{folder.parent / inside} lies in folder.path: its pictures are trained on" in capsys.readouterr().out
+
+
 def test_max_images_thins_the_train_split_alone(folder):
     write(folder, *(f"{number}.png" for number in range(10)))
-    assert len(build(folder, "train", "max_images=3")) == 3 and len(build(folder, "val", "max_images=3")) == 2
+    assert len(build(folder, "train", "max_images=1")) == 1 and len(build(folder, "val", "max_images=1")) == 2
 
 
 # -- labels
@@ -340,6 +469,30 @@ def test_both_splits_count_the_same_classes(folder):
     assert targets_of(train) == {"cat/a.png": 1, "dog/b.png": 2} and targets_of(val) == {"ape/c.png": 0, "dog/d.png": 2}
 
 
+def test_of_many_classes_the_first_20_are_named(folder, capsys):
+    write(folder, *(f"{number}/a.png" for number in range(22)))
+    build(folder, "train", "folder.val_share=0", "folder.labels=subfolder")
+    assert "22 classes: 0 (1), 1 (1), " in (output := capsys.readouterr().out)
+    assert output.splitlines()[1].endswith(" 19 (1) and 2 more")
+
+
+def test_labels_that_are_no_utf8_are_written_out_as_consoles_and_pictures_need(folder):
+    write(folder, "cat/a.png", "dog/b.png")
+    os.rename(folder / "dog", os.fsencode(folder) + b"/\xffdog")
+    assert build(folder, "train", "folder.val_share=0", "folder.labels=subfolder").classes == [r"\xffdog", "cat"]
+    (folder / "labels.csv").write_bytes(b"path,label\ncat/a.png,\xfe\n\xffdog/b.png,\xfd\n")
+    dataset = build(folder, "train", "folder.val_share=0", "folder.labels=labels.csv")
+    assert dataset.classes == [r"\xfd", r"\xfe"] and dataset.targets.tolist() == [1, 0]
+
+
+def test_a_table_for_the_train_split_alone_serves_it(folder):
+    write(folder, "a.png", "b.png")
+    write(folder.parent / "other", "c.png")
+    (folder / "labels.csv").write_text("path,label\na.png,x\nb.png,y\n")
+    own = "folder.labels=labels.csv", f"folder.val_path={folder.parent / 'other'}"
+    assert build(folder, "train", *own).classes == ["x", "y"]
+
+
 def test_a_single_class_is_no_label_which_a_folder_too_many_gives(folder, capsys):
     write(folder, "all/cat/a.png", "all/dog/b.png")
     assert build(folder, "train", "folder.val_share=0", "folder.labels=subfolder").targets is None
@@ -351,14 +504,22 @@ def test_a_single_class_is_no_label_which_a_folder_too_many_gives(folder, capsys
 
 def test_a_table_labels_what_it_names_numbers_in_their_order(folder, capsys):
     write(folder, "a.png", "b.png", "c.png", "in/d.png", "e.png")
-    table = 'label,path,remark\n10,a.png,x\n9,"b.png",\n-1,c.png,\n 9 ,./in/d.png,\n9,gone.png,\n'
+    table = 'label,path,remark\n10,a.png,x\n9,"b.png",\n-1,c.png,\n 9 ,./in/d.png,\n9,gone.png,\n,e.png,\n'
     (folder / "labels.csv").write_text(table, encoding="utf-8-sig")
     dataset = build(folder, "train", "folder.val_share=0", "folder.labels=labels.csv")
     assert dataset.classes == ["9", "10"]
     assert targets_of(dataset) == {"a.png": 1, "b.png": 0, "c.png": -1, "e.png": -1, "in/d.png": 0}
     output = capsys.readouterr().out
     assert "3 of 5 pictures, 2 classes: 9 (2), 10 (1)" in output
-    assert "1 of 5 rows name no picture, such as gone.png" in output
+    assert "1 of 6 rows name no picture, such as gone.png" in output
+
+
+def test_a_table_is_looked_for_as_it_is_named_and_then_in_the_folder(folder, tmp_path, monkeypatch):
+    folder.mkdir()
+    monkeypatch.chdir(tmp_path)
+    for place, label in ((folder, "inside"), (tmp_path, "as named")):
+        (place / "Labels.CSV").write_text(f"path,label\na.png,{label}\n")
+        assert read_labels(folder, ["a.png"], "Labels.CSV") == {"a.png": label}
 
 
 def test_a_table_may_lie_anywhere(folder, tmp_path):
@@ -405,6 +566,18 @@ def test_new_pictures_are_all_of_a_folder_labelled_by_the_same_rule_where_it_fin
     assert new_pictures(config(folder, "folder.labels=labels.csv"), folder.parent / "new").targets is None
     cfg = load_config(None, "configs/scan/scan_cifar10.yml", [f"root_dir={folder.parent}"])  # any model's config
     assert new_pictures(cfg, folder.parent / "new").images.shape == (2, 3, 32, 32)
+
+
+def test_a_table_of_the_data_set_alone_does_not_keep_new_pictures_out_nor_one_of_theirs_alone_theirs(folder, capsys):
+    write(folder, "a.png", "b.png")
+    write(folder.parent / "new", "c.png", "d.png")
+    table = folder.parent / "labels.csv"
+    cfg = config(folder, f"folder.labels={table}", "folder.val_share=0")
+    table.write_text("path,label\na.png,1\nb.png,2\n")
+    assert build_dataset(cfg, "train").targets is not None and new_pictures(cfg, folder.parent / "new").targets is None
+    assert f"no labels: {table} names none of the pictures in {folder.parent / 'new'}" in capsys.readouterr().out
+    table.write_text("path,label\nc.png,1\nd.png,2\n")
+    assert new_pictures(cfg, folder.parent / "new").targets.tolist() == [0, 1]
 
 
 def test_all_of_the_folder_of_a_data_set_is_its_two_splits(folder):

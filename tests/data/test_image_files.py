@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torchvision import transforms
 
 from data.image_files import StreamedDataset, fault_of, read_image, read_square
@@ -139,6 +139,15 @@ def test_pictures_of_16_bits_keep_their_high_byte_as_squares_too(tmp_path):
     values = np.repeat(np.arange(256, dtype=np.uint16)[:, None] * 256 + 255, 256, axis=1)
     Image.fromarray(values).save(tmp_path / "image.png")
     assert np.array_equal(np.asarray(read_square(tmp_path / "image.png", 256))[:, 0, 0], np.arange(256))
+
+
+@pytest.mark.parametrize("side, decoded", [(16, (64, 32)), (17, (128, 64)), (64, (256, 128)), (65, (512, 256))])
+def test_a_jpeg_is_decoded_at_the_smallest_size_that_leaves_twice_the_side(side, decoded, tmp_path, monkeypatch):
+    sizes, fit = [], ImageOps.fit
+    monkeypatch.setattr(ImageOps, "fit", lambda image, *options: sizes.append(image.size) or fit(image, *options))
+    quarters().save(tmp_path / "image", "JPEG")  # 512 x 256
+    read_square(tmp_path / "image", side)
+    assert sizes == [decoded]
 
 
 def test_half_a_file_is_an_error_that_a_square_raises(tmp_path):

@@ -1,5 +1,7 @@
 """ImageNet and its subsets, from small trees of real JPEG files."""
 
+import hashlib
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +52,17 @@ def test_an_id_that_imagenet_does_not_know_stands_for_itself():
 
 
 # -- the images
+
+
+def test_the_fingerprint_is_the_one_that_kept_records_have_of_names_and_64_bit_sizes(tmp_path, scan):
+    write_imagenet(tmp_path, "imagenet_50", train=2, val=1)
+    files = sorted((tmp_path / TRAIN).glob("*/*.JPEG"))
+    order = {name: number for number, name in enumerate(class_ids("imagenet_50"))}
+    files.sort(key=lambda path: (order[path.parent.name], path.name))
+    names = b"\0".join(f"{path.parent.name}/{path.name}".encode() for path in files)
+    sizes = b"".join(struct.pack("<q", path.stat().st_size) for path in files)
+    dataset = read_imagenet("imagenet_50", "train", tmp_path, scan)
+    assert dataset.fingerprint == hashlib.sha256(names + sizes).hexdigest()
 
 
 def test_images_come_class_by_class_in_list_order_and_files_by_name(tmp_path, scan):

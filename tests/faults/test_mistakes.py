@@ -539,13 +539,13 @@ WRONG_STAGE = {
         "eval",
         f"{EVAL_PRETEXT} --visualize_prototypes",
         r"a pretext model has none",
-        r"leave .*--visualize_prototypes and --show out",
+        r"leave --out, --report, --visualize_prototypes and --show out",
     ),
     "--show of a pretext model": Case(
         "eval",
         f"{EVAL_PRETEXT} --show",
         r"a pretext model has none",
-        r"leave .*--visualize_prototypes and --show out",
+        r"leave --out, --report, --visualize_prototypes and --show out",
     ),
     "a SCAN model to mine with": Case(
         "pretext",

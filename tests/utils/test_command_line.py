@@ -1,3 +1,4 @@
+import io
 import os
 import re
 import signal
@@ -75,6 +76,13 @@ def test_a_bug_of_ours_goes_through_with_its_traceback(error, handlers):
 def test_a_main_that_ends_well_ends_the_command_quietly(handlers, capsys):
     assert command(lambda: None) is None
     assert capsys.readouterr() == ("", "")
+
+
+def test_names_of_files_that_are_no_text_can_be_said(handlers, monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written, "utf-8", errors="strict"))
+    command(lambda: print(os.fsdecode(b"\xff.png"), flush=True))
+    assert written.getvalue() == b"\\udcff.png\n"
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -48,7 +48,7 @@ def dotted_yaml(values) -> str:
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_every_shipped_config_loads_and_is_complete_for_its_stage_and_for_evaluation(path):
-    cfg = load_config(CONFIGS / "env.yml", path)
+    cfg = load_config(CONFIGS / "env.yml", path, ["folder.path=pictures"] * path.stem.endswith("_folder"))
     assert cfg.root_dir == "results"
     if path.stem != "imagenet_eval":
         check_stage(cfg, cfg.setup)
@@ -181,6 +181,30 @@ def test_without_an_env_path_the_one_under_configs_is_read_if_it_is_there():
     Path("configs/env.yml").write_text("root_dir: elsewhere")
     assert config().root_dir == "elsewhere"
     assert config(env="").root_dir == "results"
+
+
+@pytest.mark.parametrize(
+    "path, name",
+    [
+        ("a/my pictures", "my pictures"),
+        ("a/b/", "b"),
+        (".", "here"),
+        ("a/..", "here"),
+        ("..", "above"),
+        ("/", "folder"),
+    ],
+)
+def test_a_run_on_own_pictures_is_named_after_their_folder(path, name, tmp_path, monkeypatch):
+    (tmp_path / "above" / "here").mkdir(parents=True)
+    file = (CONFIGS / "pretext/simclr_folder.yml").resolve()
+    monkeypatch.chdir(tmp_path / "above" / "here")
+    cfg = load_config(None, file, [f"folder.path={path}"])
+    assert (cfg.run_name, cfg.scan_dir) == (name, f"results/{name}/scan")
+    assert load_config(None, file, [f"folder.path={path}", "run_name=own"]).run_name == "own"
+
+
+def test_the_folder_of_another_data_set_names_no_run():
+    assert load_config(None, CONFIGS / "pretext/simclr_digits.yml", ["folder.path=a"]).run_name == "digits"
 
 
 def test_the_defaults():

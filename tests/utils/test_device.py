@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from utils.device import choose_device
+import utils.device
+from utils.device import choose_device, free_memory
 from utils.errors import UserError
 
 
@@ -18,3 +19,29 @@ def test_cuda_without_a_device_is_refused_with_the_remedy(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match=r"device: cuda .* device=auto or device=cpu"):
         choose_device("cuda")
+
+
+def limited(monkeypatch, folder, limit):
+    """A machine with 5000 KiB to be had, and a container there that uses 900 bytes, 700 of them kept files."""
+    (folder / "meminfo").write_text("MemTotal: 9000 kB\nMemFree: 1000 kB\nMemAvailable: 5000 kB\n")
+    (folder / "memory.max").write_text(f"{limit}\n")
+    (folder / "memory.current").write_text("900\n")
+    (folder / "memory.stat").write_text("anon 150\nfile 750\ninactive_file 600\nactive_file 100\n")
+    monkeypatch.setattr(utils.device, "MEMINFO", folder / "meminfo")
+    monkeypatch.setattr(utils.device, "CONTAINER", folder)
+
+
+@pytest.mark.parametrize(
+    "limit, free",
+    [(1000, 1000 - 900 + 700), ("max", 5000 * 1024), (10**9, 5000 * 1024), (100, 0)],
+    ids=["container", "no limit", "more than the machine has", "above its limit"],
+)
+def test_memory_is_free_as_far_as_machine_and_container_have_it_kept_files_included(limit, free, tmp_path, monkeypatch):
+    limited(monkeypatch, tmp_path, limit)
+    assert free_memory() == free
+
+
+def test_where_nothing_says_what_is_free_4_gib_are(tmp_path, monkeypatch):
+    monkeypatch.setattr(utils.device, "MEMINFO", tmp_path / "gone")
+    monkeypatch.setattr(utils.device, "CONTAINER", tmp_path)
+    assert free_memory() == 2**32

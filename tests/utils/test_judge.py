@@ -28,7 +28,7 @@ def keep(folder, fingerprint, neighbors=MINED):
 
 def test_the_nearest_are_those_of_the_smallest_angle_as_many_as_there_are():
     assert nearest(FEATURES, 1, "torch").tolist() == [[0, 1], [1, 0], [2, 1], [3, 4], [4, 3], [5, 4]]
-    assert nearest(FEATURES, 20, "torch").shape == (6, 6)
+    assert nearest(FEATURES, 20, "torch").shape == (6, 6) and nearest(FEATURES[:1], 20, "torch").tolist() == [[0]]
 
 
 def test_neighbors_of_the_pretext_task_judge_the_images_that_they_were_mined_from(tmp_path):

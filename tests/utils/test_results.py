@@ -10,8 +10,9 @@ import torch
 
 from data.dataset import ResidentDataset
 from data.image_files import StreamedDataset
+from utils.config import load_config
 from utils.errors import UserError
-from utils.results import beside, captions, read_names, write_predictions
+from utils.results import about_run, beside, captions, config_of, read_names, write_predictions
 
 PROBABILITIES = torch.tensor([[0.1, 0.7, 0.2], [0.25, 0.15, 0.6], [0.5, 0.5, 0.0]])
 
@@ -93,6 +94,32 @@ def test_a_cluster_is_called_by_the_name_given_else_by_the_class_it_is_matched_t
     found = captions(3, {1: "trees"}, metrics, ["cat", "dog"])
     assert found == {0: "cluster 0: dog", 1: "cluster 1: trees", 2: "cluster 2"}
     assert captions(1, {}, {}, []) == {0: "cluster 0"}
+
+
+def test_the_page_shows_the_logs_of_the_stages_up_to_the_models_own(tmp_path):
+    for stage in ("pretext", "scan", "selflabel", "other"):
+        (tmp_path / stage).mkdir()
+        (tmp_path / stage / "log.jsonl").write_text("{}\n")
+    places = [f"root_dir={tmp_path}", "run_name=.", f"pretext_dir={tmp_path / 'other'}"]
+    logs = {}
+    for stage in ("scan", "selflabel"):
+        cfg = load_config(None, f"configs/{stage}/{stage}_digits.yml", places)
+        about = about_run(cfg, tmp_path / stage / "model.pth.tar", "7 images")
+        logs[stage] = {name: str(log.relative_to(tmp_path)) for name, log in about["logs"].items()}
+        assert about["summary"]["images"] == "7 images" and about["summary"]["trained on"] == "digits"
+    assert logs["scan"] == {"pretext": "other/log.jsonl", "scan": "scan/log.jsonl"}
+    assert logs["selflabel"] == logs["scan"] | {"selflabel": "selflabel/log.jsonl"}
+    (tmp_path / "other" / "log.jsonl").unlink()
+    assert about_run(cfg, tmp_path / "selflabel" / "model.pth.tar", "")["logs"].keys() == {"scan", "selflabel"}
+
+
+def test_the_config_of_a_model_lies_beside_it_unless_it_is_none(tmp_path):
+    cfg, path = load_config(None, "configs/scan/scan_digits.yml", ["seed=1"]), tmp_path / "config.yml"
+    assert config_of(tmp_path / "model.pth.tar", cfg) is cfg
+    path.write_text("seed: [")
+    assert config_of(tmp_path / "model.pth.tar", cfg) is cfg
+    path.write_text("seed: 7\n")
+    assert config_of(tmp_path / "model.pth.tar", cfg).seed == 7
 
 
 @pytest.mark.parametrize(
