@@ -109,7 +109,7 @@ def judge_clusters(cfg, arguments, model, loader, images: str, head: int) -> Non
     once = FeatureLoader(features[None], dataset, [None], EVAL_BATCH_SIZE, loader.device)
     probabilities = predict(model.cluster_head, once)[head]  # (N, K)
     made = config_of(arguments.model, cfg)  # its folders may be others than this config's
-    metrics = judge_without_labels(made, dataset, probabilities, features)
+    metrics = judge_without_labels(made, dataset, probabilities, features.to(loader.device))
     metrics |= evaluate_clusters(probabilities, dataset.targets)
     stage = STAGE_FOLDERS[cfg.setup]
     print_metrics(f"{stage} model {arguments.model} on {images}, head {head}", metrics)
@@ -128,7 +128,8 @@ def judge_clusters(cfg, arguments, model, loader, images: str, head: int) -> Non
         say_written(f"table of {len(dataset)} images", [out])
     if arguments.report:
         page = beside(arguments.model, "report.html")
-        neighbors, about = nearest(features, NEIGHBORS_SHOWN, cfg.knn_backend), about_run(made, arguments.model, images)
+        neighbors = nearest(features.to(loader.device), NEIGHBORS_SHOWN, cfg.knn_backend)
+        about = about_run(made, arguments.model, images)
         shown = {"metrics": metrics, "names": names, "duplicates": duplicates(dataset), **about}
         write_report(page, dataset, probabilities, features, neighbors, **shown)
         say_written("page to look at", [page])

@@ -45,7 +45,7 @@ def simclr_step(images=TRAIN, batch_size=512, steps=1, optimizer=SGD, temperatur
 
 
 def scan_step(batch_size, steps, optimizer=ADAM):
-    return Step(TRAIN, batch_size, steps, optimizer, {"entropy_weight": 5.0})
+    return Step(TRAIN, batch_size, steps, optimizer, {"entropy_weight": 5.0, "cluster_prior": None})
 
 
 def selflabel_step(batch_size=1000, steps=1):
