@@ -6,11 +6,12 @@ import os
 import shutil
 
 import pytest
+import torch
 from PIL import Image
 
 import eval as evaluation
 from tests.own_pictures import add_oddities, write_digits
-from tests.small_runs import SCRIPTS, SMALL, config_of
+from tests.small_runs import SCRIPTS, SMALL, config_of, weights
 from utils.errors import UserError
 
 STAGES = ("pretext", "scan", "selflabel")
@@ -47,6 +48,10 @@ def evaluate(runs, folder, *options):
     evaluation.main(["--config_exp", config_of("selflabel"), "--model", model, *options, *settings(folder, *overrides)])
 
 
+def log_of(stage_folder):
+    return [json.loads(line) for line in (stage_folder / "log.jsonl").read_text().splitlines()]
+
+
 def rows_of(path):
     with open(path, newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
@@ -59,11 +64,10 @@ def rows_of_val(runs, folder):
 
 def test_without_labels_no_stage_logs_a_figure_that_needs_them(runs):
     for stage in STAGES:
-        lines = [json.loads(line) for line in (runs / stage / "log.jsonl").read_text().splitlines()]
-        logged = {name.rpartition("/")[2] for line in lines for name in line}
+        logged = {name.rpartition("/")[2] for line in log_of(runs / stage) for name in line}
         assert not logged & (LABEL_METRICS | {"knn_accuracy", "weighted kNN", "k-means", "right among the top 5"})
         assert not (runs / stage / "confusion_matrix.png").exists()
-    scan = {name for line in (runs / "scan" / "log.jsonl").read_text().splitlines() for name in json.loads(line)}
+    scan = {name for line in log_of(runs / "scan") for name in line}
     assert {"val/consistency", "val/entropy", "val/total_loss", "val/used_clusters", "val/effective_clusters"} <= scan
 
 
@@ -76,6 +80,19 @@ def test_every_readable_picture_of_a_folder_has_a_row_in_the_table(runs, folder,
     by_name = {row["path"]: row["cluster"] for row in rows}
     assert len({by_name[name] for name in ("copy.png", "grey.png", "rgba.png", "16-bit.png")}) == 1
     assert f"on {folder}, {len(files)} images" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_labels_of_some_pictures_right_or_wrong_judge_with_their_number_and_change_no_weight(runs, folder, tmp_path):
+    table, names = tmp_path / "labels.csv", sorted(path.name for path in folder.glob("*.PNG"))
+    table.write_text("path,label\n" + "".join(f'"{name}",{row % 7}\n' for row, name in enumerate(names[::3])))
+    own = settings(folder, "epochs=2", "num_neighbors=5", "run_name=judged", f"folder.labels={table}")
+    for stage in STAGES:
+        SCRIPTS[stage].main(["--config_exp", config_of(stage), *own])
+        there, here = weights(runs / stage), weights(runs.parent / "judged" / stage)
+        assert all(torch.equal(there[name], here[name]) for name in there)
+    (final,) = (line for line in log_of(runs.parent / "judged" / "selflabel") if "final" in line)
+    assert final.keys() >= LABEL_METRICS and 0 < final["labelled images"] < len(rows_of_val(runs, folder))
 
 
 def test_in_place_of_labels_the_figures_are_of_the_clusters_themselves(runs, folder, capsys):
@@ -128,20 +145,6 @@ def test_a_view_of_another_size_than_in_training_is_told_with_the_config_that_fi
     (line,) = (line for line in capsys.readouterr().out.splitlines() if "other settings" in line)
     assert "transformation_kwargs.crop_size: 16 -> 20" in line
     assert line.endswith(f"give --config_exp {runs / 'selflabel' / 'config.yml'}")
-
-
-def test_a_finished_stage_says_so_only_as_long_as_the_pictures_are_the_same(runs, folder, capsys):
-    again = ["--config_exp", config_of("pretext"), *settings(folder, "epochs=2", "num_neighbors=5")]
-    SCRIPTS["pretext"].main(again)
-    assert "is finished (2 epochs)" in capsys.readouterr().out
-    Image.new("RGB", (16, 16), "red").save(folder / "one more.png")
-    try:
-        with pytest.raises(UserError, match=r"pretext began with other \w+ images.* than there are now: .*--restart"):
-            SCRIPTS["pretext"].main(again)
-    finally:
-        (folder / "one more.png").unlink()
-    SCRIPTS["pretext"].main(again)
-    assert "is finished (2 epochs)" in capsys.readouterr().out
 
 
 def test_a_few_new_pictures_that_leave_clusters_empty_speak_of_no_failure(runs, folder, tmp_path, capsys):
