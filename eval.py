@@ -9,23 +9,21 @@ import torch
 from data import build_dataset
 from data.augment import val_strategy
 from data.dataset import is_labelled
-from data.folder import duplicates, new_pictures
+from data.folder import new_pictures
 from models import build_model
 from models.weights import load_whole, read_weights
 from utils.command_line import Parser, command
 from utils.config import check_stage, load_config, view_differences
 from utils.device import choose_device
-from utils.errors import RunError, UserError
-from utils.evaluate import cautions, evaluate_clusters, neighbor_accuracy, prototypes
+from utils.errors import UserError
+from utils.evaluate import cautions, evaluate_clusters, neighbor_accuracy
 from utils.features import EVAL_BATCH_SIZE, FeatureLoader, eval_loader, extract_features, predict
 from utils.handover import STAGE_FOLDERS, check_data_set
-from utils.judge import judge_without_labels, nearest
+from utils.judge import judge_without_labels
 from utils.logger import print_metrics, say
 from utils.neighbors import check_minable, mine_neighbors
-from utils.report import NEIGHBORS as NEIGHBORS_SHOWN
-from utils.report import write_report
-from utils.results import about_run, beside, captions, config_of, names_for, write_predictions
-from utils.visualize import plot_matching, plot_prototypes, show
+from utils.results import config_of, names_for, write_results
+from utils.visualize import show
 
 NEIGHBORS = (1, 5, 20)
 ENOUGH = 10  # new pictures for each cluster
@@ -109,42 +107,17 @@ def judge_clusters(cfg, arguments, model, loader, images: str, head: int) -> Non
     once = FeatureLoader(features[None], dataset, [None], EVAL_BATCH_SIZE, loader.device)
     probabilities = predict(model.cluster_head, once)[head]  # (N, K)
     made = config_of(arguments.model, cfg)  # its folders may be others than this config's
-    metrics = judge_without_labels(made, dataset, probabilities, features.to(loader.device))
+    features = features.to(loader.device)  # where neighbors are searched
+    metrics = judge_without_labels(made, dataset, probabilities, features)
     metrics |= evaluate_clusters(probabilities, dataset.targets)
     stage = STAGE_FOLDERS[cfg.setup]
     print_metrics(f"{stage} model {arguments.model} on {images}, head {head}", metrics)
     if not arguments.predict or len(dataset) >= ENOUGH * cfg.num_classes:  # a few new pictures need not fill them all
         for caution in cautions(metrics):
             say(f"warning: {caution}")
-    pictures, path = [], beside(arguments.model, "confusion_matrix.png")
-    try:
-        pictures += plot_matching(dataset, probabilities.argmax(dim=1), metrics, path)
-    except RunError as error:  # the figures are what was asked for
-        say(f"no confusion matrix: {error}")
-    say_written("confusion matrix", pictures)
-    if arguments.predict or arguments.out:
-        out = arguments.out or beside(arguments.model, "predictions.csv")
-        write_predictions(out, dataset, probabilities, names)
-        say_written(f"table of {len(dataset)} images", [out])
-    if arguments.report:
-        page = beside(arguments.model, "report.html")
-        neighbors = nearest(features.to(loader.device), NEIGHBORS_SHOWN, cfg.knn_backend)
-        about = about_run(made, arguments.model, images)
-        shown = {"metrics": metrics, "names": names, "duplicates": duplicates(dataset), **about}
-        write_report(page, dataset, probabilities, features, neighbors, **shown)
-        say_written("page to look at", [page])
-    if arguments.visualize_prototypes:
-        chosen, called = prototypes(probabilities, features), captions(cfg.num_classes, names, metrics, dataset.classes)
-        pages = plot_prototypes(dataset, chosen, called, beside(arguments.model, "prototypes.png"))
-        say_written("prototypes", pages)
-        pictures += pages
+    pictures = write_results(arguments, made, images, dataset, probabilities, features, metrics, names)
     if arguments.show:
         show(pictures)
-
-
-def say_written(what: str, paths: list[Path]) -> None:
-    if paths:
-        say(f"{what}: {paths[0]}" + (f" to {paths[-1].name}" if len(paths) > 1 else ""))
 
 
 if __name__ == "__main__":

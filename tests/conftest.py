@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-import eval as evaluation
 from tests.small_runs import SCRIPTS
-from utils import mining
+from utils import mining, results
 
 torch.set_num_threads(1)
 
@@ -17,4 +16,4 @@ def no_pictures(monkeypatch):
     for script in SCRIPTS.values():
         monkeypatch.setattr(script, "plot_curves", lambda *_: None)
         monkeypatch.setattr(script, "plot_matching", lambda *_: None, raising=False)
-    monkeypatch.setattr(evaluation, "plot_matching", lambda *_: [])
+    monkeypatch.setattr(results, "plot_matching", lambda *_: [])

@@ -159,8 +159,10 @@ def test_the_page_and_the_prototypes_get_names_copies_and_the_logs_of_every_stag
     runs, folder, tmp_path, monkeypatch, capsys
 ):
     page, rows = {}, {}
-    monkeypatch.setattr(evaluation, "write_report", lambda path, dataset, *_, **shown: page.update(shown, of=dataset))
-    monkeypatch.setattr(evaluation, "plot_prototypes", lambda dataset, chosen, called, path: rows.update(called) or [])
+    monkeypatch.setattr("utils.results.write_report", lambda path, dataset, *_, **shown: page.update(shown, of=dataset))
+    monkeypatch.setattr(
+        "utils.results.plot_prototypes", lambda dataset, chosen, called, path: rows.update(called) or []
+    )
     monkeypatch.setattr(evaluation, "cautions", lambda metrics: ["beware"])
     names = runs / "selflabel" / "names.csv"
     names.write_text("cluster,name\n3,threes\n")

@@ -447,7 +447,7 @@ def test_models_of_other_names_have_pictures_of_their_own(finished, tmp_path, ca
 
 def test_eval_prints_the_figures_before_it_draws(finished, capsys, monkeypatch):
     printed = []
-    monkeypatch.setattr(evaluation, "plot_matching", lambda *_: printed.append(capsys.readouterr().out) or [])
+    monkeypatch.setattr("utils.results.plot_matching", lambda *_: printed.append(capsys.readouterr().out) or [])
     evaluate_scan(finished["scan"] / "model.pth.tar")
     assert "ACC Top-5" in printed[0]
 

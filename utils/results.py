@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+from argparse import Namespace
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
@@ -12,11 +13,17 @@ from typing import Any
 from easydict import EasyDict
 from torch import Tensor
 
+from data.folder import duplicates
 from utils.config import load_config
-from utils.errors import UserError
+from utils.errors import RunError, UserError
+from utils.evaluate import prototypes
 from utils.files import write_whole
 from utils.handover import MODEL, STAGE_FOLDERS
+from utils.judge import nearest
 from utils.logger import say
+from utils.report import NEIGHBORS as NEIGHBORS_SHOWN
+from utils.report import write_report
+from utils.visualize import plot_matching, plot_prototypes
 
 COLUMNS = ("path", "cluster", "confidence", "second_cluster", "second_confidence", "name", "label")
 
@@ -51,6 +58,54 @@ def about_run(cfg: EasyDict, model: Path, images: str) -> dict[str, Any]:
         "made": datetime.now().strftime("%Y-%m-%d %H:%M"),
     }
     return {"title": cfg.run_name, "summary": summary, "logs": {k: log for k, log in logs.items() if log.is_file()}}
+
+
+def write_results(
+    asked: Namespace,
+    cfg: EasyDict,
+    images: str,
+    dataset,
+    probabilities: Tensor,
+    features: Tensor,
+    metrics: Mapping[str, Any],
+    names: Mapping[int, str],
+) -> list[Path]:
+    """Write beside the model the confusion matrix, where labels give one, and what was asked for on eval.py's command
+    line, and say where; returns the pictures.
+
+    cfg: that of the model's training. images: what they are. probabilities: (N, K), features: (N, D), not normalised.
+    """
+    pictures, path = [], beside(asked.model, "confusion_matrix.png")
+    try:
+        pictures += plot_matching(dataset, probabilities.argmax(dim=1), metrics, path)
+    except RunError as error:  # the figures are what was asked for
+        say(f"no confusion matrix: {error}")
+    say_written("confusion matrix", pictures)
+    if asked.predict or asked.out:
+        out = asked.out or beside(asked.model, "predictions.csv")
+        write_predictions(out, dataset, probabilities, names)
+        say_written(f"table of {len(dataset)} images", [out])
+    if asked.report:
+        page = beside(asked.model, "report.html")
+        neighbors = nearest(features, NEIGHBORS_SHOWN, cfg.knn_backend)
+        about = about_run(cfg, asked.model, images)
+        shown = {"metrics": metrics, "names": names, "duplicates": duplicates(dataset), **about}
+        write_report(page, dataset, probabilities, features, neighbors, **shown)
+        say_written("page to look at", [page])
+    if asked.visualize_prototypes:
+        chosen, called = (
+            prototypes(probabilities, features),
+            captions(probabilities.shape[1], names, metrics, dataset.classes),
+        )
+        pages = plot_prototypes(dataset, chosen, called, beside(asked.model, "prototypes.png"))
+        say_written("prototypes", pages)
+        pictures += pages
+    return pictures
+
+
+def say_written(what: str, paths: list[Path]) -> None:
+    if paths:
+        say(f"{what}: {paths[0]}" + (f" to {paths[-1].name}" if len(paths) > 1 else ""))
 
 
 def write_predictions(path: Path, dataset, probabilities: Tensor, names: Mapping[int, str]) -> None:
