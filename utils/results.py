@@ -93,10 +93,8 @@ def write_results(
         write_report(page, dataset, probabilities, features, neighbors, **shown)
         say_written("page to look at", [page])
     if asked.visualize_prototypes:
-        chosen, called = (
-            prototypes(probabilities, features),
-            captions(probabilities.shape[1], names, metrics, dataset.classes),
-        )
+        chosen = prototypes(probabilities, features)
+        called = captions(probabilities.shape[1], names, metrics, dataset.classes)
         pages = plot_prototypes(dataset, chosen, called, beside(asked.model, "prototypes.png"))
         say_written("prototypes", pages)
         pictures += pages
