@@ -1,0 +1,143 @@
+"""Batched augmentation against Pillow image by image: microseconds an image, and how many times faster.
+
+    OMP_NUM_THREADS=1 python benchmarks/augment.py [--rounds 7] [--set simclr] [--size 32]
+
+The published form: torchvision's transforms for `simclr`, and for the strong set of `ours` the operations of Pillow, one
+image after the other, ending in a normalised tensor. Colour images: crops of scikit-learn's two photographs. Variants
+take turns in one process; process time, the median of the rounds, and of the rounds' ratios with lowest and highest."""
+
+import argparse
+import random
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageEnhance, ImageOps
+from sklearn.datasets import load_sample_images
+from torchvision import transforms
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from data.augment import apply, draw, train_strategy
+from utils.config import load_config
+
+RECIPES = {  # set and size: a config that has it
+    ("simclr", 32): "configs/pretext/simclr_cifar10.yml",
+    ("simclr", 96): "configs/pretext/simclr_stl10.yml",
+    ("ours", 32): "configs/scan/scan_cifar10.yml",
+    ("ours", 96): "configs/scan/scan_stl10.yml",
+}
+BATCH = {32: 512, 96: 128}
+PUBLISHED = {("simclr", 32): 279, ("simclr", 96): 617, ("ours", 32): 242, ("ours", 96): 364}  # us, measured elsewhere
+VOID = 1.5  # times slower than that, a baseline makes no ratio
+
+
+def crops(number: int, size: int) -> torch.Tensor:
+    """uint8 (number, 3, size, size) from all over the two photographs."""
+    photographs = [torch.from_numpy(image.copy()).permute(2, 0, 1) for image in load_sample_images().images]
+    places = random.Random(0)
+    chosen = []
+    for index in range(number):
+        photograph = photographs[index % 2]
+        top, left = places.randrange(photograph.shape[1] - size), places.randrange(photograph.shape[2] - size)
+        chosen.append(photograph[:, top : top + size, left : left + size])
+    return torch.stack(chosen)
+
+
+def published_simclr(kwargs) -> Callable[[Image.Image], torch.Tensor]:
+    jitter = transforms.ColorJitter(**kwargs.color_jitter)
+    return transforms.Compose(
+        [
+            transforms.RandomResizedCrop(**kwargs.random_resized_crop),
+            transforms.RandomHorizontalFlip(),
+            transforms.RandomApply([jitter], p=kwargs.color_jitter_random_apply.p),
+            transforms.RandomGrayscale(**kwargs.random_grayscale),
+            transforms.ToTensor(),
+            transforms.Normalize(**kwargs.normalize),
+        ]
+    )
+
+
+def _affine(image: Image.Image, *matrix: float) -> Image.Image:
+    return image.transform(image.size, Image.Transform.AFFINE, matrix)
+
+
+OPERATIONS = [  # lowest and highest magnitude, what Pillow does
+    (0, 0, lambda image, _: image),
+    (0, 0, lambda image, _: ImageOps.autocontrast(image)),
+    (0, 0, lambda image, _: ImageOps.equalize(image)),
+    (-30, 30, lambda image, angle: image.rotate(angle)),
+    (0, 256, lambda image, threshold: ImageOps.solarize(image, int(threshold))),
+    (0.05, 0.95, lambda image, factor: ImageEnhance.Color(image).enhance(factor)),
+    (4, 8, lambda image, bits: ImageOps.posterize(image, int(bits))),
+    (0.05, 0.95, lambda image, factor: ImageEnhance.Contrast(image).enhance(factor)),
+    (0.05, 0.95, lambda image, factor: ImageEnhance.Brightness(image).enhance(factor)),
+    (0.05, 0.95, lambda image, factor: ImageEnhance.Sharpness(image).enhance(factor)),
+    (-0.1, 0.1, lambda image, shear: _affine(image, 1, shear, 0, 0, 1, 0)),
+    (-0.1, 0.1, lambda image, shear: _affine(image, 1, 0, 0, shear, 1, 0)),
+    (-0.1, 0.1, lambda image, share: _affine(image, 1, 0, share * image.width, 0, 1, 0)),
+    (-0.1, 0.1, lambda image, share: _affine(image, 1, 0, 0, 0, 1, share * image.height)),
+]
+
+
+def published_ours(kwargs) -> Callable[[Image.Image], torch.Tensor]:
+    before = transforms.Compose([transforms.RandomHorizontalFlip(), transforms.RandomCrop(kwargs.crop_size)])
+    after = transforms.Compose([transforms.ToTensor(), transforms.Normalize(**kwargs.normalize)])
+
+    def augment(image: Image.Image) -> torch.Tensor:
+        image = before(image)
+        for low, high, operation in random.choices(OPERATIONS, k=kwargs.num_strong_augs):
+            image = operation(image, random.uniform(low, high))
+        view, size = after(image), kwargs.crop_size
+        half = random.randint(1, kwargs.cutout_kwargs.length) // 2
+        y, x = random.randrange(size), random.randrange(size)
+        view[:, max(0, y - half) : y + half, max(0, x - half) : x + half] = 0
+        return view
+
+    return augment
+
+
+FORMS = {"simclr": published_simclr, "ours": published_ours}
+
+
+def process_time(act: Callable[[], object]) -> float:
+    start = time.process_time()
+    act()
+    return time.process_time() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--set", choices=sorted(FORMS), help="this set alone")
+    parser.add_argument("--size", type=int, choices=sorted(BATCH), help="this size alone")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    print("| set, px, batch | ratio | Pillow, us an image | batched, us an image |\n| --- | --- | --- | --- |")
+    for (name, size), recipe in RECIPES.items():
+        if arguments.set not in (None, name) or arguments.size not in (None, size):
+            continue
+        cfg = load_config(None, recipe)
+        strategy, images, generator = train_strategy(cfg), crops(BATCH[size], size), torch.Generator().manual_seed(0)
+        pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
+        published = FORMS[name](cfg.augmentation_kwargs)
+        forms = {
+            "Pillow": lambda pictures=pictures, act=published: torch.stack([act(picture) for picture in pictures]),
+            "batched": lambda images=images, strategy=strategy: apply(images, draw(strategy, len(images), generator)),
+        }
+        times = {form: [] for form in forms}
+        for number in range(arguments.rounds + 1):
+            for form, act in forms.items():
+                spent = 1e6 * process_time(act) / len(images)
+                times[form] += [spent] if number else []  # the first is to warm up
+        ratios = [slow / fast for slow, fast in zip(times["Pillow"], times["batched"], strict=True)]
+        baseline, batched = statistics.median(times["Pillow"]), statistics.median(times["batched"])
+        void = ", void: the baseline is slow" if baseline > VOID * PUBLISHED[name, size] else ""
+        spread = f"{statistics.median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f}){void}"
+        print(f"| {name}, {size}, {len(images)} | {spread} | {baseline:.0f} | {batched:.0f} |")
+
+
+if __name__ == "__main__":
+    main()
