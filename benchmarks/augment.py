@@ -2,9 +2,10 @@
 
     OMP_NUM_THREADS=1 python benchmarks/augment.py [--rounds 7] [--set simclr] [--size 32]
 
-The published form: torchvision's transforms for `simclr`, and for the strong set of `ours` the operations of Pillow, one
-image after the other, ending in a normalised tensor. Colour images: crops of scikit-learn's two photographs. Variants
-take turns in one process; process time, the median of the rounds, and of the rounds' ratios with lowest and highest."""
+The published form: torchvision's transforms for `simclr`, and for the strong set of `ours` the operations of Pillow,
+one image after the other, ending in a normalised tensor. Colour images: crops of scikit-learn's two photographs. The
+two forms take turns in one process; process time, the median of the rounds, and of their ratios with lowest and
+highest."""
 
 import argparse
 import random
@@ -22,6 +23,7 @@ from torchvision import transforms
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data.augment import apply, draw, train_strategy
 from utils.config import load_config
+from utils.device import choose_device
 
 RECIPES = {  # set and size: a config that has it
     ("simclr", 32): "configs/pretext/simclr_cifar10.yml",
@@ -102,6 +104,21 @@ def published_ours(kwargs) -> Callable[[Image.Image], torch.Tensor]:
 FORMS = {"simclr": published_simclr, "ours": published_ours}
 
 
+def compare(strategy: tuple, published: Callable, images: torch.Tensor, rounds: int) -> dict[str, list[float]]:
+    """Microseconds an image of both forms, in turns; a first round is to warm up."""
+    pictures, generator = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images], torch.Generator()
+    forms = {
+        "Pillow": lambda: torch.stack([published(picture) for picture in pictures]),
+        "batched": lambda: apply(images, draw(strategy, len(images), generator)),
+    }
+    times = {form: [] for form in forms}
+    for number in range(rounds + 1):
+        for form, act in forms.items():
+            spent = 1e6 * process_time(act) / len(images)
+            times[form] += [spent] if number else []
+    return times
+
+
 def process_time(act: Callable[[], object]) -> float:
     start = time.process_time()
     act()
@@ -115,23 +132,14 @@ def main() -> None:
     parser.add_argument("--size", type=int, choices=sorted(BATCH), help="this size alone")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    choose_device("cpu")  # as the stages do
     print("| set, px, batch | ratio | Pillow, us an image | batched, us an image |\n| --- | --- | --- | --- |")
     for (name, size), recipe in RECIPES.items():
         if arguments.set not in (None, name) or arguments.size not in (None, size):
             continue
         cfg = load_config(None, recipe)
-        strategy, images, generator = train_strategy(cfg), crops(BATCH[size], size), torch.Generator().manual_seed(0)
-        pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
-        published = FORMS[name](cfg.augmentation_kwargs)
-        forms = {
-            "Pillow": lambda pictures=pictures, act=published: torch.stack([act(picture) for picture in pictures]),
-            "batched": lambda images=images, strategy=strategy: apply(images, draw(strategy, len(images), generator)),
-        }
-        times = {form: [] for form in forms}
-        for number in range(arguments.rounds + 1):
-            for form, act in forms.items():
-                spent = 1e6 * process_time(act) / len(images)
-                times[form] += [spent] if number else []  # the first is to warm up
+        images = crops(BATCH[size], size)
+        times = compare(train_strategy(cfg), FORMS[name](cfg.augmentation_kwargs), images, arguments.rounds)
         ratios = [slow / fast for slow, fast in zip(times["Pillow"], times["batched"], strict=True)]
         baseline, batched = statistics.median(times["Pillow"]), statistics.median(times["batched"])
         void = ", void: the baseline is slow" if baseline > VOID * PUBLISHED[name, size] else ""

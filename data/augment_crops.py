@@ -9,7 +9,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from data import image_ops
-from data.augment_steps import uniform
+from data.augment_steps import change_rows, uniform
 from utils.errors import UserError
 
 
@@ -61,8 +61,9 @@ class HorizontalFlip:
         return (torch.rand(batch, 1, generator=generator) < self.p).float()
 
     def apply(self, images: Tensor, values: Tensor) -> Tensor:
-        flip = values.bool().view(-1, 1, 1, 1).to(images.device, non_blocking=True)
-        return torch.where(flip, images.flip(3), images)
+        images = images.clone(memory_format=torch.contiguous_format)
+        change_rows(images, values[:, 0] > 0, values, lambda chosen, _: chosen.flip(3))
+        return images
 
     def apply_to_image(self, image: Image.Image, values: Tensor) -> Image.Image:
         return ImageOps.mirror(image) if values.item() else image

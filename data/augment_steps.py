@@ -20,11 +20,18 @@ def uniform(low, high, shape: tuple, generator: torch.Generator) -> Tensor:
 
 
 def change_rows(images: Tensor, chosen: Tensor, values: Tensor, operation) -> None:
-    """Replace the images chosen by the (B,) mask by operation(images, values), in place. Mask and values on the CPU."""
+    """Replace the images chosen by the (B,) mask by operation(images, values), in place. Mask and values on the CPU;
+    images contiguous."""
     rows = chosen.nonzero().squeeze(1)
     if len(rows):
         values, rows = values[rows].to(images.device, non_blocking=True), rows.to(images.device, non_blocking=True)
-        images[rows] = operation(images[rows], values)
+        _words(images)[rows] = _words(operation(images.index_select(0, rows), values).contiguous())
+
+
+def _words(images: Tensor) -> Tensor:
+    """The same memory, a row an image, in words of 8 bytes where it can be: they are moved one by one."""
+    rows = images.flatten(1)
+    return rows.view(torch.int64) if rows.shape[1] % 8 == 0 else rows
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,7 @@ class ColorJitter:
         return torch.cat([chosen, amounts, order], dim=1)
 
     def apply(self, images: Tensor, values: Tensor) -> Tensor:
-        images = images.clone()
+        images = images.clone(memory_format=torch.contiguous_format)
         chosen, amounts, order = values[:, 0] > 0, values[:, 1:5], values[:, 5:]
         reach = (self.brightness, self.contrast, self.saturation, self.hue)
         for place in range(4):
@@ -68,8 +75,9 @@ class Greyscale:
         return (torch.rand(batch, 1, generator=generator) < self.p).float()
 
     def apply(self, images: Tensor, values: Tensor) -> Tensor:
-        grey = values.bool().view(-1, 1, 1, 1).to(images.device, non_blocking=True)
-        return torch.where(grey, image_ops.greyscale(images), images)
+        images = images.clone(memory_format=torch.contiguous_format)
+        change_rows(images, values[:, 0] > 0, values, lambda chosen, _: image_ops.greyscale(chosen).expand_as(chosen))
+        return images
 
 
 @dataclass(frozen=True)
@@ -119,7 +127,7 @@ class Normalize:
             torch.tensor(channels).view(1, 3, 1, 1).to(images.device, non_blocking=True)
             for channels in (self.mean, self.std)
         )
-        return (images.float() / 255 - mean) / std
+        return images.float().div_(255).sub_(mean).div_(std)
 
 
 @dataclass(frozen=True)

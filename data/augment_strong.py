@@ -49,7 +49,7 @@ class StrongOperations:
         return torch.cat([chosen.float(), uniform(low[chosen], high[chosen], chosen.shape, generator)], dim=1)
 
     def apply(self, images: Tensor, values: Tensor) -> Tensor:
-        images = images.clone()
+        images = images.clone(memory_format=torch.contiguous_format)
         chosen, magnitude = values[:, : self.number], values[:, self.number :]
         for place in range(self.number):
             for number, (_, _, operation) in enumerate(STRONG_OPERATIONS.values()):

@@ -16,7 +16,7 @@ def _per_image(values: Tensor) -> Tensor:
 def _blend(degenerate: Tensor, images: Tensor, factor: Tensor) -> Tensor:
     """Pillow's Image.blend: float32, cut off (not rounded) to 8 bits. Factor 0 gives `degenerate`, 1 the image."""
     degenerate = degenerate.float()
-    mixed = degenerate + _per_image(factor) * (images.float() - degenerate)
+    mixed = images.float().sub_(degenerate).mul_(_per_image(factor)).add_(degenerate)
     return mixed.clamp_(0, 255).to(torch.uint8)
 
 
@@ -44,40 +44,45 @@ def brightness(images: Tensor, factor: Tensor) -> Tensor:
 
 def sharpness(images: Tensor, factor: Tensor) -> Tensor:
     """ImageEnhance.Sharpness: towards the 3 x 3 smoothed image (centre 5, others 1); the border stays as it is."""
-    whole = images.float()  # sums of whole numbers: exact in float32
-    neighborhood = F.avg_pool2d(whole, 3, stride=1, divisor_override=1) + 4 * whole[:, :, 1:-1, 1:-1]
+    whole = images.short()
+    across = whole[..., :-2] + whole[..., 1:-1] + whole[..., 2:]  # sums of three neighbors in a row
+    neighborhood = across[..., :-2, :] + across[..., 1:-1, :] + across[..., 2:, :] + 4 * whole[..., 1:-1, 1:-1]
     smooth = images.clone()
-    smooth[:, :, 1:-1, 1:-1] = (neighborhood / 13 + 0.5).to(torch.uint8)
+    smooth[:, :, 1:-1, 1:-1] = (neighborhood.float() / 13 + 0.5).to(torch.uint8)
     return _blend(smooth, images, factor)
 
 
 def hue(images: Tensor, shift: Tensor) -> Tensor:
     """Turn the hue by `shift` of the circle (-0.5 to 0.5), in Pillow's HSV with 8 bits a channel."""
-    channels = images.float()
-    value, chroma = channels.amax(dim=1), channels.amax(dim=1) - channels.amin(dim=1)  # (B, H, W)
-    coloured = chroma > 0
-    red, green, blue = ((value[:, None] - channels) / chroma.where(coloured, 1)[:, None]).unbind(dim=1)
-    is_red, is_green = channels[:, 0] == value, channels[:, 1] == value
-    angle = torch.where(is_red, blue - green, torch.where(is_green, 2 + red - blue, 4 + green - red))
-    angle = (((angle / 6 + 1) % 1) * 255).floor()  # 0..255
-    saturated = ((chroma / value.clamp(min=1)) * 255).floor() / 255
-    angle = (angle + (shift * 255).trunc().view(-1, 1, 1)) % 256
-    offsets = torch.arange(5, 0, -2, device=images.device).view(1, 3, 1, 1)  # of red, green and blue
-    sector = angle[:, None] * 6 / 255 + offsets
-    sector = sector % 6
-    share = torch.minimum(sector, 4 - sector).clamp_(0, 1)  # how much of the chroma is missing
-    return (value[:, None] * (1 - saturated[:, None] * share) + 0.5).to(torch.uint8)
+    red, green, blue = images.float().unbind(dim=1)  # (B, H, W) each
+    value = torch.maximum(torch.maximum(red, green), blue)
+    chroma = value - torch.minimum(torch.minimum(red, green), blue)
+    is_red, is_green = red == value, green == value
+    angle = torch.where(is_red, green - blue, torch.where(is_green, blue - red, red - green)).div_(chroma.clamp(min=1))
+    angle.add_(torch.where(is_red, 0.0, torch.where(is_green, 2.0, 4.0))).div_(6)  # of the circle
+    angle = angle.add_(angle < 0).mul_(255).floor_().add_((shift * 255).trunc().view(-1, 1, 1))
+    angle = angle.sub_((angle / 256).floor_().mul_(256)).mul_(6).div_(255)  # in sixths: [0, 6]
+    chroma = chroma.div_(value.clamp(min=1)).mul_(255).floor_().div_(255).mul_(value)
+    value.add_(0.5)  # to be cut off
+    without = torch.sub(value, chroma, alpha=2)
+    turned = torch.empty_like(images)
+    turned[:, 0] = torch.addcmul(without, chroma, (angle - 3).abs_().clamp_(1, 2)).to(torch.uint8)
+    value.add_(chroma)
+    for channel, place in ((1, 2), (2, 4)):  # green and blue are whole around these sixths of the circle
+        share = (angle - place).abs_().clamp_(1, 2)
+        turned[:, channel] = torch.addcmul(value, chroma, share, value=-1).to(torch.uint8)
+    return turned
 
 
 def solarize(images: Tensor, threshold: Tensor) -> Tensor:
     """Invert every value at or above the threshold."""
-    return torch.where(images >= _per_image(threshold), 255 - images, images)
+    brightest_kept = _per_image(threshold.ceil().clamp(0, 256) - 1).short()
+    return images ^ (images.short() > brightest_kept).to(torch.uint8).mul_(255)  # 255 - x is x ^ 255
 
 
 def posterize(images: Tensor, bits: Tensor) -> Tensor:
     """Keep the highest `bits` bits (1 to 8) of each value."""
-    step = _per_image(2 ** (8 - bits.int()))
-    return images - (images.int() % step).to(torch.uint8)
+    return images & _per_image(256 - 2 ** (8 - bits.int())).to(torch.uint8)
 
 
 def autocontrast(images: Tensor) -> Tensor:
@@ -91,12 +96,13 @@ def autocontrast(images: Tensor) -> Tensor:
 def equalize(images: Tensor) -> Tensor:
     """Equalise each channel's histogram by Pillow's integer rule; a channel of one value stays."""
     channels = images.flatten(2).flatten(0, 1).long()  # (B*3, H*W)
-    histogram = channels.new_zeros(len(channels), 256).scatter_add_(1, channels, torch.ones_like(channels))
+    ones = channels.new_ones((), dtype=torch.int32).expand_as(channels)
+    histogram = ones.new_zeros(len(channels), 256).scatter_add_(1, channels, ones)
     count_of_brightest = histogram.gather(1, channels.amax(dim=1, keepdim=True))  # (B*3, 1)
     step = (channels.shape[1] - count_of_brightest) // 255
     below = histogram.cumsum(dim=1) - histogram  # pixels darker than each level
-    table = ((step // 2 + below) // step.clamp(min=1)).clamp_(max=255)  # (B*3, 256)
-    equalized = table.gather(1, channels).to(torch.uint8).view_as(images)
+    table = ((step // 2 + below) // step.clamp(min=1)).clamp_(max=255).to(torch.uint8)  # (B*3, 256)
+    equalized = table.gather(1, channels).view_as(images)
     return torch.where(step.view(*images.shape[:2], 1, 1) > 0, equalized, images)
 
 
@@ -121,13 +127,13 @@ def affine_nearest(images: Tensor, matrix: Tensor) -> Tensor:
     height, width = images.shape[2:]
     a, b, c, d, e, f = matrix.double().unbind(dim=1)
     fixed = torch.stack([a, b, c + 0.5 * (a + b), d, e, f + 0.5 * (d + e)], dim=1)
-    fixed = (fixed * 65536 + 0.5).floor().long().to(images.device, non_blocking=True)  # (B, 6)
+    fixed = (fixed * 65536 + 0.5).floor().int().to(images.device, non_blocking=True)  # (B, 6)
     a, b, c, d, e, f = fixed.view(-1, 6, 1, 1).unbind(dim=1)
-    x = torch.arange(width, device=images.device).view(1, 1, -1)
-    y = torch.arange(height, device=images.device).view(1, -1, 1)
+    x = torch.arange(width, device=images.device, dtype=torch.int32).view(1, 1, -1)
+    y = torch.arange(height, device=images.device, dtype=torch.int32).view(1, -1, 1)
     column, row = (a * x + b * y + c) >> 16, (d * x + e * y + f) >> 16  # (B, H, W)
     inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-    source = (row * width + column).where(inside, 0).flatten(1)  # (B, H*W)
+    source = (row * width + column).where(inside, 0).flatten(1).long()  # (B, H*W)
     moved = images.flatten(2).gather(2, source[:, None].expand(-1, images.shape[1], -1)).view_as(images)
     return moved * inside[:, None]
 
@@ -159,12 +165,29 @@ def _triangle_weights(start: Tensor, length: Tensor, size: int, pixels: int) -> 
     return weights / weights.sum(dim=2, keepdim=True)
 
 
+def _sources(start: Tensor, length: Tensor, size: int, pixels: int) -> Tensor:
+    """Where the centres of `size` output pixels lie among `pixels` input ones, -1 to 1 from edge to edge, no nearer to
+    the edge of [start, start + length) than its outermost centres. (B, size)."""
+    place = (torch.arange(size, device=start.device) + 0.5) * (length / size)[:, None] - 0.5  # in pixels of the box
+    place = torch.minimum(place.clamp(min=0), length[:, None] - 1) + start[:, None]
+    return (2 * place + 1) / pixels - 1
+
+
 def resized_crop(images: Tensor, box: Tensor, size: int) -> Tensor:
     """Crop each image to its box and resize it to (size, size): bilinear, antialiased when shrinking.
 
-    box: (B, 4) top, left, height, width, whole numbers inside the image."""
+    box: (B, 4) top, left, height, width, whole numbers inside the image; on the CPU, where it is known without waiting
+    whether any of them shrinks."""
     batch, channels, height, width = images.shape
+    shrinks = bool((box[:, 2:] > size).any())
     top, left, box_height, box_width = box.float().to(images.device, non_blocking=True).unbind(dim=1)
+    if not shrinks:  # two neighbors each way give each pixel
+        down, across = _sources(top, box_height, size, height), _sources(left, box_width, size, width)
+        points = torch.stack(
+            torch.broadcast_tensors(across[:, None, :], down[:, :, None]), dim=-1
+        )  # (B, size, size, 2)
+        enlarged = F.grid_sample(images.float(), points, padding_mode="border", align_corners=False)
+        return enlarged.add_(0.5).to(torch.uint8)
     across = _triangle_weights(left, box_width, size, width)  # (B, size, W)
     down = _triangle_weights(top, box_height, size, height)  # (B, size, H)
     narrowed = torch.bmm(images.float().view(batch, -1, width), across.transpose(1, 2))  # (B, 3*H, size)
