@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from losses import cluster_entropy
 
-ROWS_AT_ONCE = 128  # of scan_validation: their products stay in the cache of the processor
+PRODUCTS_AT_ONCE = 2**17  # of scan_validation: so many stay in the cache of the processor
 SILHOUETTE_IMAGES = 2000  # whose distances, each to each, take a moment
 
 
@@ -27,8 +27,9 @@ def scan_validation(
     probs = torch.as_tensor(probabilities).float()  # (N, K)
     neighbors = torch.as_tensor(neighbors).to(probs.device).long()  # (N, T+1)
     log_sum = usage = 0
-    for anchors, others in zip(probs.split(ROWS_AT_ONCE), neighbors.split(ROWS_AT_ONCE), strict=True):
-        products = anchors[:, None] * probs[others]  # (B, T+1, K)
+    rows = max(1, PRODUCTS_AT_ONCE // (neighbors.shape[1] * probs.shape[1]))
+    for anchors, others in zip(probs.split(rows), neighbors.split(rows), strict=True):
+        products = anchors[:, None] * F.embedding(others, probs)  # (B, T+1, K), picks rows of probs
         agreement = products.sum(dim=2, dtype=torch.float64)  # (B, T+1), <p_i, p_j>
         log_sum = log_sum + agreement.log().clamp(min=-100).sum()
         usage = usage + anchors.sum(dim=0, dtype=torch.float64)  # (K,)

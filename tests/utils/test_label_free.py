@@ -6,8 +6,8 @@ import torch
 from sklearn.metrics import silhouette_score
 
 from losses import scan_loss
+from utils import label_free
 from utils.label_free import (
-    ROWS_AT_ONCE,
     SILHOUETTE_IMAGES,
     cluster_report,
     cluster_sizes,
@@ -33,9 +33,10 @@ def loop_validation(probabilities, neighbors):
     return consistency, -sum(p * math.log(p) for p in mean)
 
 
-@pytest.mark.parametrize("images", [30, 2 * ROWS_AT_ONCE + 1])
-def test_scan_validation_equals_a_loop_over_all_pairs_itself_included(images):
-    probabilities = random_probabilities(images)
+@pytest.mark.parametrize("at_once", [1, 500, 10**6])  # products: an image at a time, some at a time, all at once
+def test_scan_validation_equals_a_loop_over_all_pairs_itself_included(at_once, monkeypatch):
+    monkeypatch.setattr(label_free, "PRODUCTS_AT_ONCE", at_once)
+    images, probabilities = 30, random_probabilities(30)
     neighbors = np.column_stack([np.arange(images), np.random.default_rng(0).integers(0, images, (images, 5))])
     consistency, entropy = loop_validation(probabilities.double().numpy(), neighbors)
     found = scan_validation(probabilities, neighbors)
