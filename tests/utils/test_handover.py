@@ -179,6 +179,8 @@ def test_a_model_of_another_data_set_is_refused_for_evaluation(cfg, folder):
         ),
     ],
 )
-def test_the_command_that_fills_a_folder(overrides, stage, place, command):
+def test_the_command_that_fills_a_folder(overrides, stage, place, command, tmp_path, monkeypatch):
+    (tmp_path / "configs").symlink_to(Path("configs").absolute(), target_is_directory=True)
+    monkeypatch.chdir(tmp_path)  # where no results lie, whose config would be named
     cfg = load_config(None, "configs/scan/scan_digits.yml", overrides)
     assert command_for(cfg, stage, Path(place)) == f"python {command}"
