@@ -15,8 +15,7 @@ from tqdm import tqdm
 
 from data.image_files import read_square, reason_of
 from utils.device import cpu_count, free_memory
-from utils.errors import RunError
-from utils.files import check_recorded, npy_header, storage_errors, stream_recorded
+from utils.files import npy_header, recall, storage_errors, stream_recorded
 
 DAY = 24 * 3600  # seconds
 CHUNK = 256  # pictures that wait to be written
@@ -41,10 +40,10 @@ def decode(folder: Path, files: list[str], side: int, memory: Path, num_workers:
     _remove_litter(memory)
     fits = len(files) * 3 * side**2 <= free_memory() / SHARE
     facts = {"holds": "decoded images", "files_sha256": _state_of(folder, files), "side": side}
-    record = _recall(memory, facts)
+    record = recall(memory, facts)
     if record is None and not fits:  # under another name: at the same time another process may load the pixels
         memory = memory.with_name(f"{memory.stem}-files.npy")
-        record = _recall(memory, facts)
+        record = recall(memory, facts)
     if record is None:
         record = _read_all(folder, files, side, memory, num_workers, facts, fits)
     pixels = np.load(memory, mmap_mode="c") if fits else None  # copy on write: PyTorch wants writable memory
@@ -65,18 +64,10 @@ def _state_of(folder: Path, files: list[str]) -> str:
 
 def _remove_litter(memory: Path) -> None:
     """What killed processes left half written, which may be gigabytes; a day old, as no lock tells it from others."""
-    for part in memory.parent.glob(f"{glob.escape(memory.name)}.*.part"):
+    for part in memory.parent.glob(f"{glob.escape(memory.stem)}*.part"):
         with suppress(OSError):
             if time.time() - part.stat().st_mtime > DAY:
                 part.unlink()
-
-
-def _recall(memory: Path, facts: dict) -> dict | None:
-    try:
-        record = check_recorded(memory)
-    except (RunError, OSError):  # not there, or damaged, which costs no more than the time to read them again
-        return None
-    return record if record and facts.items() <= record.items() else None
 
 
 def _read_all(

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from data.batches import Batch, Loader
 from data.dataset import near
 from data.loader import build_loader
-from utils.errors import RunError
-from utils.files import check_recorded, npy_header, stream_recorded
+from utils.files import npy_header, recall, stream_recorded
 
 EVAL_BATCH_SIZE = 512
 IN_MEMORY = 4 * 2**30  # bytes; kept features that take more are memory-mapped
@@ -77,18 +76,10 @@ def kept_features(path: Path, model: nn.Module, loader: Loader, passes: int = 1)
         "views": f"{loader.views[0]!r}, seed {loader.seed}",
         "passes": passes,
     }
-    if not _is_fresh(path, facts):
+    if recall(path, facts) is None:
         _keep(path, facts, model, loader, passes)
     mode = "c" if path.stat().st_size > IN_MEMORY else None  # copy on write: PyTorch wants writable memory
     return torch.from_numpy(np.load(path, mmap_mode=mode))
-
-
-def _is_fresh(path: Path, facts: dict[str, Any]) -> bool:
-    try:
-        record = check_recorded(path) if path.is_file() else None
-    except RunError:  # damaged, which costs no more than the time to extract them again
-        return False
-    return record is not None and facts.items() <= record.items()
 
 
 def _keep(path: Path, facts: dict[str, Any], model: nn.Module, loader: Loader, passes: int) -> None:

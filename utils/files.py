@@ -156,6 +156,16 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
+def recall(path: Path, facts: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The record of a file that is whole and was made under these facts; None for any other, which is then made anew:
+    that costs no more than time."""
+    try:
+        record = check_recorded(path)
+    except (RunError, OSError):  # damaged, or not there
+        return None
+    return record if record and facts.items() <= record.items() else None
+
+
 def check_recorded(path: Path) -> dict[str, Any] | None:
     """The record of `path`, None where there is none. Raises RunError if the file is not the one it was written for:
     PyTorch and NumPy do not notice a flipped bit."""

@@ -46,6 +46,7 @@ class Run:
         self.folder = Path(cfg.root_dir) / cfg.run_name / STAGE_FOLDERS[cfg.setup]
         self.checkpoint, self.ending = self.folder / "checkpoint.pth.tar", self.folder / "finished.json"
         self.is_pretext = STAGE_FOLDERS[cfg.setup] == "pretext"
+        self.of_own_pictures = "folder" in (cfg.train_db_name, cfg.val_db_name)
         self.handover, self.data, self.inputs, self.began_with = None, {}, {}, {}
         self.finished_epochs, self.begun_epoch, self.state, self.log = 0, None, {}, None
         self._refuse_other_config()
@@ -239,18 +240,15 @@ class Run:
         write_whole({self.ending: ending(self.cfg, self.folder, self.finished_epochs, self._made_from())})
         self.log.note(f"done: {self.folder} holds {text}")
 
-    def _of_own_pictures(self) -> bool:
-        return "folder" in (self.cfg.train_db_name, self.cfg.val_db_name)
-
     def _made_from(self) -> dict[str, str]:
         """What a finished stage stays finished for: the images too, unless their data set is always the same."""
-        return self.inputs if self._of_own_pictures() else self.began_with
+        return self.inputs if self.of_own_pictures else self.began_with
 
     def is_finished(self) -> bool:
         """Whether the stage has ended here with this config, and the pictures and files of now; says so if it has."""
         if self.restart or not self.ending.is_file():
             return False
-        if self._of_own_pictures():  # which may have changed
+        if self.of_own_pictures:  # which may have changed
             self.uses(build_dataset(self.cfg, "train"), build_dataset(self.cfg, "val"))
         epochs = 0 if self.cfg.setup == "moco" else self.cfg.epochs
         if self.ending.read_bytes() != ending(self.cfg, self.folder, epochs, self._made_from()):

@@ -292,7 +292,7 @@ def test_a_start_with_less_memory_at_the_same_time_leaves_the_kept_images_alone(
     def load_after_the_other(path, **options):
         with monkeypatch.context() as other:
             other.setattr(data.decoded, "free_memory", lambda: 0)
-            other.setattr(data.decoded, "_recall", lambda *_: None)  # it looked before anything was there
+            other.setattr(data.decoded, "recall", lambda *_: None)  # it looked before anything was there
             assert len(build(folder, "train", "folder.val_share=0")) == 2
         return load(path, **options)
 
