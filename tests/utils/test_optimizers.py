@@ -88,6 +88,21 @@ def test_adams_guard_against_a_division_by_zero_is_1e_8():
     assert weight.item() == pytest.approx(-0.0001 / 2)
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_weights_in_channels_last_are_stepped_like_others(optimizer):
+    stepped = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        torch.manual_seed(0)
+        convolution = nn.Conv2d(3, 4, 3).double().to(memory_format=layout)
+        chosen = build_optimizer(config(SGD, f"optimizer={optimizer}"), convolution.parameters())
+        for _ in range(3):
+            chosen.zero_grad()
+            convolution(torch.randn(2, 3, 5, 5, dtype=torch.float64)).square().sum().backward()
+            chosen.step()
+        stepped.append(convolution.weight.detach().contiguous())
+    torch.testing.assert_close(*stepped)
+
+
 # -- learning rates
 
 
