@@ -8,6 +8,7 @@ from torch import Tensor
 
 from data.augment import apply, draw, join
 from data.batches import Batch, Loader, Step
+from data.dataset import sent
 from data.image_files import StreamedDataset
 from data.streamed_loader import StreamedLoader
 from utils.errors import UserError
@@ -45,7 +46,7 @@ class ResidentLoader(Loader):
 
     def _gather(self, index: Tensor) -> Tensor:
         chosen = self.images[index.to(self.images.device, non_blocking=True)]  # uint8 (B, 3, H, W)
-        return chosen.to(self.device, non_blocking=True)
+        return sent(chosen, self.device)
 
 
 def build_loader(

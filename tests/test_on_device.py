@@ -6,6 +6,7 @@ from contextlib import contextmanager, nullcontext
 import pytest
 import torch
 
+import data.dataset as dataset_module
 import scan
 import selflabel
 import simclr
@@ -66,8 +67,9 @@ def images(device, count=48):
     return ResidentDataset(torch.zeros(count, 3, 32, 32, dtype=torch.uint8, device=device), None, [])
 
 
-def loader_for(run, views, **more):
-    return build_loader(images(run.device), views, 16, run.device, train=True, **more)
+def loader_for(run, views, place=None, **more):
+    """place: where the images lie; None: on the device."""
+    return build_loader(images(place or run.device), views, 16, run.device, train=True, **more)
 
 
 @pytest.mark.parametrize("wait", [torch.Tensor.item, torch.Tensor.nonzero, torch.Tensor.cpu, bool, lambda x: x[x > 0]])
@@ -93,8 +95,10 @@ def test_augmenting_does_not_wait(name, size, device):
 
 
 @pytest.mark.parametrize("run", [["pretext/simclr"]], indirect=True)
-def test_a_step_of_simclr_does_not_wait(run):
-    loader = loader_for(run, [train_strategy(run.cfg)] * 2)
+@pytest.mark.parametrize("place", [None, "cpu"], ids=["images on the device", "images in host memory"])
+def test_a_step_of_simclr_does_not_wait(place, run, monkeypatch):
+    monkeypatch.setattr(dataset_module, "near", lambda values, _: values)
+    loader = loader_for(run, [train_strategy(run.cfg)] * 2, place)
     with waiting_is_an_error(run.device):
         simclr.train_epoch(run, run.model, loader, SimCLRLoss(0.1), run.optimizer, 0)
 
