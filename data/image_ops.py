@@ -198,9 +198,7 @@ def resized_crop(images: Tensor, box: Tensor, size: int) -> Tensor:
     top, left, box_height, box_width = box.float().to(images.device, non_blocking=True).unbind(dim=1)
     if not shrinks:  # two neighbors each way give each pixel
         down, across = _sources(top, box_height, size, height), _sources(left, box_width, size, width)
-        points = torch.stack(
-            torch.broadcast_tensors(across[:, None, :], down[:, :, None]), dim=-1
-        )  # (B, size, size, 2)
+        points = torch.view_as_real(across[:, None, :] + 1j * down[:, :, None])  # (B, size, size, 2)
         enlarged = F.grid_sample(images.float(), points, padding_mode="border", align_corners=False)
         return _cut_off(enlarged.add_(0.5))
     across = _triangle_weights(left, box_width, size, width)  # (B, size, W)
