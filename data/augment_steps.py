@@ -29,9 +29,9 @@ def change_rows(images: Tensor, chosen: Tensor, values: Tensor, operation) -> No
 
 
 def _words(images: Tensor) -> Tensor:
-    """The same memory, a row an image, in words of 8 bytes where it can be: they are moved one by one."""
+    """The same memory, a row an image, in words of 16 bytes where it can be: they are moved one by one."""
     rows = images.flatten(1)
-    return rows.view(torch.int64) if rows.shape[1] % 8 == 0 else rows
+    return rows.view(torch.complex128) if rows.shape[1] % 16 == 0 else rows
 
 
 @dataclass(frozen=True)

@@ -23,27 +23,36 @@ def _choose(chosen: Tensor, these, others):
     return others + (these - others) * chosen
 
 
-def _blend(degenerate: Tensor | int, images: Tensor, factor: Tensor) -> Tensor:
-    """Pillow's Image.blend: float32, cut off (not rounded) to 8 bits. Factor 0 gives `degenerate`, 1 the image."""
-    mixed = images.float().sub_(degenerate).mul_(_per_image(factor)).add_(degenerate)
+def _blend(degenerate: Tensor, images: Tensor, factor: Tensor) -> Tensor:
+    """Pillow's Image.blend: float32, cut off (not rounded) to 8 bits. Factor 0 gives `degenerate`, 1 the image.
+
+    Both are float; `images` is written over."""
+    mixed = images.sub_(degenerate).mul_(_per_image(factor)).add_(degenerate)
     return mixed.short().clamp_(0, 255).to(torch.uint8)
 
 
-def greyscale(images: Tensor) -> Tensor:
-    """ITU-R 601 luma in Pillow's 16-bit fixed point: (B, 1, H, W)."""
-    red, green, blue = images.int().split(1, dim=1)
+def _luma(images: Tensor) -> Tensor:
+    """Float (B, 3, H, W) to float (B, 1, H, W): ITU-R 601 in Pillow's 16-bit fixed point, all exact in float32."""
+    red, green, blue = images.split(1, dim=1)
     luma = (red * 19595).add_(green, alpha=38470).add_(blue, alpha=7471).add_(0x8000)
-    return (luma >> 16).to(torch.uint8)
+    return luma.div_(0x10000).floor_()
+
+
+def greyscale(images: Tensor) -> Tensor:
+    """To luma: (B, 1, H, W)."""
+    return _cut_off(_luma(images.float()))
 
 
 def saturation(images: Tensor, factor: Tensor) -> Tensor:
     """ImageEnhance.Color: towards grey."""
-    return _blend(greyscale(images).float(), images, factor)
+    images = images.float()
+    return _blend(_luma(images), images, factor)
 
 
 def contrast(images: Tensor, factor: Tensor) -> Tensor:
     """ImageEnhance.Contrast: towards the image's mean grey."""
-    mean = greyscale(images).double().mean(dim=(1, 2, 3), keepdim=True)
+    images = images.float()
+    mean = _luma(images).double().mean(dim=(1, 2, 3), keepdim=True)
     return _blend((mean + 0.5).floor().float(), images, factor)
 
 
@@ -58,8 +67,9 @@ def sharpness(images: Tensor, factor: Tensor) -> Tensor:
     rows = F.pad(images.short().flatten(2), (width + 1, width + 1))  # end to end, which is wrong for the border alone
     across = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]  # sums of three neighbors in a row
     neighborhood = across[..., : -2 * width] + across[..., width:-width] + across[..., 2 * width :]  # (B, 3, H*W)
-    smooth = images.float()
-    mean = neighborhood.view_as(images).float().add_(smooth, alpha=4).div_(13)
+    images = images.float()
+    mean = neighborhood.view_as(images).float().add_(images, alpha=4).div_(13)
+    smooth = images.clone()
     smooth[..., 1:-1, 1:-1] = mean.add_(0.5).floor_()[..., 1:-1, 1:-1]
     return _blend(smooth, images, factor)
 
