@@ -9,7 +9,6 @@ from data import image_ops
 from data.augment_steps import change_rows, uniform
 from data.image_ops import affine_matrix
 
-
 _OPERATIONS = {  # name: lowest and highest magnitude, operation(images, magnitude)
     "identity": (0, 0, lambda images, _: images),
     "autocontrast": (0, 0, lambda images, _: image_ops.autocontrast(images)),

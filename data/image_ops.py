@@ -14,8 +14,8 @@ def _per_image(values: Tensor) -> Tensor:
 
 
 def _cut_off(values: Tensor) -> Tensor:
-    """0 to 255, not rounded, to 8 bits. By way of int16: a CPU takes three times as long from float to uint8 at once."""
-    return values.short().to(torch.uint8)
+    """To 8 bits, not rounded. By way of int16, as a CPU takes three times as long from float to uint8 at once."""
+    return values.short().clamp_(0, 255).to(torch.uint8)
 
 
 def _choose(chosen: Tensor, these, others):
@@ -24,11 +24,8 @@ def _choose(chosen: Tensor, these, others):
 
 
 def _blend(degenerate: Tensor, images: Tensor, factor: Tensor) -> Tensor:
-    """Pillow's Image.blend: float32, cut off (not rounded) to 8 bits. Factor 0 gives `degenerate`, 1 the image.
-
-    Both are float; `images` is written over."""
-    mixed = images.sub_(degenerate).mul_(_per_image(factor)).add_(degenerate)
-    return mixed.short().clamp_(0, 255).to(torch.uint8)
+    """Pillow's Image.blend, in float32, which `images` are: they are written over. Factor 0 gives `degenerate`."""
+    return _cut_off(images.sub_(degenerate).mul_(_per_image(factor)).add_(degenerate))
 
 
 def _luma(images: Tensor) -> Tensor:
@@ -58,7 +55,7 @@ def contrast(images: Tensor, factor: Tensor) -> Tensor:
 
 def brightness(images: Tensor, factor: Tensor) -> Tensor:
     """ImageEnhance.Brightness: towards black."""
-    return images.float().mul_(_per_image(factor)).short().clamp_(max=255).to(torch.uint8)
+    return _cut_off(images.float().mul_(_per_image(factor)))
 
 
 def sharpness(images: Tensor, factor: Tensor) -> Tensor:
