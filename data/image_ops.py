@@ -77,7 +77,8 @@ def hue(images: Tensor, shift: Tensor) -> Tensor:
     value = torch.maximum(torch.maximum(red, green), blue)
     chroma = value - torch.minimum(torch.minimum(red, green), blue)
     is_red, is_green = (red == value).short(), (green == value).short()
-    red, green, blue, value, chroma = red.short(), green.short(), blue.short(), value.float(), chroma.float()
+    red, green, blue = images.short().unbind(dim=1)
+    value, chroma = value.float(), chroma.float()
     angle = _choose(is_red, green - blue, _choose(is_green, blue - red, red - green)) / chroma.clamp(min=1)
     angle.add_(_choose(is_red, 0, _choose(is_green, 2, 4))).div_(6)  # of the circle
     angle = angle.sub_(angle.floor()).mul_(255).short().to(torch.uint8)
@@ -169,7 +170,8 @@ def affine_bilinear(images: Tensor, matrix: Tensor) -> Tensor:
     points = torch.stack([x, y, torch.ones_like(x)], dim=-1)  # (H, W, 3): pixel centres
     points = (points.view(1, -1, 3) @ matrix.transpose(1, 2)).view(-1, height, width, 2)  # in the input
     size = torch.tensor([width, height]).to(images.device, non_blocking=True)
-    inside = ((points >= 0) & (points < size)).all(dim=-1)  # (B, H, W)
+    x, y = points.unbind(dim=-1)
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)  # (B, H, W)
     moved = F.grid_sample(images.float(), 2 * points / size - 1, padding_mode="border", align_corners=False)
     moved = _cut_off(moved + 1e-3)  # cut off, as Pillow does, but not where float32 makes 254.9999 of white
     return moved * inside[:, None]
