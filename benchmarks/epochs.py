@@ -1,9 +1,7 @@
 """One epoch of a stage in each form that `stages.py` compares."""
 
-import ctypes
 import gc
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from typing import NamedTuple
 
 import torch
@@ -21,14 +19,12 @@ from data.loader import build_loader
 from losses import ConfidenceBasedCE, SCANLoss, SimCLRLoss
 from models import build_model
 from utils.config import load_config
-from utils.device import keep_freed_memory
 from utils.features import EVAL_BATCH_SIZE, extract_features
 from utils.optimizers import build_optimizer
 from utils.progress import Progress
 
 STAGES = {"simclr": "pretext/simclr", "scan": "scan/scan", "selflabel": "selflabel/selflabel", "features": "scan/scan"}
 ALWAYS = 0.05  # a confidence that every image has in one of ten clusters
-MIB = 2**20
 
 
 class Measured(NamedTuple):
@@ -87,42 +83,24 @@ class ImageByImage(Kept):
             yield Batch(self.first.index, views, None)
 
 
-def turn(
+def measured(
     stage: str, precision: str, form: str, images: torch.Tensor, batch: int | None, device: torch.device
-) -> Callable[[], Measured]:
+) -> Measured:
     """A form's turn: its epoch is built, takes a step to warm up, and is measured.
 
     images: uint8 (N, 3, H, W), of which whole batches are taken. batch: None for that of the recipe."""
     cfg = load_config(None, f"configs/{STAGES[stage]}_cifar10.yml", [f"precision={precision}"])
     batch = batch or (EVAL_BATCH_SIZE if stage == "features" else cfg.batch_size)
     images = images[: len(images) // batch * batch]
-
-    def measured() -> Measured:
-        gc.collect()
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
-        else:
-            set_allocator(form)
-        epoch = epoch_of(stage, cfg, form, images, batch, device)
-        epoch(len(images) // batch - 1)  # the last step alone
-        spent = seconds(lambda: epoch(0), device) / len(images)
-        return Measured(spent, batch, torch.cuda.max_memory_allocated() if device.type == "cuda" else 0)
-
-    return measured
-
-
-def set_allocator(form: str) -> None:
-    """What glibc does with freed memory: what `utils/device.py` tells it, for the published form what it comes to by
-    itself once large blocks have been freed."""
-    if form != "published":
-        keep_freed_memory()
-        return
-    with suppress(OSError, AttributeError):  # another C library
-        glibc = ctypes.CDLL("libc.so.6")
-        for parameter, size in ((-3, 32 * MIB), (-1, 64 * MIB)):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
-            glibc.mallopt(parameter, size)
-        glibc.malloc_trim(0)
+    on_gpu = device.type == "cuda"
+    gc.collect()
+    if on_gpu:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    epoch = epoch_of(stage, cfg, form, images, batch, device)
+    epoch(len(images) // batch - 1)  # the last step alone
+    spent = seconds(lambda: epoch(0), device) / len(images)
+    return Measured(spent, batch, torch.cuda.max_memory_allocated() if on_gpu else 0)
 
 
 def epoch_of(

@@ -16,6 +16,7 @@ form does not, so before its turn the library is told what it comes to by itself
 On a GPU wall time, 50,000 images, the batches of the recipes, and at the end what the whole recipe would take. The
 published form is there fp32 and NCHW on a constant batch: its views need worker processes, which are not measured."""
 
+import multiprocessing
 import sys
 from pathlib import Path
 
@@ -23,7 +24,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.augment import crops
-from benchmarks.epochs import STAGES, turn
+from benchmarks.epochs import STAGES, measured
 from benchmarks.projection import recipe_table
 from benchmarks.table import Table, against, parser, ratio, save, spread
 from benchmarks.timing import in_turns
@@ -47,8 +48,12 @@ COLUMNS += ("not the model, %", "loader alone, %", "peak GPU memory, GiB")
 
 def measure(stage: str, images: torch.Tensor, batch: int | None, rounds: int, device: torch.device, table: Table):
     """A row of the table for each form. batch: None for that of the recipe."""
-    turns = {name: turn(stage, *form, images, batch, device) for name, form in FORMS.items()}
-    found = in_turns(turns, rounds)
+    turns = {name: lambda form=form: measured(stage, *form, images, batch, device) for name, form in FORMS.items()}
+    with multiprocessing.get_context("spawn").Pool(1, torch.set_num_threads, (1,)) as apart:
+        if device.type == "cpu":
+            published = (stage, *FORMS["published"], images, batch, device)
+            turns["published"] = lambda: apart.apply(measured, published)
+        found = in_turns(turns, rounds)
     times = {name: [each.seconds_an_image for each in all_rounds] for name, all_rounds in found.items()}
     for name in [name for name in FORMS if not name.startswith("loader")]:
         each, image = found[name][-1], spread(times[name]).median
@@ -59,7 +64,9 @@ def measure(stage: str, images: torch.Tensor, batch: int | None, rounds: int, de
             loader = 100 * ratio(views, times[name]).median
         bar = against(BARS.get((stage, name)) if device.type == "cpu" else None, faster.median)
         peak = each.peak / 2**30 if device.type == "cuda" else None
-        table.row(f"{stage}, {name}", faster, bar, 1000 * image, 1 / image, 1000 * image * each.batch, rest, loader, peak)
+        table.row(
+            f"{stage}, {name}", faster, bar, 1000 * image, 1 / image, 1000 * image * each.batch, rest, loader, peak
+        )
 
 
 def main(argv: list[str] | None = None) -> None:
