@@ -13,6 +13,7 @@ import importlib.metadata
 import json
 import platform
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -24,7 +25,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.projection import PASSES, recipe_table
-from benchmarks.table import Table
+from benchmarks.table import Spread, Table
 
 ROOT = Path(__file__).resolve().parents[1]
 GRACE = 30  # seconds that a step has to save itself
@@ -33,12 +34,14 @@ PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "faiss-gpu
 
 
 class Step(NamedTuple):
-    """minutes: at least so many have to be left for it to be begun. own_json: it writes its file itself."""
+    """minutes: at least so many have to be left for it to be begun. own_json: it writes its `<step>.json` itself.
+    logs: of a stage, the folder with its log."""
 
     name: str
     command: list[str]
     minutes: float = 0
     own_json: bool = True
+    logs: str = ""
 
 
 def all_steps(folder: Path, rehearsal: bool) -> list[Step]:
@@ -73,7 +76,8 @@ def recipe(folder: Path, small: bool) -> list[Step]:
     for stage, place in places.items():
         config = ["--config_exp", f"configs/{place}/{stage}_{recipe}.yml"]
         own = [f"epochs={epochs[stage]}"] + (["confidence_threshold=0.11"] if small and stage == "selflabel" else [])
-        steps.append(Step(f"recipe-{stage}", [f"{stage}.py", *config, *common, *own], own_json=False))
+        command = [f"{stage}.py", *config, *common, *own]
+        steps.append(Step(f"recipe-{stage}", command, own_json=False, logs=f"runs/recipe/{place}"))
     model = ["--model", str(folder / "runs/recipe/selflabel/model.pth.tar")]
     return [*steps, Step("recipe-eval", ["eval.py", *config, *model, *common], own_json=False)]
 
@@ -87,7 +91,13 @@ def left(steps: list[Step], state: dict) -> list[Step]:
 def run(step: Step, folder: Path, seconds: float) -> tuple[str, int]:
     """How the step ended (done, failed, cut off) and its exit code; what it printed is added to its log."""
     with open(folder / f"{step.name}.log", "a") as log:
-        process = subprocess.Popen([sys.executable, *step.command], cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            [sys.executable, *step.command],
+            cwd=ROOT,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # else a signal to the group reaches a stage twice, and the second ends it unsaved
+        )
         try:
             code = process.wait(max(1, seconds))
         except (subprocess.TimeoutExpired, KeyboardInterrupt):
@@ -97,7 +107,7 @@ def run(step: Step, folder: Path, seconds: float) -> tuple[str, int]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-            return CUT_OFF, process.returncode
+            return (CUT_OFF if process.returncode else "done"), process.returncode
     return ("failed" if code else "done"), code
 
 
@@ -149,36 +159,45 @@ def machine(rehearsal: bool) -> dict:
     }
 
 
-def collect(steps: list[Step], folder: Path) -> dict[str, list[list[dict]]]:
-    """The tables of each step that is done; of those that write none, the results at the end of their log."""
+def collect(steps: list[Step], state: dict, folder: Path) -> dict[str, list[list[dict]]]:
+    """The tables of each step that has come to its end; a step that writes none is given its file here."""
     tables = {}
     for step in steps:
         path = folder / f"{step.name}.json"
-        if not step.own_json and (log := folder / f"{step.name}.log").exists():
-            path.write_text(json.dumps([[{"last lines": line} for line in last_lines(log)]], indent=1) + "\n")
+        if not step.own_json and state.get(step.name, {}).get("end") in ("done", "failed"):
+            rows = [results_of(folder / step.logs)] if step.logs else last_lines(folder / f"{step.name}.log")
+            path.write_text(json.dumps([rows], indent=1) + "\n")
         if path.exists():
             tables[step.name] = json.loads(path.read_text())
     return tables
 
 
-def last_lines(log: Path, number: int = 12) -> list[str]:
-    lines = [line.strip() for line in log.read_text(errors="replace").replace("\r", "\n").splitlines()]
-    return [line for line in lines if line][-number:]
+def results_of(folder: Path) -> dict[str, float | None]:
+    """Images a second in training, and the results at the end of a stage's log."""
+    path = folder / "log.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    rates = [line["train/images_per_second"] for line in lines if "train/images_per_second" in line]
+    finals = [value for line in lines if "final" in line for value in line.items() if isinstance(value[1], float)]
+    return {"images/s": statistics.median(rates) if rates else None, **dict(finals)}
+
+
+def last_lines(log: Path, number: int = 20) -> list[dict[str, str]]:
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines()]
+    return [{"last lines": line} for line in lines if line][-number:]
 
 
 def report(steps: list[Step], folder: Path, rehearsal: bool) -> None:
     """Print how far it has come and write results.json."""
     path = folder / "state.json"
     state = json.loads(path.read_text()) if path.exists() else {}
-    where, tables = machine(rehearsal), collect(steps, folder)
-    print(f"\n{where['device']}, commit {where['commit']}, {where['date']}, {where['versions']}\n")
+    where, tables = machine(rehearsal), collect(steps, state, folder)
+    print(f"\n{where['device']}, commit {where['commit']}, {where['date']}, {where['versions']}")
     for name, found in tables.items():
         for rows in found:
-            print(f"{name}:")
-            table = Table(*rows[0]) if rows else None
+            print(f"\n{name}")
+            table = Table(*rows[0])
             for row in rows:
-                table.row(*row.values())
-            print()
+                table.row(*(Spread(*value) if isinstance(value, list) else value for value in row.values()))
     stages = [row for stage in PASSES for rows in tables.get(f"stages-{stage}", []) for row in rows]
     if all(f"stages-{stage}" in tables for stage in PASSES):
         tables["projection"] = [recipe_table(stages).rows]
@@ -198,6 +217,8 @@ def main(argv: list[str] | None = None) -> None:
     options.add_argument("--minutes", type=float, default=9, help="of this call")
     options.add_argument("--rehearsal", action="store_true", help="in small, on the CPU")
     arguments = options.parse_args(argv)
+    if not (arguments.rehearsal or torch.cuda.is_available()):
+        sys.exit("PyTorch sees no CUDA device: give --rehearsal to try everything in small on the CPU")
     folder = arguments.folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # time is up, too
