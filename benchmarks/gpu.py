@@ -99,7 +99,7 @@ def run(step: Step, folder: Path, seconds: float) -> tuple[str, int]:
             start_new_session=True,  # else a signal to the group reaches a stage twice, and the second ends it unsaved
         )
         try:
-            code = process.wait(max(1, seconds))
+            code = process.wait(seconds)
         except (subprocess.TimeoutExpired, KeyboardInterrupt):
             process.terminate()
             try:
