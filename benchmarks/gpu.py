@@ -192,22 +192,21 @@ def report(steps: list[Step], folder: Path, rehearsal: bool) -> None:
     state = json.loads(path.read_text()) if path.exists() else {}
     where, tables = machine(rehearsal), collect(steps, state, folder)
     print(f"\n{where['device']}, commit {where['commit']}, {where['date']}, {where['versions']}")
+    stages = [row for stage in PASSES for rows in tables.get(f"stages-{stage}", []) for row in rows]
+    projection = [recipe_table(stages).rows] if all(f"stages-{stage}" in tables for stage in PASSES) else []
+    content = where | {"steps": state, "projection": projection, "tables": tables}
+    (folder / "results.json").write_text(json.dumps(content, indent=1) + "\n")
     for name, found in tables.items():
         for rows in found:
             print(f"\n{name}")
             table = Table(*rows[0])
             for row in rows:
                 table.row(*(Spread(*value) if isinstance(value, list) else value for value in row.values()))
-    stages = [row for stage in PASSES for rows in tables.get(f"stages-{stage}", []) for row in rows]
-    if all(f"stages-{stage}" in tables for stage in PASSES):
-        tables["projection"] = [recipe_table(stages).rows]
     print()
     overview = Table("step", "end", "minutes")
     for step in steps:
         ended = state.get(step.name, {})
         overview.row(step.name, ended.get("end", "left"), ended.get("seconds", 0.0) / 60 if ended else None)
-    content = where | {"steps": state, "tables": tables}
-    (folder / "results.json").write_text(json.dumps(content, indent=1) + "\n")
     print(f"\n{len(left(steps, state))} of {len(steps)} steps are left; all figures are in {folder / 'results.json'}")
 
 

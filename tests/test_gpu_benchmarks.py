@@ -168,7 +168,7 @@ def test_the_report_of_all_stages_projects_the_whole_recipe(tmp_path, capsys):
         rows = [{"stage, form": f"{stage}, ours, {number}", "images/s": images / 60} for number in ("fp32", "bf16")]
         (tmp_path / f"stages-{stage}.json").write_text(json.dumps([rows]))
     report(steps, tmp_path, rehearsal=True)
-    (projection,) = json.loads((tmp_path / "results.json").read_text())["tables"]["projection"]
+    (projection,) = json.loads((tmp_path / "results.json").read_text())["projection"]
     assert [row["minutes"] for row in projection] == pytest.approx([4, 4])
 
 
