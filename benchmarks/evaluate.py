@@ -9,7 +9,6 @@ classes: here those of 10 of the clusters, the time multiplied, unless --all_pai
 does after an epoch, then what eval.py does, on made-up images; wall time, in a process of its own."""
 
 import math
-import multiprocessing
 import resource
 import statistics
 import sys
@@ -24,7 +23,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.table import Table, against, parser, ratio, save
-from benchmarks.timing import in_turns, seconds
+from benchmarks.timing import in_turns, process_apart, seconds
 from data.augment_steps import Normalize
 from data.dataset import ResidentDataset
 from models.heads import ClusteringModel
@@ -177,7 +176,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = options.parse_args(argv)
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    with multiprocessing.get_context("spawn").Pool(1, torch.set_num_threads, (1,)) as apart:  # begun with little memory
+    with process_apart() as apart:  # begun while there is little memory to inherit
         ratios = compare_all(arguments.rounds, arguments.all_pairs)
         print(flush=True)
         save(arguments.json, ratios, apart.apply(judge, (arguments,)))

@@ -16,7 +16,6 @@ form does not, so before its turn the library is told what it comes to by itself
 On a GPU wall time, 50,000 images, the batches of the recipes, and at the end what the whole recipe would take. The
 published form is there fp32 and NCHW on a constant batch: its views need worker processes, which are not measured."""
 
-import multiprocessing
 import sys
 from pathlib import Path
 
@@ -27,7 +26,7 @@ from benchmarks.augment import crops
 from benchmarks.epochs import STAGES, measured
 from benchmarks.projection import recipe_table
 from benchmarks.table import Table, against, parser, ratio, save, spread
-from benchmarks.timing import in_turns
+from benchmarks.timing import in_turns, process_apart
 from utils.device import choose_device
 
 FORMS = {"published": ("fp32", "published")}
@@ -52,7 +51,7 @@ COLUMNS += ("not the model, %", "loader alone, %", "peak GPU memory, GiB")
 def measure(stage: str, images: torch.Tensor, batch: int | None, rounds: int, device: torch.device, table: Table):
     """A row of the table for each form. batch: None for that of the recipe."""
     turns = {name: lambda form=form: measured(stage, *form, images, batch, device) for name, form in FORMS.items()}
-    with multiprocessing.get_context("spawn").Pool(1, torch.set_num_threads, (1,)) as apart:
+    with process_apart() as apart:
         if device.type == "cpu":
             published = (stage, *FORMS["published"], images, batch, device)
             turns["published"] = lambda: apart.apply(measured, published)

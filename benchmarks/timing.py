@@ -1,7 +1,10 @@
 """The clock of the benchmarks."""
 
+import multiprocessing
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.pool import Pool
 
 import torch
 
@@ -27,3 +30,12 @@ def in_turns(turns: dict[str, Callable[[], float]], rounds: int) -> dict[str, li
             value = turn()
             found[name] += [value] if number else []
     return found
+
+
+@contextmanager
+def process_apart() -> Iterator[Pool]:
+    """A process of its own to `apply` functions in, on one thread, with none of this one's memory."""
+    with multiprocessing.get_context("spawn").Pool(1, torch.set_num_threads, (1,)) as pool:
+        yield pool
+        pool.close()
+        pool.join()  # it ends by itself, not by a signal
