@@ -1,17 +1,17 @@
 """An epoch of each stage against the published form, and against the same model on one constant batch.
 
-    OMP_NUM_THREADS=1 python benchmarks/stages.py [--rounds 3] [--stage simclr] [--images 256] [--batch 128]
+    OMP_NUM_THREADS=1 python benchmarks/stages.py [--rounds 3] [--stage simclr] [--batch 128] [--together]
     python benchmarks/stages.py --device cuda [--stage simclr]
 
 CIFAR-10's recipes on 32 px crops of scikit-learn's two photographs, ResNet-18 at full width, weights as drawn. The
 published form: fp32, NCHW, views made by Pillow image by image. Ours: the stages' own `train_epoch`, in fp32 and bf16,
 and `extract_features` for `features`, the plain view in eval mode. `model alone` is the same steps on one batch made
 beforehand, so what an epoch takes beyond it is not the model; `loader alone` is the batches without a model. The forms
-take turns in one process, each built anew for its turn, with a step that is not counted; medians over the rounds, and
-of the ratios the lowest and the highest.
+take turns, each built anew for its turn, with a step that is not counted; medians over the rounds, and of the ratios
+the lowest and the highest.
 
 On a CPU process time, 256 images, batches of 128. Our stages have the C library keep freed memory and the published
-form does not, so before its turn the library is told what it comes to by itself, and gives back what it kept.
+form does not, so it runs in a process of its own; with --together in that of the others, where it gains by the same.
 
 On a GPU wall time, 50,000 images, the batches of the recipes, and at the end what the whole recipe would take. The
 published form is there fp32 and NCHW on a constant batch: its views need worker processes, which are not measured."""
@@ -48,11 +48,19 @@ COLUMNS = ("times as fast as published", "bar", "ms an image", "images/s", "ms a
 COLUMNS += ("not the model, %", "loader alone, %", "peak GPU memory, GiB")
 
 
-def measure(stage: str, images: torch.Tensor, batch: int | None, rounds: int, device: torch.device, table: Table):
+def measure(
+    stage: str,
+    images: torch.Tensor,
+    batch: int | None,
+    rounds: int,
+    device: torch.device,
+    together: bool,
+    table: Table,
+) -> None:
     """A row of the table for each form. batch: None for that of the recipe."""
     turns = {name: lambda form=form: measured(stage, *form, images, batch, device) for name, form in FORMS.items()}
     with process_apart() as apart:
-        if device.type == "cpu":
+        if device.type == "cpu" and not together:
             published = (stage, *FORMS["published"], images, batch, device)
             turns["published"] = lambda: apart.apply(measured, published)
         found = in_turns(turns, rounds)
@@ -77,6 +85,7 @@ def main(argv: list[str] | None = None) -> None:
     options.add_argument("--stage", choices=STAGES, help="this stage alone")
     options.add_argument("--images", type=int, help="in an epoch")
     options.add_argument("--batch", type=int, help="images in a batch; training has two views of each")
+    options.add_argument("--together", action="store_true", help="the published form keeps freed memory, too")
     arguments = options.parse_args(argv)
     torch.set_num_threads(1)
     device = choose_device(arguments.device)
@@ -85,7 +94,7 @@ def main(argv: list[str] | None = None) -> None:
     batch = arguments.batch or (128 if on_cpu else None)
     table = Table("stage, form", *COLUMNS)
     for stage in [arguments.stage] if arguments.stage else STAGES:
-        measure(stage, images, batch, arguments.rounds, device, table)
+        measure(stage, images, batch, arguments.rounds, device, arguments.together, table)
     print(f"\n{LIMITS[device.type]}")
     tables = [table]
     if not (on_cpu or arguments.stage):
