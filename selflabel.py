@@ -92,7 +92,9 @@ def main(argv: list[str] | None = None) -> None:
                 f"{confidence_summary(predict(model, train_loader)[0], cfg.confidence_threshold)}. Train scan.py for "
                 "more epochs, raise its batch_size so that each cluster is in each batch, or lower confidence_threshold"
             )
-        report = evaluate_clusters(predict(model, val_loader)[0], val_set.targets)
+        with run.autocast():
+            probabilities = predict(model, val_loader)[0]
+        report = evaluate_clusters(probabilities, val_set.targets)
         if report["used_clusters"] < live:
             run.log.warn(
                 f"epoch {epoch + 1} uses {report['used_clusters']} clusters, {live} before: self-labelling is losing "

@@ -48,7 +48,8 @@ def train(run: Run, model, train_set, val_set, splits: dict) -> None:
         metrics = train_epoch(run, model, loader, criterion, optimizer, epoch)
         run.check_finite(epoch)
         if run.is_due(epoch, cfg.knn_every) and is_labelled(train_set) and is_labelled(val_set):
-            features = {split: extract_features(model, images) for split, images in splits.items()}
+            with run.autocast():
+                features = {split: extract_features(model, images) for split, images in splits.items()}
             metrics["val/knn_accuracy"] = knn_accuracy(features, train_set, val_set, run.device)
         run.log_epoch(epoch, metrics)
         run.save(epoch)

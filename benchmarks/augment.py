@@ -1,17 +1,16 @@
 """Batched augmentation against Pillow image by image: microseconds an image, and how many times faster.
 
-    OMP_NUM_THREADS=1 python benchmarks/augment.py [--rounds 7] [--set simclr] [--size 32]
+    OMP_NUM_THREADS=1 python benchmarks/augment.py [--rounds 7] [--set simclr] [--size 32] [--device cuda]
 
 The published form: torchvision's transforms for `simclr`, and for the strong set of `ours` the operations of Pillow,
 one image after the other, ending in a normalised tensor. Colour images: crops of scikit-learn's two photographs. The
-two forms take turns in one process; process time, the median of the rounds, and of their ratios with lowest and
-highest."""
+two forms take turns in one process, Pillow always on one thread; process time, on a GPU wall time; the median of the
+rounds, and of their ratios with lowest and highest. A baseline that is slow makes its ratio void. On a GPU the batches
+are those of a step, and of eight steps at once."""
 
-import argparse
 import random
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +20,8 @@ from sklearn.datasets import load_sample_images
 from torchvision import transforms
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks.table import Table, against, parser, ratio, save
+from benchmarks.timing import in_turns, seconds
 from data.augment import apply, draw, train_strategy
 from utils.config import load_config
 from utils.device import choose_device
@@ -33,6 +34,7 @@ RECIPES = {  # set and size: a config that has it
 }
 BATCH = {32: 512, 96: 128}
 PUBLISHED = {("simclr", 32): 279, ("simclr", 96): 617, ("ours", 32): 242, ("ours", 96): 364}  # us, measured elsewhere
+BARS = {("simclr", 32): 7, ("simclr", 96): 2, ("ours", 32): 5, ("ours", 96): 1}
 VOID = 1.5  # times slower than that, a baseline makes no ratio
 
 
@@ -60,6 +62,11 @@ def published_simclr(kwargs) -> Callable[[Image.Image], torch.Tensor]:
             transforms.Normalize(**kwargs.normalize),
         ]
     )
+
+
+def published_plain(kwargs) -> Callable[[Image.Image], torch.Tensor]:
+    steps = [transforms.CenterCrop(kwargs.crop_size), transforms.ToTensor(), transforms.Normalize(**kwargs.normalize)]
+    return transforms.Compose(steps)
 
 
 def _affine(image: Image.Image, *matrix: float) -> Image.Image:
@@ -104,47 +111,44 @@ def published_ours(kwargs) -> Callable[[Image.Image], torch.Tensor]:
 FORMS = {"simclr": published_simclr, "ours": published_ours}
 
 
-def compare(strategy: tuple, published: Callable, images: torch.Tensor, rounds: int) -> dict[str, list[float]]:
-    """Microseconds an image of both forms, in turns; a first round is to warm up."""
+def compare(
+    strategy: tuple, published: Callable, images: torch.Tensor, rounds: int, device: torch.device
+) -> dict[str, list[float]]:
+    """Microseconds an image of both forms, in turns."""
     pictures, generator = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images], torch.Generator()
-    forms = {
-        "Pillow": lambda: torch.stack([published(picture) for picture in pictures]),
-        "batched": lambda: apply(images, draw(strategy, len(images), generator)),
-    }
-    times = {form: [] for form in forms}
-    for number in range(rounds + 1):
-        for form, act in forms.items():
-            spent = 1e6 * process_time(act) / len(images)
-            times[form] += [spent] if number else []
-    return times
+    images = images.to(device)
+
+    def pillow() -> float:
+        return 1e6 * seconds(lambda: torch.stack([published(picture) for picture in pictures])) / len(images)
+
+    def batched() -> float:
+        return 1e6 * seconds(lambda: apply(images, draw(strategy, len(images), generator)), device) / len(images)
+
+    return in_turns({"Pillow": pillow, "batched": batched}, rounds)
 
 
-def process_time(act: Callable[[], object]) -> float:
-    start = time.process_time()
-    act()
-    return time.process_time() - start
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--set", choices=sorted(FORMS), help="this set alone")
-    parser.add_argument("--size", type=int, choices=sorted(BATCH), help="this size alone")
-    arguments = parser.parse_args()
+def main(argv: list[str] | None = None) -> None:
+    options = parser(__doc__, device=True)
+    options.add_argument("--rounds", type=int, default=7)
+    options.add_argument("--set", choices=sorted(FORMS), help="this set alone")
+    options.add_argument("--size", type=int, choices=sorted(BATCH), help="this size alone")
+    arguments = options.parse_args(argv)
     torch.set_num_threads(1)
-    choose_device("cpu")  # as the stages do
-    print("| set, px, batch | ratio | Pillow, us an image | batched, us an image |\n| --- | --- | --- | --- |")
+    device = choose_device(arguments.device)  # as the stages do
+    table = Table("set, px, batch", "times as fast as Pillow", "bar", "Pillow, us an image", "batched, us an image")
     for (name, size), recipe in RECIPES.items():
         if arguments.set not in (None, name) or arguments.size not in (None, size):
             continue
         cfg = load_config(None, recipe)
-        images = crops(BATCH[size], size)
-        times = compare(train_strategy(cfg), FORMS[name](cfg.augmentation_kwargs), images, arguments.rounds)
-        ratios = [slow / fast for slow, fast in zip(times["Pillow"], times["batched"], strict=True)]
-        baseline, batched = statistics.median(times["Pillow"]), statistics.median(times["batched"])
-        void = ", void: the baseline is slow" if baseline > VOID * PUBLISHED[name, size] else ""
-        spread = f"{statistics.median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f}){void}"
-        print(f"| {name}, {size}, {len(images)} | {spread} | {baseline:.0f} | {batched:.0f} |")
+        for batch in [BATCH[size]] if device.type == "cpu" else [BATCH[size], 8 * BATCH[size]]:
+            published = FORMS[name](cfg.augmentation_kwargs)
+            times = compare(train_strategy(cfg), published, crops(batch, size), arguments.rounds, device)
+            pillow, batched = (statistics.median(times[form]) for form in ("Pillow", "batched"))
+            found = ratio(times["Pillow"], times["batched"])
+            void = pillow > VOID * PUBLISHED[name, size]
+            bar = "void: the baseline is slow" if void else against(BARS[name, size], found.median)
+            table.row(f"{name}, {size}, {batch}", found, bar, pillow, batched)
+    save(arguments.json, table)
 
 
 if __name__ == "__main__":

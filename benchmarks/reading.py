@@ -1,12 +1,17 @@
-"""CPU milliseconds an image to check, decode and crop JPEGs of 500 x 375 px, as the workers of a streamed loader do.
+"""JPEGs of 500 x 375 px: milliseconds an image to check, decode and crop them, and images/s of the streamed loader.
 
-OMP_NUM_THREADS=1 python benchmarks/reading.py
-"""
+    OMP_NUM_THREADS=1 python benchmarks/reading.py [--images 800]
+
+First the loader that hands out two `simclr` views of 224 px, wall time of a pass after one that is not counted, with
+no worker, one, and one for each CPU: what is read and cropped, and whole batches, whose colours change in the process
+that trains (with a GPU, on it). The limit is what all CPUs would decode if they did nothing else. Then CPU time of what
+the workers do: median of five passes over 100 images, lowest and highest."""
 
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +20,15 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks.table import Spread, Table, parser, save, spread
+from benchmarks.timing import seconds
 from data.augment import train_strategy, val_strategy
 from data.image_files import StreamedDataset, fault_of, read_image
 from data.streamed_loader import StreamedLoader
 from utils.config import load_config
+from utils.device import choose_device, cpu_count
 
-IMAGES, PASSES = 100, 5
+IMAGES, PASSES, BATCH = 100, 5, 100
 CLUSTERING, LABELLING = (f"configs/{path}_imagenet_50.yml" for path in ("scan/scan", "selflabel/selflabel"))
 
 
@@ -36,19 +44,28 @@ def write_photographs(folder: Path) -> StreamedDataset:
     return StreamedDataset(folder, np.array([name.encode() for name in names]), sizes, None, [])
 
 
-def milliseconds(act: Callable[[int], object]) -> str:
-    """Median, lowest and highest of the passes over all images."""
-    passes = []
-    for _ in range(PASSES):
-        start = time.process_time()
-        for image in range(IMAGES):
-            act(image)
-        passes.append(1000 * (time.process_time() - start) / IMAGES)
-    return f"{np.median(passes):.2f} ({min(passes):.2f} to {max(passes):.2f})"
+def milliseconds(act: Callable[[int], object]) -> Spread:
+    """Of an image, over the passes."""
+    return spread([1000 * seconds(lambda: [act(image) for image in range(IMAGES)]) / IMAGES for _ in range(PASSES)])
 
 
-def main() -> None:
+def images_per_second(dataset: StreamedDataset, views: list, workers: int) -> tuple[float, float]:
+    """Of a pass over the data set: what is read and cropped, and whole batches."""
+    loader, rates = StreamedLoader(replace(dataset, num_workers=workers), views, BATCH, "cpu", True), []
+    for batches in (loader, loader.reader, loader):  # the first starts the workers
+        start = time.perf_counter()
+        for _ in batches:
+            pass
+        rates.append(len(dataset) / (time.perf_counter() - start))
+    return rates[1], rates[2]
+
+
+def main(argv: list[str] | None = None) -> None:
+    options = parser(__doc__)
+    options.add_argument("--images", type=int, default=800, help="in a pass of the loader")
+    arguments = options.parse_args(argv)
     torch.set_num_threads(1)
+    choose_device("cpu")  # as the stages do
     scan, selflabel = (load_config(None, path) for path in (CLUSTERING, LABELLING))
     with tempfile.TemporaryDirectory() as folder:
         dataset = write_photographs(Path(folder))
@@ -58,6 +75,14 @@ def main() -> None:
             return lambda i: images[0, i, (i, (i + shift) % IMAGES)[: len(strategies)]]
 
         jittered = [train_strategy(scan)] * 2
+        loaders = Table(
+            "loader, workers", "of the decode limit, %", "read, images/s", "limit, images/s", "batches, images/s"
+        )
+        many = dataset.chosen(torch.arange(arguments.images) % IMAGES)
+        limit = 1000 * cpu_count() / milliseconds(lambda i: read_image(dataset.path(i))).median
+        for workers in dict.fromkeys((0, 1, cpu_count())):
+            read, whole = images_per_second(many, jittered, workers)
+            loaders.row(workers, 100 * read / limit, read, limit, whole)
         cases = {
             "check that it can be read": lambda i: fault_of(dataset.path(i)),
             "decode and resize": lambda i: read_image(dataset.path(i)),
@@ -66,9 +91,11 @@ def main() -> None:
             "two `simclr` views of two images": views(jittered, shift=7),
             "plain view and `ours` of one image": views([val_strategy(selflabel), train_strategy(selflabel)]),
         }
-        print(f"{dataset.marks.mean() / 1000:.0f} kB an image\n\n| what | ms an image |\n| --- | --- |")
+        print(f"\n{dataset.marks.mean() / 1000:.0f} kB an image\n")
+        table = Table("what", "ms an image")
         for name, act in cases.items():
-            print(f"| {name} | {milliseconds(act)} |")
+            table.row(name, milliseconds(act))
+    save(arguments.json, loaders, table)
 
 
 if __name__ == "__main__":

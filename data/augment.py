@@ -5,6 +5,7 @@ an image, on the CPU; `apply` has each step read its columns back, on any device
 the configs.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -33,6 +34,11 @@ def draw(strategy: tuple, batch: int, generator: torch.Generator) -> Table:
     """Draw the random numbers for `batch` images, each image its own."""
     columns = [step.draw(batch, generator) for step in strategy if step.columns]
     return Table(strategy, torch.cat(columns, dim=1) if columns else torch.empty(batch, 0))
+
+
+def join(tables: Sequence[Table]) -> Table:
+    """One table for the images of several, one after the other; their strategy is one."""
+    return Table(tables[0].strategy, torch.cat([table.values for table in tables]))
 
 
 def apply(images: Tensor, table: Table) -> Tensor:

@@ -9,13 +9,7 @@ from data import image_ops
 from data.augment_steps import change_rows, uniform
 from data.image_ops import affine_matrix
 
-
-def _move(matrix):
-    """A nearest-neighbour operation from matrix(amount (B,), height, width) -> (B, 6)."""
-    return lambda images, amount: image_ops.affine_nearest(images, matrix(amount.double(), *images.shape[2:]))
-
-
-STRONG_OPERATIONS = {  # name: lowest and highest magnitude, operation(images, magnitude)
+_OPERATIONS = {  # name: lowest and highest magnitude, operation(images, magnitude)
     "identity": (0, 0, lambda images, _: images),
     "autocontrast": (0, 0, lambda images, _: image_ops.autocontrast(images)),
     "equalize": (0, 0, lambda images, _: image_ops.equalize(images)),
@@ -25,12 +19,15 @@ STRONG_OPERATIONS = {  # name: lowest and highest magnitude, operation(images, m
     "contrast": (0.05, 0.95, image_ops.contrast),
     "brightness": (0.05, 0.95, image_ops.brightness),
     "sharpness": (0.05, 0.95, image_ops.sharpness),
-    "shear x": (-0.1, 0.1, _move(lambda shear, height, width: affine_matrix(1, shear, 0, 0, 1, 0, shear))),
-    "shear y": (-0.1, 0.1, _move(lambda shear, height, width: affine_matrix(1, 0, 0, shear, 1, 0, shear))),
-    "translate x": (-0.1, 0.1, _move(lambda share, height, width: affine_matrix(1, 0, share * width, 0, 1, 0, share))),
-    "translate y": (-0.1, 0.1, _move(lambda share, height, width: affine_matrix(1, 0, 0, 0, 1, share * height, share))),
-    "rotate": (-30, 30, _move(image_ops.rotation)),
 }
+_MOVES = {  # name: lowest and highest magnitude, matrix(magnitude, height, width) for a nearest-neighbour transform
+    "shear x": (-0.1, 0.1, lambda shear, height, width: affine_matrix(1, shear, 0, 0, 1, 0, shear)),
+    "shear y": (-0.1, 0.1, lambda shear, height, width: affine_matrix(1, 0, 0, shear, 1, 0, shear)),
+    "translate x": (-0.1, 0.1, lambda share, height, width: affine_matrix(1, 0, share * width, 0, 1, 0, share)),
+    "translate y": (-0.1, 0.1, lambda share, height, width: affine_matrix(1, 0, 0, 0, 1, share * height, share)),
+    "rotate": (-30, 30, image_ops.rotation),
+}
+STRONG_OPERATIONS = _OPERATIONS | _MOVES
 
 
 @dataclass(frozen=True)
@@ -50,8 +47,18 @@ class StrongOperations:
 
     def apply(self, images: Tensor, values: Tensor) -> Tensor:
         images = images.clone(memory_format=torch.contiguous_format)
-        chosen, magnitude = values[:, : self.number], values[:, self.number :]
+        chosen, magnitude = values[:, : self.number].long(), values[:, self.number :]
+        matrix = self.matrix(chosen, magnitude, *images.shape[2:])
         for place in range(self.number):
-            for number, (_, _, operation) in enumerate(STRONG_OPERATIONS.values()):
+            for number, (_, _, operation) in enumerate(_OPERATIONS.values()):
                 change_rows(images, chosen[:, place] == number, magnitude[:, place], operation)
+            moved = chosen[:, place] >= len(_OPERATIONS)
+            change_rows(images, moved, matrix[:, place], image_ops.affine_nearest)
         return images
+
+    def matrix(self, chosen: Tensor, magnitude: Tensor, height: int, width: int) -> Tensor:
+        """(B, number, 6): where a move is chosen, its matrix."""
+        amount = magnitude.flatten().double()
+        matrices = torch.stack([matrix(amount, height, width) for _, _, matrix in _MOVES.values()])  # (5, B*number, 6)
+        move = (chosen.flatten() - len(_OPERATIONS)).clamp(min=0)
+        return matrices[move, torch.arange(len(move))].view(*chosen.shape, 6)

@@ -22,6 +22,14 @@ def near(values: Tensor, device: torch.device) -> Tensor:
     return values.to(device) if fits else values
 
 
+def sent(values: Tensor, device: torch.device) -> Tensor:
+    """The values on the device. The host does not wait until they are there: from pinned memory the device fetches them
+    itself."""
+    if device.type == "cuda" and not values.is_cuda:
+        values = values.pin_memory()
+    return values.to(device, non_blocking=True)
+
+
 @dataclass(frozen=True)
 class ResidentDataset:
     """A split held in memory.

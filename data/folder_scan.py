@@ -12,6 +12,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from data.image_files import fault_of
+from utils.device import cpu_count
 from utils.errors import RunError, UserError
 from utils.files import storage_errors, write_whole
 from utils.logger import say_once
@@ -70,7 +71,7 @@ class FolderScan:
         """Note the faults of all files of the entries."""
         total = sum(len(entry["files"]) for entry in entries.values())
         bar = tqdm(total=total, desc=f"checking {folder.name}, once", unit="img", disable=None, leave=False)
-        pool = ThreadPoolExecutor(max(1, self.num_workers))  # threads: Pillow decodes without Python's lock
+        pool = ThreadPoolExecutor(max(1, min(self.num_workers, cpu_count())))  # Pillow decodes without Python's lock
         try:
             for name, entry in entries.items():
                 paths = [os.path.join(folder, name, file) for file in entry["files"]]

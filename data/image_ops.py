@@ -13,71 +13,94 @@ def _per_image(values: Tensor) -> Tensor:
     return values.view(-1, 1, 1, 1)
 
 
+def _cut_off(values: Tensor) -> Tensor:
+    """To 8 bits, not rounded. By way of int16, as a CPU takes three times as long from float to uint8 at once."""
+    return values.short().clamp_(0, 255).to(torch.uint8)
+
+
+def _choose(chosen: Tensor, these, others):
+    """torch.where with 1 and 0 for True and False, in whole numbers: a CPU takes several times as long over a mask."""
+    return others + (these - others) * chosen
+
+
 def _blend(degenerate: Tensor, images: Tensor, factor: Tensor) -> Tensor:
-    """Pillow's Image.blend: float32, cut off (not rounded) to 8 bits. Factor 0 gives `degenerate`, 1 the image."""
-    degenerate = degenerate.float()
-    mixed = images.float().sub_(degenerate).mul_(_per_image(factor)).add_(degenerate)
-    return mixed.clamp_(0, 255).to(torch.uint8)
+    """Pillow's Image.blend, in float32, which `images` are: they are written over. Factor 0 gives `degenerate`."""
+    return _cut_off(images.sub_(degenerate).mul_(_per_image(factor)).add_(degenerate))
+
+
+def _luma(images: Tensor) -> Tensor:
+    """Float (B, 3, H, W) to float (B, 1, H, W): ITU-R 601 in Pillow's 16-bit fixed point, all exact in float32."""
+    red, green, blue = images.split(1, dim=1)
+    luma = (red * 19595).add_(green, alpha=38470).add_(blue, alpha=7471).add_(0x8000)
+    return luma.div_(0x10000).floor_()
 
 
 def greyscale(images: Tensor) -> Tensor:
-    """ITU-R 601 luma in Pillow's 16-bit fixed point: (B, 1, H, W)."""
-    red, green, blue = images.int().split(1, dim=1)
-    return ((red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16).to(torch.uint8)
+    """To luma: (B, 1, H, W)."""
+    return _cut_off(_luma(images.float()))
 
 
 def saturation(images: Tensor, factor: Tensor) -> Tensor:
     """ImageEnhance.Color: towards grey."""
-    return _blend(greyscale(images), images, factor)
+    images = images.float()
+    return _blend(_luma(images), images, factor)
 
 
 def contrast(images: Tensor, factor: Tensor) -> Tensor:
     """ImageEnhance.Contrast: towards the image's mean grey."""
-    mean = greyscale(images).double().mean(dim=(1, 2, 3), keepdim=True)
-    return _blend((mean + 0.5).floor(), images, factor)
+    images = images.float()
+    mean = _luma(images).double().mean(dim=(1, 2, 3), keepdim=True)
+    return _blend((mean + 0.5).floor().float(), images, factor)
 
 
 def brightness(images: Tensor, factor: Tensor) -> Tensor:
     """ImageEnhance.Brightness: towards black."""
-    return _blend(images.new_zeros(1), images, factor)
+    return _cut_off(images.float().mul_(_per_image(factor)))
 
 
 def sharpness(images: Tensor, factor: Tensor) -> Tensor:
     """ImageEnhance.Sharpness: towards the 3 x 3 smoothed image (centre 5, others 1); the border stays as it is."""
-    whole = images.short()
-    across = whole[..., :-2] + whole[..., 1:-1] + whole[..., 2:]  # sums of three neighbors in a row
-    neighborhood = across[..., :-2, :] + across[..., 1:-1, :] + across[..., 2:, :] + 4 * whole[..., 1:-1, 1:-1]
+    width = images.shape[3]
+    rows = F.pad(images.short().flatten(2), (width + 1, width + 1))  # end to end, which is wrong for the border alone
+    across = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]  # sums of three neighbors in a row
+    neighborhood = across[..., : -2 * width] + across[..., width:-width] + across[..., 2 * width :]  # (B, 3, H*W)
+    images = images.float()
+    mean = neighborhood.view_as(images).float().add_(images, alpha=4).div_(13)
     smooth = images.clone()
-    smooth[:, :, 1:-1, 1:-1] = (neighborhood.float() / 13 + 0.5).to(torch.uint8)
+    smooth[..., 1:-1, 1:-1] = mean.add_(0.5).floor_()[..., 1:-1, 1:-1]
     return _blend(smooth, images, factor)
 
 
 def hue(images: Tensor, shift: Tensor) -> Tensor:
     """Turn the hue by `shift` of the circle (-0.5 to 0.5), in Pillow's HSV with 8 bits a channel."""
-    red, green, blue = images.float().unbind(dim=1)  # (B, H, W) each
+    red, green, blue = images.unbind(dim=1)  # (B, H, W) each
     value = torch.maximum(torch.maximum(red, green), blue)
     chroma = value - torch.minimum(torch.minimum(red, green), blue)
-    is_red, is_green = red == value, green == value
-    angle = torch.where(is_red, green - blue, torch.where(is_green, blue - red, red - green)).div_(chroma.clamp(min=1))
-    angle.add_(torch.where(is_red, 0.0, torch.where(is_green, 2.0, 4.0))).div_(6)  # of the circle
-    angle = angle.add_(angle < 0).mul_(255).floor_().add_((shift * 255).trunc().view(-1, 1, 1))
-    angle = angle.sub_((angle / 256).floor_().mul_(256)).mul_(6).div_(255)  # in sixths: [0, 6]
+    is_red, is_green = (red == value).short(), (green == value).short()
+    red, green, blue = images.short().unbind(dim=1)
+    value, chroma = value.float(), chroma.float()
+    angle = _choose(is_red, green - blue, _choose(is_green, blue - red, red - green)) / chroma.clamp(min=1)
+    angle.add_(_choose(is_red, 0, _choose(is_green, 2, 4))).div_(6)  # of the circle
+    angle = angle.sub_(angle.floor()).mul_(255).short().to(torch.uint8)
+    angle.add_((shift * 255).int().to(torch.uint8).view(-1, 1, 1))  # past 255 it starts again at 0
+    angle = (angle * 6.0).div_(255)  # in sixths: [0, 6]
     chroma = chroma.div_(value.clamp(min=1)).mul_(255).floor_().div_(255).mul_(value)
     value.add_(0.5)  # to be cut off
     without = torch.sub(value, chroma, alpha=2)
     turned = torch.empty_like(images)
-    turned[:, 0] = torch.addcmul(without, chroma, (angle - 3).abs_().clamp_(1, 2)).to(torch.uint8)
+    turned[:, 0] = torch.addcmul(without, chroma, (angle - 3).abs_().clamp_(1, 2)).short()
     value.add_(chroma)
     for channel, place in ((1, 2), (2, 4)):  # green and blue are whole around these sixths of the circle
         share = (angle - place).abs_().clamp_(1, 2)
-        turned[:, channel] = torch.addcmul(value, chroma, share, value=-1).to(torch.uint8)
+        turned[:, channel] = torch.addcmul(value, chroma, share, value=-1).short()
     return turned
 
 
 def solarize(images: Tensor, threshold: Tensor) -> Tensor:
     """Invert every value at or above the threshold."""
     brightest_kept = _per_image(threshold.ceil().clamp(0, 256) - 1).short()
-    return images ^ (images.short() > brightest_kept).to(torch.uint8).mul_(255)  # 255 - x is x ^ 255
+    above = (brightest_kept - images.short()) >> 15  # all bits, by the sign, or none
+    return images ^ above.to(torch.uint8)  # 255 - x is x ^ 255
 
 
 def posterize(images: Tensor, bits: Tensor) -> Tensor:
@@ -88,9 +111,9 @@ def posterize(images: Tensor, bits: Tensor) -> Tensor:
 def autocontrast(images: Tensor) -> Tensor:
     """Stretch each channel from its darkest to black and its brightest to white; a flat channel stays."""
     low, high = images.amin(dim=(2, 3), keepdim=True).double(), images.amax(dim=(2, 3), keepdim=True).double()
-    scale = torch.full_like(low, 255) / (high - low)  # 255 / x would be 255 times a reciprocal
-    stretched = (images * scale + -low * scale).clamp_(0, 255).to(torch.uint8)
-    return torch.where(high > low, stretched, images)
+    scale = (torch.full_like(low, 255) / (high - low)).where(high > low, 1)  # 255 / x would be 255 times a reciprocal
+    offset = (-low * scale).where(high > low, 0)
+    return _cut_off(images.double().mul_(scale).add_(offset))
 
 
 def equalize(images: Tensor) -> Tensor:
@@ -101,9 +124,9 @@ def equalize(images: Tensor) -> Tensor:
     count_of_brightest = histogram.gather(1, channels.amax(dim=1, keepdim=True))  # (B*3, 1)
     step = (channels.shape[1] - count_of_brightest) // 255
     below = histogram.cumsum(dim=1) - histogram  # pixels darker than each level
-    table = ((step // 2 + below) // step.clamp(min=1)).clamp_(max=255).to(torch.uint8)  # (B*3, 256)
-    equalized = table.gather(1, channels).view_as(images)
-    return torch.where(step.view(*images.shape[:2], 1, 1) > 0, equalized, images)
+    table = ((step // 2 + below) / step.clamp(min=1)).clamp_(max=255)  # (B*3, 256)
+    table = _cut_off(table.where(step > 0, torch.arange(256, device=images.device)))
+    return table.gather(1, channels).view_as(images)
 
 
 def affine_matrix(a, b, c, d, e, f, like: Tensor) -> Tensor:
@@ -131,11 +154,11 @@ def affine_nearest(images: Tensor, matrix: Tensor) -> Tensor:
     a, b, c, d, e, f = fixed.view(-1, 6, 1, 1).unbind(dim=1)
     x = torch.arange(width, device=images.device, dtype=torch.int32).view(1, 1, -1)
     y = torch.arange(height, device=images.device, dtype=torch.int32).view(1, -1, 1)
-    column, row = (a * x + b * y + c) >> 16, (d * x + e * y + f) >> 16  # (B, H, W)
-    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-    source = (row * width + column).where(inside, 0).flatten(1).long()  # (B, H*W)
-    moved = images.flatten(2).gather(2, source[:, None].expand(-1, images.shape[1], -1)).view_as(images)
-    return moved * inside[:, None]
+    column, row = (a * x + c + b * y) >> 16, (d * x + f + e * y) >> 16  # (B, H, W)
+    column, row = column.clamp_(-1, width).add_(1), row.clamp_(-1, height).add_(1)  # in the image with a black border
+    source = row.mul_(width + 2).add_(column).flatten(1).long()  # (B, H*W)
+    bordered = F.pad(images, (1, 1, 1, 1)).flatten(2)
+    return bordered.gather(2, source[:, None].expand(-1, images.shape[1], -1)).view_as(images)
 
 
 def affine_bilinear(images: Tensor, matrix: Tensor) -> Tensor:
@@ -147,9 +170,10 @@ def affine_bilinear(images: Tensor, matrix: Tensor) -> Tensor:
     points = torch.stack([x, y, torch.ones_like(x)], dim=-1)  # (H, W, 3): pixel centres
     points = (points.view(1, -1, 3) @ matrix.transpose(1, 2)).view(-1, height, width, 2)  # in the input
     size = torch.tensor([width, height]).to(images.device, non_blocking=True)
-    inside = ((points >= 0) & (points < size)).all(dim=-1)  # (B, H, W)
+    x, y = points.unbind(dim=-1)
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)  # (B, H, W)
     moved = F.grid_sample(images.float(), 2 * points / size - 1, padding_mode="border", align_corners=False)
-    moved = (moved + 1e-3).to(torch.uint8)  # cut off, as Pillow does, but not where float32 makes 254.9999 of white
+    moved = _cut_off(moved + 1e-3)  # cut off, as Pillow does, but not where float32 makes 254.9999 of white
     return moved * inside[:, None]
 
 
@@ -183,17 +207,15 @@ def resized_crop(images: Tensor, box: Tensor, size: int) -> Tensor:
     top, left, box_height, box_width = box.float().to(images.device, non_blocking=True).unbind(dim=1)
     if not shrinks:  # two neighbors each way give each pixel
         down, across = _sources(top, box_height, size, height), _sources(left, box_width, size, width)
-        points = torch.stack(
-            torch.broadcast_tensors(across[:, None, :], down[:, :, None]), dim=-1
-        )  # (B, size, size, 2)
+        points = torch.view_as_real(across[:, None, :] + 1j * down[:, :, None])  # (B, size, size, 2)
         enlarged = F.grid_sample(images.float(), points, padding_mode="border", align_corners=False)
-        return enlarged.add_(0.5).to(torch.uint8)
+        return _cut_off(enlarged.add_(0.5))
     across = _triangle_weights(left, box_width, size, width)  # (B, size, W)
     down = _triangle_weights(top, box_height, size, height)  # (B, size, H)
     narrowed = torch.bmm(images.float().view(batch, -1, width), across.transpose(1, 2))  # (B, 3*H, size)
     narrowed = narrowed.view(batch, channels, height, size).transpose(1, 2).reshape(batch, height, -1)
     resized = torch.bmm(down, narrowed).view(batch, size, channels, size).transpose(1, 2)  # (B, 3, size, size)
-    return (resized + 0.5).to(torch.uint8).contiguous()
+    return _cut_off(resized + 0.5).contiguous()
 
 
 def crop(images: Tensor, top: Tensor, left: Tensor, size: int) -> Tensor:

@@ -1,15 +1,19 @@
 """Hands out batches of augmented views on the device, the same for images in memory and for images in files."""
 
 from collections.abc import Iterator
+from itertools import islice
 
 import torch
 from torch import Tensor
 
-from data.augment import apply, draw
-from data.batches import Batch, Loader
+from data.augment import apply, draw, join
+from data.batches import Batch, Loader, Step
+from data.dataset import sent
 from data.image_files import StreamedDataset
 from data.streamed_loader import StreamedLoader
 from utils.errors import UserError
+
+AT_ONCE = 2**26  # bytes of views, of as many steps as that is: on any device many small calls take longer than few
 
 
 class ResidentLoader(Loader):
@@ -18,18 +22,31 @@ class ResidentLoader(Loader):
     def __init__(self, *arguments):
         super().__init__(*arguments)
         self.images = self.dataset.images_on(self.device)
-        for strategy in self.views:  # what does not fit the images is said before the first epoch
-            apply(self.images[:1], draw(strategy, 1, torch.Generator()))
+        # What does not fit the images is said before the first epoch.
+        samples = [apply(self.images[:1], draw(strategy, 1, torch.Generator())) for strategy in self.views]
+        self.group = max(1, AT_ONCE // (self.batch_size * sum(sample.nbytes for sample in samples)))  # in steps
 
     def __iter__(self) -> Iterator[Batch]:
-        for step in self.steps():
-            tables = [draw(strategy, len(step.index), step.generator) for strategy in self.views]
-            pairs = zip(step.sources, tables, strict=True)
-            yield self.batch(step, [apply(self._gather(source), table) for source, table in pairs])
+        done = self.first_step % self.group  # a pass that goes on has the groups of a whole one
+        steps = self.steps(self.first_step - done)
+        while group := list(islice(steps, self.group)):
+            yield from islice(self._batches(group), done, None)
+            done = 0
+
+    def _batches(self, group: list[Step]) -> Iterator[Batch]:
+        sizes = [len(step.index) for step in group]
+        tables = [[draw(strategy, len(step.index), step.generator) for strategy in self.views] for step in group]
+        sources = [step.sources for step in group]
+        views = [  # for each view the float images of each step
+            apply(self._gather(torch.cat(source)), join(table)).split(sizes)
+            for source, table in zip(zip(*sources, strict=True), zip(*tables, strict=True), strict=True)
+        ]
+        for step, *of_step in zip(group, *views, strict=True):
+            yield self.batch(step, of_step)
 
     def _gather(self, index: Tensor) -> Tensor:
         chosen = self.images[index.to(self.images.device, non_blocking=True)]  # uint8 (B, 3, H, W)
-        return chosen.to(self.device, non_blocking=True)
+        return sent(chosen, self.device)
 
 
 def build_loader(

@@ -30,7 +30,7 @@ def cluster_entropy(mean_probs: Tensor, cluster_prior: Sequence[float] | None = 
     if len(cluster_prior) != len(mean_probs):
         raise ValueError(f"cluster_prior has {len(cluster_prior)} numbers for {len(mean_probs)} clusters")
     prior = torch.tensor(cluster_prior, dtype=torch.float64)
-    scaled = (prior.log() - prior.mean().log()).to(mean_probs)  # (K,), log(K prior_k)
+    scaled = (prior.log() - prior.mean().log()).to(mean_probs, non_blocking=True)  # (K,), log(K prior_k)
     return entropy + (mean_probs * scaled).sum()
 
 

@@ -41,11 +41,14 @@ def keep_freed_memory() -> None:
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is one, else the CPU, whose memory is then kept from batch to batch."""
+    """`auto` is CUDA where there is one, else the CPU. Prepares it: a GPU is to try which of its convolutions are the
+    fastest for each new size, a CPU to keep memory from batch to batch."""
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("device: cuda was asked for, but PyTorch sees no CUDA device: use device=auto or device=cpu")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cpu":
         keep_freed_memory()
+    else:
+        torch.backends.cudnn.benchmark = True
     return torch.device(name)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from data.batches import Batch, Loader
-from data.dataset import near
+from data.dataset import near, sent
 from data.loader import build_loader
 from utils.files import npy_header, recall, stream_recorded
 
@@ -121,5 +121,5 @@ class FeatureLoader(Loader):
             for source in step.sources:
                 which = torch.randint(len(self.features), (len(source),), generator=step.generator)
                 which, source = (index.to(self.features.device, non_blocking=True) for index in (which, source))
-                views.append(self.features[which, source].to(self.device, non_blocking=True))  # (B, D)
+                views.append(sent(self.features[which, source], self.device))  # (B, D)
             yield self.batch(step, views)

@@ -30,8 +30,8 @@ def scan_validation(
     rows = max(1, PRODUCTS_AT_ONCE // (neighbors.shape[1] * probs.shape[1]))
     for anchors, others in zip(probs.split(rows), neighbors.split(rows), strict=True):
         products = anchors[:, None] * F.embedding(others, probs)  # (B, T+1, K), picks rows of probs
-        agreement = products.sum(dim=2, dtype=torch.float64)  # (B, T+1), <p_i, p_j>
-        log_sum = log_sum + agreement.log().clamp(min=-100).sum()
+        agreement = products.sum(dim=2)  # (B, T+1), <p_i, p_j>
+        log_sum = log_sum + agreement.log().clamp(min=-100).sum(dtype=torch.float64)
         usage = usage + anchors.sum(dim=0, dtype=torch.float64)  # (K,)
     consistency = -log_sum.item() / neighbors.numel()
     entropy = cluster_entropy(usage / len(probs), cluster_prior).item()

@@ -26,6 +26,7 @@ from utils.logger import Logger, say
 from utils.neighbors import neighbors_to_bytes
 from utils.progress import Progress
 
+REST = 30  # seconds from one epoch's checkpoint to the next: writing one may take half as long as a short epoch
 CHOICE = "give this run its own run_name=..., or begin anew with --restart, which moves the old files aside"
 
 
@@ -186,9 +187,12 @@ class Run:
             self._save(progress.epoch, progress.state())
 
     def save(self, epoch: int, **state) -> None:
-        """Checkpoint after epoch `epoch`: weights, optimizer, number of finished epochs, and `state`, plain values."""
+        """Checkpoint after epoch `epoch`: weights, optimizer, number of finished epochs, and `state`, plain values. Not
+        so soon after the last one, but for the first and the last epoch, or when the run is to stop."""
         self.finished_epochs, self.state = epoch + 1, state
-        self._save(epoch + 1, None)
+        at_an_end = epoch == self.first_epoch or epoch + 1 == self.cfg.epochs or stopping.requested()
+        if at_an_end or time.monotonic() - self.last_save >= REST:
+            self._save(self.finished_epochs, None)
 
     def _save(self, finished: int, begun: dict | None) -> None:
         content = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "epoch": finished}

@@ -67,6 +67,20 @@ def test_an_operation_with_a_parameter_is_pillows_to_the_bit(name, amount, image
     assert torch.equal(images, before)
 
 
+@pytest.mark.parametrize("name", ["saturation", "contrast", "brightness"])
+def test_the_largest_factor_that_a_config_allows_is_pillows_to_the_bit(name, images):
+    ours, pillows, _, _ = WITH_PARAMETER[name]
+    factor = torch.full((len(images),), 101.0)
+    assert difference(ours(images, factor), by_pillow(pillows, images, factor)).abs().max() == 0
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 5), (5, 1), (2, 7), (3, 3)])
+def test_sharpness_is_pillows_where_there_is_next_to_no_inside(height, width, images):
+    narrow, factor = images[:, :, :height, :width], uniform(0, 2, len(images))
+    expected = by_pillow(enhance(ImageEnhance.Sharpness), narrow, factor)
+    assert difference(image_ops.sharpness(narrow, factor), expected).abs().max() == 0
+
+
 def test_rotation_is_pillows_to_the_bit(images):
     angle = uniform(-30, 30, len(images)).index_fill(0, torch.tensor([0]), 0)
     found = image_ops.affine_nearest(images, image_ops.rotation(angle, *images.shape[2:]))

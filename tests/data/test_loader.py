@@ -8,6 +8,8 @@ import pytest
 import torch
 from scipy import stats
 
+import data.loader as loader_module
+from data.augment import apply
 from data.augment_crops import HorizontalFlip, RandomCrop, RandomResizedCrop
 from data.augment_steps import Cutout, Normalize
 from data.batches import seeded_generator
@@ -168,6 +170,44 @@ def test_a_seeded_generator_depends_on_every_number_of_its_key_and_on_their_orde
     drawn = [tuple(torch.rand(4, generator=seeded_generator(*key)).tolist()) for key in [*keys, keys[0]]]
     assert drawn[-1] == drawn[0]
     assert len(set(drawn)) == len(keys)
+
+
+# -- several steps, augmented in one call
+
+
+def steps_in_a_call(number, views, monkeypatch):
+    monkeypatch.setattr(loader_module, "AT_ONCE", int(number * views * 8 * 3 * 6 * 6 * 4))  # of RANDOM, 8 images a step
+
+
+@pytest.mark.parametrize(("number", "calls"), [(0.5, [8] * 6), (3, [24, 24]), (4.9, [32, 16]), (100, [48])])
+@pytest.mark.parametrize("views", [1, 2])
+def test_as_many_steps_are_augmented_in_one_call_as_their_views_may_take(number, calls, views, monkeypatch):
+    sizes = []
+    monkeypatch.setattr(loader_module, "apply", lambda images, table: sizes.append(len(images)) or apply(images, table))
+    steps_in_a_call(number, views, monkeypatch)
+    assert len(epoch_of(build_loader(equal_images(), [RANDOM] * views, 8, train=True))) == 6
+    assert sizes == [size for size in [1, *calls] for _ in range(views)]  # the first is a sample
+
+
+def test_the_number_of_steps_in_a_call_changes_nothing(monkeypatch):
+    passes = []
+    for number in (1, 4, 100):
+        steps_in_a_call(number, 2, monkeypatch)
+        loader = build_loader(numbered_images(), [RANDOM, PLAIN], 8, train=True, neighbors=neighbors_of(50))
+        passes.append(epoch_of(loader))
+    assert same(passes[0], passes[1]) and same(passes[0], passes[2])
+
+
+def test_a_pass_that_goes_on_in_the_middle_of_a_call_is_the_whole_one_to_the_bit(monkeypatch):
+    """The crop has two forms, equal but for rounding, of which a call takes one by its largest box."""
+    noise = torch.randint(256, (200, 3, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    crop = RandomResizedCrop(14, scale=(0.1, 0.7))  # one box in 40 is larger than 14 pixels
+    loader = build_loader(ResidentDataset(noise, None, []), [(crop, AS_IT_IS)], 8, train=True)
+    loader.group = 4
+    whole = epoch_of(loader)
+    for first in range(len(loader)):
+        loader.set_epoch(0, first)
+        assert same(whole[first:], list(loader))
 
 
 # -- evaluation

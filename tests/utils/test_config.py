@@ -216,7 +216,7 @@ def test_the_defaults():
         "knn_backend": "auto",
         "knn_every": 10,
         "log_every": 10,
-        "num_workers": 4,
+        "num_workers": 16,
         "knn_index": "Flat",
         "on_error": "stop",
         "folder": {"val_share": 0.2, "labels": "none"},

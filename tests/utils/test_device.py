@@ -12,7 +12,9 @@ from utils.errors import UserError
 )
 def test_the_device_is_the_one_named_and_auto_is_cuda_where_there_is_one(name, has_cuda, expected, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: has_cuda)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
     assert choose_device(name) == torch.device(expected)
+    assert torch.backends.cudnn.benchmark is (expected == "cuda")
 
 
 def test_cuda_without_a_device_is_refused_with_the_remedy(monkeypatch):

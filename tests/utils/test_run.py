@@ -24,6 +24,12 @@ def no_tensorboard(monkeypatch):
     monkeypatch.setattr(logger, "SummaryWriter", None)
 
 
+@pytest.fixture(autouse=True)
+def every_epoch_saved(monkeypatch):
+    """As where epochs last for minutes."""
+    monkeypatch.setattr(module, "REST", 0)
+
+
 @pytest.fixture
 def config(tmp_path):
     """Of a run of 4 epochs under `tmp_path`, with further overrides."""
@@ -206,13 +212,14 @@ def test_a_checkpoint_holds_tensors_and_plain_types_under_unprefixed_names_and_t
 def test_a_failed_save_leaves_the_last_checkpoint(config, monkeypatch):
     train(config(), epochs=1)
     run, *_ = start(config())
+    epoch = next(run.epochs())
 
     def fail(_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(files.os, "fsync", fail)
     with pytest.raises(RunError, match=r"cannot write .*checkpoint\.pth\.tar.*: No space left on device; free some"):
-        run.save(1)
+        run.save(epoch)
     assert torch.load(run.checkpoint, weights_only=True)["epoch"] == 1
     assert not list(run.folder.glob("*.part"))
 
@@ -486,6 +493,32 @@ def test_an_epoch_that_was_begun_counts_when_fewer_epochs_are_asked_for(config, 
     with pytest.raises(UserError, match="after epoch 2 and 1 steps of the next, more than epochs: 2"):
         start(config("epochs=2"))
     assert list(start(config("epochs=3"))[0].epochs()) == [2]
+
+
+@pytest.mark.parametrize(
+    ("rest", "saved"), [(0, [1, 2, 3, 4, 5, 6]), (30, [1, 4, 6]), (1000, [1, 6])], ids=["all", "some", "ends"]
+)
+def test_short_epochs_are_not_all_saved_but_the_first_and_the_last_are(rest, saved, config, monkeypatch):
+    now, written = [0.0], []
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(module, "REST", rest)
+    monkeypatch.setattr(module, "save_checkpoint", lambda _, content, __: written.append(content["epoch"]))
+    run, *_ = start(config("epochs=6"))
+    for epoch in run.epochs():
+        now[0] += 10
+        run.save(epoch)
+    assert written == saved
+
+
+def test_a_run_that_is_to_stop_is_saved_after_its_epoch_however_short(config, monkeypatch):
+    monkeypatch.setattr(module, "REST", 1000)
+    with stopping.listening(), pytest.raises(stopping.Stopped):
+        run, *_ = start(config())
+        for epoch in run.epochs():
+            if epoch == 1:
+                os.kill(os.getpid(), signal.SIGINT)
+            run.save(epoch)
+    assert torch.load(run.checkpoint, weights_only=True)["epoch"] == 2
 
 
 def test_every_so_many_minutes_an_epoch_is_saved_in_its_middle(config, monkeypatch):

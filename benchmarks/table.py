@@ -1,0 +1,70 @@
+"""Tables of what was measured: printed row by row, and written to a file for other programs."""
+
+import argparse
+import json
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Spread(NamedTuple):
+    """Of several rounds."""
+
+    median: float
+    lowest: float
+    highest: float
+
+    def __str__(self) -> str:
+        return f"{shown(self.median)} ({shown(self.lowest)} to {shown(self.highest)})"
+
+
+class Table:
+    """A Markdown table that is printed as its rows come; `rows` keeps them as dicts."""
+
+    def __init__(self, *columns: str):
+        self.columns, self.rows = columns, []
+        print(f"| {' | '.join(columns)} |\n|{' --- |' * len(columns)}", flush=True)
+
+    def row(self, *values: object) -> None:
+        self.rows.append(dict(zip(self.columns, values, strict=True)))
+        print(f"| {' | '.join(map(shown, values))} |", flush=True)
+
+
+def shown(value: object) -> str:
+    """Numbers to three digits, nothing for None."""
+    if not isinstance(value, float):
+        return "" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def spread(values: Sequence[float]) -> Spread:
+    return Spread(statistics.median(values), min(values), max(values))
+
+
+def ratio(slow: Sequence[float], fast: Sequence[float]) -> Spread:
+    """How many times as fast, round by round."""
+    return spread([long / short for long, short in zip(slow, fast, strict=True)])
+
+
+def against(bar: float | None, value: float) -> str:
+    """The least that a value has to be, and whether it is."""
+    return "" if bar is None else f"{bar:g}, {'met' if value >= bar else 'missed'}"
+
+
+def parser(description: str, device: bool = False) -> argparse.ArgumentParser:
+    """Of a benchmark: `--json`, and `--device` where it measures on a GPU too."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the tables to this file, too")
+    if device:
+        parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    return parser
+
+
+def save(path: Path | None, *tables: Table) -> None:
+    """The rows of each table as a list of lists of dicts, a spread as median, lowest, highest; the file whole or not at
+    all."""
+    if path:
+        part = path.with_name(path.name + ".part")
+        part.write_text(json.dumps([table.rows for table in tables], indent=1) + "\n")
+        part.replace(path)

@@ -1,0 +1,137 @@
+"""No step has the host wait for the device. PyTorch's device `meta` shows it on any machine: it knows shapes and no
+values, so to ask for one, or to mix tensors of two devices, is an error there. On a GPU PyTorch reports what waits."""
+
+from contextlib import contextmanager, nullcontext
+
+import pytest
+import torch
+
+import data.dataset as dataset_module
+import scan
+import selflabel
+import simclr
+from data.augment import STRATEGIES, apply, draw, train_strategy, val_strategy
+from data.dataset import ResidentDataset
+from data.loader import build_loader
+from losses import ConfidenceBasedCE, SCANLoss, SimCLRLoss
+from losses.selflabel import ConfidenceTerms
+from models import build_model
+from utils.config import load_config
+from utils.features import FeatureLoader
+from utils.progress import Progress
+
+DEVICES = ["meta", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+@pytest.fixture(params=DEVICES)
+def device(request):
+    return torch.device(request.param)
+
+
+@contextmanager
+def waiting_is_an_error(device):
+    if device.type == "cuda":
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        if device.type == "cuda":
+            torch.cuda.set_sync_debug_mode("default")
+
+
+class SimpleRun:
+    """What `train_epoch` asks of a run."""
+
+    def __init__(self, cfg, device):
+        self.cfg, self.device = cfg, device
+        self.model = build_model(cfg).to(device, memory_format=torch.channels_last)
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1)
+
+    def autocast(self):
+        return nullcontext()
+
+    def steps(self, loader, epoch):
+        return Progress(loader, epoch, log_every=100, parameters=self.model.parameters())
+
+
+@pytest.fixture
+def run(request, device, monkeypatch):
+    """A stage's run with a narrow network on the device. Left out are the averages, for which a run waits."""
+    monkeypatch.setattr(Progress, "averages", lambda self: {})
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # which `meta` does not have
+    stage, *overrides = request.param
+    return SimpleRun(load_config(None, f"configs/{stage}_cifar10.yml", ["model_kwargs.width=4", *overrides]), device)
+
+
+def images(device, count=48):
+    return ResidentDataset(torch.zeros(count, 3, 32, 32, dtype=torch.uint8, device=device), None, [])
+
+
+def loader_for(run, views, place=None, **more):
+    """place: where the images lie; None: on the device."""
+    return build_loader(images(place or run.device), views, 16, run.device, train=True, **more)
+
+
+@pytest.mark.parametrize("wait", [torch.Tensor.item, torch.Tensor.nonzero, torch.Tensor.cpu, bool, lambda x: x[x > 0]])
+def test_it_is_an_error_to_wait_for_values(wait, device):
+    with waiting_is_an_error(device), pytest.raises((RuntimeError, NotImplementedError)):
+        wait(torch.zeros(1, device=device))
+
+
+CONFIGS = {"simclr": "pretext/simclr_cifar10", "ours": "scan/scan_cifar10", "affine": "pretext/simclr_digits"}
+CONFIGS["standard"] = "pretext/simclr_cifar10"
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("size", [32, 40], ids=["as large as the view", "larger"])
+def test_augmenting_does_not_wait(name, size, device):
+    cfg = load_config(None, f"configs/{CONFIGS[name]}.yml", [f"augmentation_strategy={name}"])
+    for strategy in (train_strategy(cfg), val_strategy(cfg)):
+        table = draw(strategy, 64, torch.Generator().manual_seed(0))
+        pictures = torch.zeros(64, 3, size, size, dtype=torch.uint8, device=device)
+        with waiting_is_an_error(device):
+            views = apply(pictures, table)
+        assert views.device.type == device.type and views.dtype == torch.float32
+
+
+@pytest.mark.parametrize("run", [["pretext/simclr"]], indirect=True)
+@pytest.mark.parametrize("place", [None, "cpu"], ids=["images on the device", "images in host memory"])
+def test_a_step_of_simclr_does_not_wait(place, run, monkeypatch):
+    monkeypatch.setattr(dataset_module, "near", lambda values, _: values)
+    loader = loader_for(run, [train_strategy(run.cfg)] * 2, place)
+    with waiting_is_an_error(run.device):
+        simclr.train_epoch(run, run.model, loader, SimCLRLoss(0.1), run.optimizer, 0)
+
+
+@pytest.mark.parametrize("run", [["scan/scan", "num_heads=2"]], indirect=True)
+def test_a_step_of_scan_does_not_wait(run):
+    strategy, neighbors = train_strategy(run.cfg), torch.zeros(48, 5, dtype=torch.int64)
+    loader = loader_for(run, [strategy] * 2, neighbors=neighbors)
+    with waiting_is_an_error(run.device):
+        scan.train_epoch(run, run.model, loader, SCANLoss(5.0), run.optimizer, 0)
+
+
+@pytest.mark.parametrize("run", [["scan/scan", "update_cluster_head_only=True", "cached_views=3"]], indirect=True)
+def test_a_step_on_kept_features_does_not_wait(run):
+    neighbors, features = torch.zeros(48, 5, dtype=torch.int64), torch.zeros(3, 48, 32, device=run.device)
+    loader = FeatureLoader(features, images(run.device), [None, None], 16, run.device, True, neighbors)
+    with waiting_is_an_error(run.device):
+        scan.train_epoch(run, run.model.cluster_head, loader, SCANLoss(5.0), run.optimizer, 0)
+
+
+@pytest.mark.parametrize("run", [["selflabel/selflabel"]], indirect=True)
+def test_a_step_of_self_labelling_waits_once_to_see_whether_any_image_is_confident(run):
+    class Asked(ConfidenceBasedCE):
+        asked = 0
+
+        def forward(self, weak, strong):
+            loss, n_kept = super().forward(weak, strong)
+            assert n_kept.device.type == run.device.type
+            self.asked += 1
+            return ConfidenceTerms(loss, torch.tensor(3))  # the answer to the one question
+
+    loader = loader_for(run, [val_strategy(run.cfg), train_strategy(run.cfg)])
+    criterion = Asked(0.9, True)
+    with waiting_is_an_error(run.device):
+        selflabel.train_epoch(run, run.model, loader, criterion, run.optimizer, None, 0)
+    assert criterion.asked == 3
