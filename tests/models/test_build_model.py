@@ -87,6 +87,7 @@ def test_the_published_resnet18_has_the_well_known_number_of_parameters():
 
 
 FIRST_STAGE = {"cifar": 96, "stl": 49, "imagenet": 24}  # side of the first stage's maps, from 96 px
+AUTO = "model_kwargs.stem=auto"
 
 
 def stem_of(model):
@@ -109,11 +110,12 @@ def stem_of(model):
         ("scan/scan_cifar10", ["model_kwargs.stem=imagenet"], "imagenet"),
         ("scan/scan_stl10", ["model_kwargs.stem=cifar"], "cifar"),
         ("scan/scan_imagenet_50", ["model_kwargs.stem=stl"], "stl"),
-        ("scan/scan_digits", [], "cifar"),
-        ("scan/scan_digits", ["transformation_kwargs.crop_size=48"], "cifar"),
-        ("scan/scan_digits", ["transformation_kwargs.crop_size=49"], "stl"),
-        ("scan/scan_digits", ["transformation_kwargs.crop_size=128"], "stl"),
-        ("scan/scan_digits", ["transformation_kwargs.crop_size=129"], "imagenet"),
+        ("scan/scan_digits", [], "imagenet"),
+        ("scan/scan_digits", [AUTO], "cifar"),
+        ("scan/scan_digits", [AUTO, "transformation_kwargs.crop_size=48"], "cifar"),
+        ("scan/scan_digits", [AUTO, "transformation_kwargs.crop_size=49"], "stl"),
+        ("scan/scan_digits", [AUTO, "transformation_kwargs.crop_size=128"], "stl"),
+        ("scan/scan_digits", [AUTO, "transformation_kwargs.crop_size=129"], "imagenet"),
         ("scan/scan_digits", ["transformation_kwargs.crop_size=129", "model_kwargs.stem=cifar"], "cifar"),
     ],
 )
