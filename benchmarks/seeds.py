@@ -5,9 +5,7 @@ python benchmarks/seeds.py --recipe digits --seeds 0 1 2 3 4 [--root_dir results
 
 import argparse
 import json
-import multiprocessing
 import resource
-import signal
 import statistics
 import sys
 import time
@@ -20,6 +18,7 @@ import eval as evaluation
 import scan
 import selflabel
 import simclr
+from benchmarks.timing import process_apart
 from data import build_dataset
 from utils.command_line import command
 from utils.config import load_config
@@ -43,9 +42,8 @@ COSTS = ("minutes", "CPU minutes", "peak memory, GB", "peak GPU memory, GB")
 
 def alone(function, *arguments):
     """Call a function in a new process: memory of one stage is not counted for the next."""
-    # Ctrl-C goes to both processes: this one answers, and ends the other.
-    with multiprocessing.get_context("spawn").Pool(1, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
-        return pool.apply(function, arguments)
+    with process_apart(torch.get_num_threads()) as apart:
+        return apart.apply(function, arguments)
 
 
 def run_script(name: str, argv: list[str]) -> list[float]:

@@ -125,11 +125,16 @@ def test_the_stem_follows_the_published_data_set_else_the_crop_size_unless_it_is
 
 @pytest.mark.parametrize(
     "overrides, warned",
-    [(["transformation_kwargs.crop_size=48"], True), (["transformation_kwargs.crop_size=49"], False)],
+    [
+        (["transformation_kwargs.crop_size=48"], True),
+        (["transformation_kwargs.crop_size=49"], False),
+        (["transformation_kwargs.crop_size=48", "model_kwargs.stem=imagenet"], False),
+    ],
+    ids=["small", "large enough", "asked for"],
 )
-def test_small_views_meet_the_imagenet_stem_with_a_warning(overrides, warned, capsys):
+def test_small_views_meet_the_imagenet_stem_with_a_warning_unless_it_was_asked_for(overrides, warned, capsys):
     say_once.cache_clear()
-    model_of("configs/scan/scan_digits.yml", "model_kwargs.stem=imagenet", *overrides)
+    model_of("configs/scan/scan_imagenet_50.yml", *overrides)
     assert ("warning: the imagenet stem" in capsys.readouterr().out) == warned
 
 
