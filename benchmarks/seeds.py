@@ -1,10 +1,11 @@
-"""A recipe over several seeds: accuracy of each stage with mean and spread, k-means beside it, and what it costs.
+"""A recipe over several seeds: accuracy of each stage, k-means beside it, and the time and memory of each stage.
 
 python benchmarks/seeds.py --recipe digits --seeds 0 1 2 3 4 [--root_dir results/seeds] [key=value of all stages ...]
 """
 
 import argparse
 import json
+import resource
 import statistics
 import sys
 import time
@@ -17,6 +18,7 @@ import eval as evaluation
 import scan
 import selflabel
 import simclr
+from benchmarks.timing import process_apart
 from data import build_dataset
 from utils.command_line import command
 from utils.config import load_config
@@ -24,7 +26,8 @@ from utils.errors import UserError
 from utils.evaluate import kmeans_accuracy
 
 STAGES = {"pretext": simclr, "scan": scan, "selflabel": selflabel}
-COLUMNS = (
+SCRIPTS = {**STAGES, "eval": evaluation}
+RESULTS = (
     "k-means, pixels",
     "k-means",
     "weighted kNN",
@@ -32,12 +35,31 @@ COLUMNS = (
     "scan NMI",
     "selflabel ACC",
     "selflabel NMI",
-    "pretext min",
-    "scan min",
-    "selflabel min",
     "CPU minutes",
-    "peak GPU GiB",
 )
+COSTS = ("minutes", "CPU minutes", "peak memory, GB", "peak GPU memory, GB")
+
+
+def alone(function, *arguments):
+    """Call a function in a new process: memory of one stage is not counted for the next."""
+    with process_apart(torch.get_num_threads()) as apart:
+        return apart.apply(function, arguments)
+
+
+def run_script(name: str, argv: list[str]) -> list[float]:
+    """Run a script; returns what it cost this process by COSTS, without the wall time."""
+    SCRIPTS[name].main(argv)
+    sys.stdout.flush()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9  # Linux counts in KiB
+    gpu = [torch.cuda.max_memory_allocated() / 1e9] if torch.cuda.is_available() else []
+    return [time.process_time() / 60, peak, *gpu]
+
+
+def cost_of(name: str, argv: list[str]) -> list[float]:
+    """COSTS of a script, start and imports included."""
+    begin = time.perf_counter()
+    spent = alone(run_script, name, argv)
+    return [(time.perf_counter() - begin) / 60, *spent]
 
 
 def finals(folder: Path) -> dict:
@@ -54,24 +76,45 @@ def pixels_baseline(config: str, overrides: list[str]) -> float:
     return kmeans_accuracy(*pixels, val.targets, len(train.classes), cfg.seed)
 
 
-def run_recipe(recipe: str, root_dir: Path, seed: int, overrides: list[str]) -> list[float]:
-    run_name = f"{recipe}-{seed}"
-    if (root_dir / run_name).exists():
-        raise UserError(f"{root_dir / run_name} exists: a restart would count too little time; name another --root_dir")
-    overrides = [f"root_dir={root_dir}", f"run_name={run_name}", f"seed={seed}", *overrides]
-    results, minutes, start = {}, [], time.process_time()
+def run_recipe(recipe: str, root_dir: Path, seed: int, overrides: list[str]) -> tuple[list[float], list[list[float]]]:
+    """The RESULTS of a seed, and the COSTS of each of SCRIPTS."""
+    folder = root_dir / f"{recipe}-{seed}"
+    if folder.exists():
+        raise UserError(f"{folder} exists: a restart would count too little time; name another --root_dir")
+    overrides, costs = [f"root_dir={root_dir}", f"run_name={folder.name}", f"seed={seed}", *overrides], []
     for stage, script in STAGES.items():
-        config, begin = f"configs/{stage}/{script.__name__}_{recipe}.yml", time.perf_counter()
-        script.main(["--config_exp", config, *overrides])
-        minutes.append((time.perf_counter() - begin) / 60)
-        results[stage] = finals(root_dir / run_name / stage)
-    model = root_dir / run_name / stage / "model.pth.tar"
-    evaluation.main(["--config_exp", config, "--model", str(model), *overrides])
-    minutes.append((time.process_time() - start) / 60)
-    peak = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0.0
-    pretext = [pixels_baseline(config, overrides), *(results["pretext"][name] for name in COLUMNS[1:3])]
-    clusters = [results[stage][metric] for stage in ("scan", "selflabel") for metric in ("ACC", "NMI")]
-    return [*pretext, *clusters, *minutes, peak]
+        words = ["--config_exp", f"configs/{stage}/{script.__name__}_{recipe}.yml", *overrides]
+        costs.append(cost_of(stage, words))
+    costs.append(cost_of("eval", [*words, "--model", str(folder / stage / "model.pth.tar")]))
+    results = finals(folder / "pretext")
+    clusters = [finals(folder / stage)[metric] for stage in ("scan", "selflabel") for metric in ("ACC", "NMI")]
+    pixels = alone(pixels_baseline, words[1], overrides)  # not here: new processes inherit the peak of this one
+    total = sum(minutes for _, minutes, *_ in costs)
+    return [pixels, *(results[name] for name in RESULTS[1:3]), *clusters, total], costs
+
+
+def print_table(columns: tuple[str, ...], rows: dict[int | str, list]) -> None:
+    print("\n| " + " | ".join(columns) + " |\n|" + " --- |" * len(columns))
+    for name, cells in rows.items():
+        print(f"| {name} | " + " | ".join(cell if isinstance(cell, str) else f"{cell:.3f}" for cell in cells) + " |")
+
+
+def print_tables(outcomes: dict[int, tuple[list[float], list[list[float]]]]) -> None:
+    """Results of each seed; below them the costs of each script, as mean ± spread."""
+    results, costs = zip(*outcomes.values(), strict=True)
+    rows = dict(zip(outcomes, results, strict=True))
+    if len(outcomes) > 1:
+        for name, statistic in (("mean", statistics.mean), ("std", statistics.stdev)):
+            rows[name] = [statistic(column) for column in zip(*results, strict=True)]
+    print_table(("seed", *RESULTS), rows)
+    rows = {}
+    for script, of_seeds in zip(SCRIPTS.values(), zip(*costs, strict=True), strict=True):
+        columns = list(zip(*of_seeds, strict=True))
+        spreads = [f" ± {statistics.stdev(column):.3f}" if len(column) > 1 else "" for column in columns]
+        rows[f"{script.__name__}.py"] = [
+            f"{statistics.mean(column):.3f}{spread}" for column, spread in zip(columns, spreads, strict=True)
+        ]
+    print_table(("stage", *COSTS[: len(columns)]), rows)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -83,16 +126,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--root_dir", type=Path, default=Path("results/seeds"))
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     arguments = parser.parse_intermixed_args(argv)
-    rows = {
+    outcomes = {
         seed: run_recipe(arguments.recipe, arguments.root_dir, seed, arguments.overrides) for seed in arguments.seeds
     }
-    print("| seed | " + " | ".join(COLUMNS) + " |\n|" + " --- |" * (len(COLUMNS) + 1))
-    for seed, row in rows.items():
-        print(f"| {seed} | " + " | ".join(f"{value:.3f}" for value in row) + " |")
-    if len(rows) > 1:
-        for name, statistic in (("mean", statistics.mean), ("std", statistics.stdev)):
-            values = (statistic(column) for column in zip(*rows.values(), strict=True))
-            print(f"| {name} | " + " | ".join(f"{value:.3f}" for value in values) + " |")
+    print_tables(outcomes)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The clock of the benchmarks."""
 
 import multiprocessing
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,10 +33,15 @@ def in_turns(turns: dict[str, Callable[[], float]], rounds: int) -> dict[str, li
     return found
 
 
+def _begin(threads: int) -> None:
+    torch.set_num_threads(threads)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to both processes: the parent answers, and ends this one
+
+
 @contextmanager
-def process_apart() -> Iterator[Pool]:
-    """A process of its own to `apply` functions in, on one thread, with none of this one's memory."""
-    with multiprocessing.get_context("spawn").Pool(1, torch.set_num_threads, (1,)) as pool:
+def process_apart(threads: int = 1) -> Iterator[Pool]:
+    """A process of its own to `apply` functions in. It has none of this one's memory, but counts on from its peak."""
+    with multiprocessing.get_context("spawn").Pool(1, _begin, (threads,)) as pool:
         yield pool
         pool.close()
         pool.join()  # it ends by itself, not by a signal

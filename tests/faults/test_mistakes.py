@@ -282,7 +282,7 @@ def last_layer_elsewhere(value):
     """`{outside}/model.pth.tar` is a pretext model whose last layer is `value` throughout."""
 
     def do(here, patch):
-        state = ContrastiveModel(ResNet18("cifar", width=2), "mlp", 128).state_dict()
+        state = ContrastiveModel(ResNet18("imagenet", width=2), "mlp", 128).state_dict()
         state |= {name: torch.full_like(state[name], value) for name in state if name.startswith("contrastive_head.2")}
         torch.save(state, here.parents[1] / "model.pth.tar")
 
