@@ -589,7 +589,7 @@ DOES_NOT_FIT = {
     "SCAN with another width than the pretext model's": Case(
         "scan",
         "model_kwargs.width=8",
-        r"model\.pth\.tar does not fit .*is \(2, 3, 3, 3\), expected \(8, 3, 3, 3\)",
+        r"model\.pth\.tar does not fit .*is \(2, 3, 7, 7\), expected \(8, 3, 7, 7\)",
         r"check backbone, model_kwargs",
     ),
     "self-labelling with another number of clusters than SCAN's": Case(
@@ -868,7 +868,7 @@ CONFIG = {
         "pretext",
         EXP,
         r"duplicate key 'epochs'",
-        r"exp\.yml, line 18",
+        r"exp\.yml, line 20",
         recipe_with("epochs: 60", "epochs: 60\nepochs: 7"),
     ),
     "a tab": Case("pretext", EXP, r"character '\\t'", r"exp\.yml, line 9", recipe_with("  head: mlp", "\thead: mlp")),
