@@ -55,7 +55,7 @@ def all_steps(folder: Path, rehearsal: bool) -> list[Step]:
 
     sizes = ["--rounds", "1", "--images", "32", "--batch", "16"] if small else []
     few, search = (["--rounds", "1"], ["--images", "2000", "--dim", "32"]) if small else ([], [])
-    tests = ["-m", "pytest", "-q", "-rs", "tests/test_cuda.py", "tests/test_on_device.py"]
+    tests = ["-m", "pytest", "-rs", "tests/test_cuda.py", "tests/test_on_device.py"]
     steps = [Step("tests", tests, 0 if small else 3, own_json=False)]
     steps += [benchmark("augment", "augment", 2, *device, *few)]
     steps += [benchmark(f"stages-{stage}", "stages", 3, "--stage", stage, *device, *sizes) for stage in PASSES]
