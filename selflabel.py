@@ -80,7 +80,8 @@ def main(argv: list[str] | None = None) -> None:
     run.log.note(f"loaded {loaded} of {loaded} backbone tensors and the best head, {head}, from {start}")
     ema = InPlaceEMA(model, cfg.ema_alpha, cfg.ema_batch_norm) if cfg.use_ema else None
     run.log.note(confidence_summary(predict(model, train_loader)[0], cfg.confidence_threshold))
-    live = evaluate_clusters(predict(model, val_loader)[0], val_set.targets)["used_clusters"]
+    with run.autocast():  # as after each epoch
+        live = evaluate_clusters(predict(model, val_loader)[0], val_set.targets)["used_clusters"]
 
     for epoch in run.epochs():
         set_learning_rate(optimizer, cfg, epoch)

@@ -174,6 +174,8 @@ def main(argv: list[str] | None = None) -> None:
     options.add_argument("--topk", type=int, default=20)
     options.add_argument("--indexes", nargs="+", help="of faiss's factory, in place of the other tables")
     arguments = options.parse_args(argv)
+    if bool(arguments.images) != bool(arguments.dim):
+        options.error("--images and --dim go together")
     torch.set_num_threads(1)
     device = choose_device(arguments.device)
     sizes = [(arguments.images, arguments.dim)] if arguments.images and arguments.dim else SIZES

@@ -56,7 +56,7 @@ def images_per_second(dataset: StreamedDataset, views: list, workers: int) -> tu
         start = time.perf_counter()
         for _ in batches:
             pass
-        rates.append(len(dataset) / (time.perf_counter() - start))
+        rates.append(len(loader) * BATCH / (time.perf_counter() - start))
     return rates[1], rates[2]
 
 

@@ -13,7 +13,9 @@ from data.image_files import StreamedDataset
 from data.streamed_loader import StreamedLoader
 from utils.errors import UserError
 
-AT_ONCE = 2**26  # bytes of views, of as many steps as that is: on any device many small calls take longer than few
+# Bytes of views, or of their images as floats where these take more: of as many steps as that is the images are
+# augmented in one call. On any device many small calls take longer than few.
+AT_ONCE = 2**26
 
 
 class ResidentLoader(Loader):
@@ -24,7 +26,8 @@ class ResidentLoader(Loader):
         self.images = self.dataset.images_on(self.device)
         # What does not fit the images is said before the first epoch.
         samples = [apply(self.images[:1], draw(strategy, 1, torch.Generator())) for strategy in self.views]
-        self.group = max(1, AT_ONCE // (self.batch_size * sum(sample.nbytes for sample in samples)))  # in steps
+        taken = sum(max(sample.nbytes, 4 * self.images[0].nbytes) for sample in samples)  # by an image of each view
+        self.group = max(1, AT_ONCE // (self.batch_size * taken))  # in steps
 
     def __iter__(self) -> Iterator[Batch]:
         done = self.first_step % self.group  # a pass that goes on has the groups of a whole one

@@ -162,6 +162,13 @@ def test_the_report_holds_tables_logs_and_how_each_step_ended(tmp_path, capsys):
     assert "1 of 4 steps are left" in shown
 
 
+def test_the_report_goes_on_after_a_step_that_was_killed_before_it_printed_anything(tmp_path, capsys):
+    (tmp_path / "tests.log").touch()
+    (tmp_path / "state.json").write_text('{"tests": {"end": "failed", "exit": -9, "seconds": 60}}')
+    report([Step("tests", [], own_json=False)], tmp_path, rehearsal=True)
+    assert "| tests | failed | 1.00 |" in capsys.readouterr().out
+
+
 def test_the_report_of_all_stages_projects_the_whole_recipe(tmp_path, capsys):
     steps = [Step(f"stages-{stage}", []) for stage in PASSES]
     for stage, images in PASSES.items():

@@ -184,27 +184,41 @@ class Stopped(Exception):
     pass
 
 
-def stop_in_second_epoch(stage, root, overrides, monkeypatch):
-    """Run a stage until its second epoch begins."""
+def stop_in_last_epoch(stage, root, overrides, monkeypatch, epochs=2):
+    """Run a stage until its last epoch begins."""
     whole_epoch = SCRIPTS[stage].train_epoch
 
     def train_epoch(*arguments):
-        if arguments[-1] == 1:
+        if arguments[-1] == epochs - 1:
             raise Stopped
         return whole_epoch(*arguments)
 
     with monkeypatch.context() as patch, pytest.raises(Stopped):
         patch.setattr(SCRIPTS[stage], "train_epoch", train_epoch)
-        run_stage(stage, root, *overrides)
+        run_stage(stage, root, *overrides, epochs=epochs)
 
 
 def test_scan_keeps_the_best_epoch_before_it_was_stopped(finished, tmp_path, monkeypatch):
     losses = iter([-2.0, -1.0])
     monkeypatch.setattr(scan, "scan_validation", lambda *_: {"total_loss": next(losses)})
     overrides = [f"pretext_dir={finished['pretext']}"]
-    stop_in_second_epoch("scan", tmp_path, overrides, monkeypatch)
+    stop_in_last_epoch("scan", tmp_path, overrides, monkeypatch)
     best = weights(tmp_path / "digits" / "scan")
     after = weights(run_stage("scan", tmp_path, *overrides))
+    assert all(torch.equal(after[name], best[name]) for name in best)
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_scan_makes_its_best_model_again_where_no_checkpoint_holds_that_epoch(finished, tmp_path, monkeypatch):
+    """Of short epochs the first is saved and the second is not."""
+    losses = iter([-1.0, -3.0, -3.0, -2.0])  # epochs 1 and 2, then 2 and 3
+    monkeypatch.setattr(scan, "scan_validation", lambda *_: {"total_loss": next(losses)})
+    folder, overrides = tmp_path / "digits" / "scan", [f"pretext_dir={finished['pretext']}"]
+    stop_in_last_epoch("scan", tmp_path, overrides, monkeypatch, epochs=3)
+    assert torch.load(folder / "checkpoint.pth.tar", weights_only=True)["epoch"] == 1
+    best = weights(folder)
+    (folder / "model.pth.tar").unlink()
+    after = weights(run_stage("scan", tmp_path, *overrides, epochs=3))
     assert all(torch.equal(after[name], best[name]) for name in best)
 
 
@@ -212,7 +226,7 @@ def test_scan_keeps_the_best_epoch_before_it_was_stopped(finished, tmp_path, mon
 def test_a_restarted_run_goes_on_after_the_last_whole_epoch_and_ends_the_same(stage, tmp_path, finished, monkeypatch):
     overrides = [f"pretext_dir={finished['pretext']}", f"scan_dir={finished['scan']}"]
     overrides += ["confidence_threshold=0.15"] if stage == "selflabel" else []
-    stop_in_second_epoch(stage, tmp_path, overrides, monkeypatch)
+    stop_in_last_epoch(stage, tmp_path, overrides, monkeypatch)
     folder = run_stage(stage, tmp_path, *overrides)
     assert [line["epoch"] for line in epochs_of(folder)] == [1, 2]
     assert same_weights(folder, finished[stage])
@@ -334,6 +348,19 @@ def test_selflabel_warns_when_a_cluster_dies(finished, tmp_path, monkeypatch):
     folder = run_stage("selflabel", tmp_path, f"scan_dir={finished['scan']}", "confidence_threshold=0.15")
     (warning,) = (line["warning"] for line in log_of(folder) if "warning" in line)
     assert "epoch 2 uses 9 clusters, 10 before" in warning
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_selflabel_counts_clusters_before_and_after_an_epoch_in_the_precision_of_the_training(
+    finished, tmp_path, monkeypatch
+):
+    predict, reduced = selflabel.predict, []
+    monkeypatch.setattr(
+        selflabel, "predict", lambda *a: reduced.append(torch.is_autocast_enabled("cpu")) or predict(*a)
+    )
+    overrides = [f"scan_dir={finished['scan']}", "confidence_threshold=0.15", "precision=bf16"]
+    run_stage("selflabel", tmp_path, *overrides, epochs=1)
+    assert reduced == [False, True, True, False]  # confidence; clusters before, after; the result
 
 
 @pytest.mark.usefixtures("no_pictures")

@@ -176,7 +176,8 @@ def test_a_seeded_generator_depends_on_every_number_of_its_key_and_on_their_orde
 
 
 def steps_in_a_call(number, views, monkeypatch):
-    monkeypatch.setattr(loader_module, "AT_ONCE", int(number * views * 8 * 3 * 6 * 6 * 4))  # of RANDOM, 8 images a step
+    """Of 8 images of 8 x 8 pixels."""
+    monkeypatch.setattr(loader_module, "AT_ONCE", int(number * views * 8 * 3 * 8 * 8 * 4))
 
 
 @pytest.mark.parametrize(("number", "calls"), [(0.5, [8] * 6), (3, [24, 24]), (4.9, [32, 16]), (100, [48])])
@@ -187,6 +188,12 @@ def test_as_many_steps_are_augmented_in_one_call_as_their_views_may_take(number,
     steps_in_a_call(number, views, monkeypatch)
     assert len(epoch_of(build_loader(equal_images(), [RANDOM] * views, 8, train=True))) == 6
     assert sizes == [size for size in [1, *calls] for _ in range(views)]  # the first is a sample
+
+
+@pytest.mark.parametrize(("size", "steps"), [(4, 4), (8, 4), (16, 1)], ids=["smaller", "as large", "larger"])
+def test_steps_in_a_call_are_counted_by_the_larger_of_a_view_and_its_image(size, steps, monkeypatch):
+    steps_in_a_call(4, 1, monkeypatch)
+    assert build_loader(equal_images(), [(RandomResizedCrop(size), AS_IT_IS)], 8, train=True).group == steps
 
 
 def test_the_number_of_steps_in_a_call_changes_nothing(monkeypatch):

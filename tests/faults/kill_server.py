@@ -169,6 +169,7 @@ def run_child(orders: dict, report: Reports) -> None:
         monkeypatch.setattr(module, picture, lambda *_: None)
     for stage in ("scan", "selflabel"):
         monkeypatch.setattr(SCRIPTS[stage], "plot_matching", lambda *_: None)
+    monkeypatch.setattr(run, "REST", orders["rest"])
     if orders["skips"]:
         skip_second_steps(monkeypatch)
     NamedPoints(report, orders["kill_at"]).inject(monkeypatch)

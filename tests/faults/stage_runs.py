@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[2]
 LONGEST = 60  # seconds that a run may take
 SETTINGS = ("epochs=4", "knn_every=2", "knn_backend=torch")
 SELFLABEL = ("confidence_threshold=0.15",)
+REST = 30  # seconds between checkpoints, more than a run takes: of its epochs the first and the last are saved
 
 
 @dataclass(frozen=True)
@@ -105,13 +106,14 @@ class Server:
             self.run.signal(signal.SIGKILL)
             self.run.end()
 
-    def start(self, scenario: Scenario, *overrides, kill_at=None, fault=None, as_nobody=False) -> StageRun:
-        """Start a stage. kill_at: [point, file, n], see `NamedPoints`. fault: [n, its name], after the n-th save."""
+    def start(self, scenario: Scenario, *overrides, rest=0, kill_at=None, fault=None, as_nobody=False) -> StageRun:
+        """Start a stage. rest: the run's REST. kill_at: [point, file, n], see `NamedPoints`. fault: [n, its name],
+        after the n-th save."""
         self.end()
         if self.run:
             self._say("")
         overrides = [*SETTINGS, *scenario.overrides, *overrides]
-        orders = {"stage": scenario.stage, "skips": scenario.skips, "overrides": overrides}
+        orders = {"stage": scenario.stage, "skips": scenario.skips, "overrides": overrides, "rest": rest}
         self._say(json.dumps(orders | {"kill_at": kill_at, "fault": fault, "as_nobody": as_nobody}))
         self.run = StageRun(self.reports)
         return self.run
@@ -151,7 +153,7 @@ def result_of(folder: Path) -> dict:
 
 
 class Unbroken:
-    """A scenario run to its end, once as it is and once saved after each step, which must not matter.
+    """A scenario run to its end, once with few checkpoints and once saved after each step, which must not matter.
 
     result: what both have left, `checkpoints`: place -> digest. Of each of the two, `points`: the named points that it
     passed, in order, and `seconds`."""
@@ -160,7 +162,8 @@ class Unbroken:
         self.scenario, self.overrides, self.points, self.seconds = scenario, overrides, {}, {}
         results = []
         for stepwise in (True, False):
-            run, started = self.start(server, root / str(stepwise), stepwise), time.monotonic()
+            run = self.start(server, root / str(stepwise), stepwise, rest=0 if stepwise else REST)
+            started = time.monotonic()
             assert run.end() == 0, run.errors
             self.seconds[stepwise] = time.monotonic() - started
             self.points[stepwise] = [(event["point"], event["file"]) for event in run.reported("point")]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.stage_runs import SCENARIOS, StageRun, Unbroken, result_of
+from tests.faults.stage_runs import REST, SCENARIOS, StageRun, Unbroken, result_of
 
 pytestmark = pytest.mark.slow
 SEED = 0
@@ -34,7 +34,7 @@ class Chain:
         self.kills, self.missed, self.within_epochs, self.lost, self.different, self.odd = [], 0, 0, [], [], []
 
     def start(self, server, **orders) -> StageRun:
-        return self.reference.start(server, self.root, self.stepwise, **orders)
+        return self.reference.start(server, self.root, self.stepwise, rest=0 if self.stepwise else REST, **orders)
 
     def kill_at_points(self, server, points: list[tuple[str, str]]) -> "Chain":
         passed = self.reference.points[self.stepwise]
