@@ -112,8 +112,8 @@ def run(step: Step, folder: Path, seconds: float) -> tuple[str, int]:
     return ("failed" if code else "done"), code
 
 
-def run_all(steps: list[Step], folder: Path, minutes: float) -> None:
-    """As far as the time goes, with the state on disk after each step."""
+def run_all(steps: list[Step], folder: Path, minutes: float, where: dict | None = None) -> None:
+    """As far as the time goes, with the state on disk after each step. where: noted with each step."""
     end, path = time.monotonic() + 60 * minutes, folder / "state.json"
     state = json.loads(path.read_text()) if path.exists() else {}
     for step in left(steps, state):
@@ -127,7 +127,7 @@ def run_all(steps: list[Step], folder: Path, minutes: float) -> None:
         spent = time.monotonic() - begin
         before = state.get(step.name, {})
         kept = before.get("seconds", 0) if before.get("end") == CUT_OFF and not step.own_json else 0  # a stage goes on
-        state[step.name] = {"end": ending, "exit": code, "seconds": kept + spent}
+        state[step.name] = {"end": ending, "exit": code, "seconds": kept + spent} | (where or {})
         path.write_text(json.dumps(state, indent=1) + "\n")
         print(
             f"{ending}, {spent:.0f} s" + (f" (exit {code}, see {folder / step.name}.log)" if code else ""), flush=True
@@ -224,7 +224,8 @@ def main(argv: list[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # time is up, too
     steps = all_steps(folder, arguments.rehearsal)
     try:
-        run_all(steps, folder, arguments.minutes)
+        where = machine(arguments.rehearsal)
+        run_all(steps, folder, arguments.minutes, {name: where[name] for name in ("device", "commit")})
     finally:
         report(steps, folder, arguments.rehearsal)
 

@@ -1,4 +1,5 @@
-"""What the whole recipe of CIFAR-10 would take on a GPU, from the images a second of each stage."""
+"""What the whole recipe of CIFAR-10 would take on a GPU, from the images a second of each stage. Not in it: how a stage
+starts, its validation and checkpoints, and the mining."""
 
 from benchmarks.table import Table
 

@@ -4,7 +4,7 @@
 
 First the loader that hands out two `simclr` views of 224 px, wall time of a pass after one that is not counted, with
 no worker, one, and one for each CPU: what is read and cropped, and whole batches, whose colours change in the process
-that trains (with a GPU, on it). The limit is what all CPUs would decode if they did nothing else. Then CPU time of what
+that trains. The limit is what all CPUs would decode if they did nothing else. Then CPU time of what
 the workers do: median of five passes over 100 images, lowest and highest."""
 
 import sys

@@ -52,10 +52,17 @@ def against(bar: float | None, value: float) -> str:
     return "" if bar is None else f"{bar:g}, {'met' if value >= bar else 'missed'}"
 
 
+def _new_file(name: str) -> Path:
+    """Refused before the measuring rather than after it."""
+    if not Path(name).parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {Path(name).parent}")
+    return Path(name)
+
+
 def parser(description: str, device: bool = False) -> argparse.ArgumentParser:
     """Of a benchmark: `--json`, and `--device` where it measures on a GPU too."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the tables to this file, too")
+    parser.add_argument("--json", type=_new_file, metavar="FILE", help="write the tables to this file, too")
     if device:
         parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     return parser

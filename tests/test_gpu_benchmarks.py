@@ -7,7 +7,7 @@ import pytest
 from benchmarks import gpu
 from benchmarks.gpu import Step, all_steps, left, report, run, run_all
 from benchmarks.projection import PASSES, recipe_minutes, recipe_table
-from benchmarks.table import Spread, Table, against, ratio, save, shown
+from benchmarks.table import Spread, Table, against, parser, ratio, save, shown
 
 
 def python(name, code, **kwargs):
@@ -117,6 +117,19 @@ def test_a_failing_step_does_not_stop_the_others_and_a_second_call_runs_what_is_
     run_all(steps, tmp_path, 1)
     assert state_of(tmp_path)["a"]["end"] == "done"
     assert "b" not in capsys.readouterr().out
+
+
+def test_what_a_step_was_measured_on_is_noted_with_it(tmp_path):
+    """A later call may be on another card."""
+    steps, wheres = [python("a", ""), python("b", "", minutes=2)], [{"device": "one"}, {"device": "other"}]
+    for where, minutes in zip(wheres, (1, 3), strict=True):
+        run_all(steps, tmp_path, minutes, where)
+    assert {name: entry["device"] for name, entry in state_of(tmp_path).items()} == {"a": "one", "b": "other"}
+
+
+def test_a_json_file_in_a_missing_folder_is_refused_before_anything_is_measured(tmp_path):
+    with pytest.raises(SystemExit):
+        parser("").parse_args(["--json", str(tmp_path / "missing" / "file.json")])
 
 
 def test_a_step_that_does_not_fit_into_the_time_is_left_and_a_shorter_one_runs(tmp_path):
