@@ -27,9 +27,10 @@ def stem_for(cfg) -> str:
 def build_model(cfg) -> nn.Module:
     """A ContrastiveModel for the pretext stages (`setup` simclr, moco), a ClusteringModel for scan and selflabel.
 
-    Says so where views are too small for the stem. Raises UserError where `width` does not fit the backbone."""
+    Says so where views are too small for a stem that nobody named. Raises UserError where `width` does not fit the
+    backbone."""
     stem, size = stem_for(cfg), cfg.transformation_kwargs.crop_size
-    if stem == "imagenet" and size <= CIFAR_SIDE:
+    if stem == "imagenet" and size <= CIFAR_SIDE and cfg.model_kwargs.stem == "auto":
         say_once(
             f"warning: the imagenet stem divides the side of a view by 32 in all, so little is left of {size} px: "
             "model_kwargs.stem=cifar is for small views"

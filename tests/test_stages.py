@@ -14,6 +14,7 @@ import simclr
 from tests.small_runs import SCRIPTS, SMALL, config_of, few_digits, run_stage, weights
 from utils import mining
 from utils.errors import UserError
+from utils.optimizers import build_optimizer
 
 
 @pytest.fixture(autouse=True)
@@ -321,17 +322,23 @@ def test_selflabel_under_ema_leaves_the_batch_norm_buffers_as_scan_left_them(fin
     assert not torch.equal(trained["backbone.conv1.weight"], start["backbone.conv1.weight"])
 
 
-@pytest.mark.parametrize("stage", SCRIPTS)
-def test_in_bfloat16_every_parameter_is_trained(stage, finished, tmp_path, monkeypatch):
-    script, optimizers = SCRIPTS[stage], []
-    build = script.build_optimizer
-    monkeypatch.setattr(script, "build_optimizer", lambda *a: optimizers.append(build(*a)) or optimizers[-1])
-    overrides = [f"pretext_dir={finished['pretext']}", f"scan_dir={finished['scan']}", "precision=bf16"]
-    overrides += ["confidence_threshold=0.15"] if stage == "selflabel" else []
-    run_stage(stage, tmp_path, *overrides, epochs=1)
-    parameters = [parameter for group in optimizers[0].param_groups for parameter in group["params"]]
-    assert len(parameters) > 60
-    assert all(parameter.grad is not None and parameter.dtype == torch.float32 for parameter in parameters)
+@pytest.mark.usefixtures("no_pictures")
+def test_in_bfloat16_every_parameter_is_trained(tmp_path, monkeypatch):
+    """Not under the digits' stem: where a map is one pixel, PyTorch 2.14 leaves parts of a gradient unset on a CPU."""
+    optimizers = []
+
+    def build(*arguments):
+        optimizers.append(build_optimizer(*arguments))
+        return optimizers[-1]
+
+    for stage, script in SCRIPTS.items():
+        monkeypatch.setattr(script, "build_optimizer", build)
+        overrides = ["model_kwargs.stem=cifar", "precision=bf16"]
+        overrides += ["confidence_threshold=0.15"] if stage == "selflabel" else []
+        run_stage(stage, tmp_path, *overrides, epochs=1)
+        parameters = [parameter for group in optimizers[-1].param_groups for parameter in group["params"]]
+        assert len(parameters) > 60
+        assert all(parameter.grad is not None and parameter.dtype == torch.float32 for parameter in parameters)
 
 
 def test_selflabel_warns_when_a_cluster_dies(finished, tmp_path, monkeypatch):

@@ -282,7 +282,7 @@ def last_layer_elsewhere(value):
     """`{outside}/model.pth.tar` is a pretext model whose last layer is `value` throughout."""
 
     def do(here, patch):
-        state = ContrastiveModel(ResNet18("cifar", width=2), "mlp", 128).state_dict()
+        state = ContrastiveModel(ResNet18("imagenet", width=2), "mlp", 128).state_dict()
         state |= {name: torch.full_like(state[name], value) for name in state if name.startswith("contrastive_head.2")}
         torch.save(state, here.parents[1] / "model.pth.tar")
 
@@ -589,7 +589,7 @@ DOES_NOT_FIT = {
     "SCAN with another width than the pretext model's": Case(
         "scan",
         "model_kwargs.width=8",
-        r"model\.pth\.tar does not fit .*is \(2, 3, 3, 3\), expected \(8, 3, 3, 3\)",
+        r"model\.pth\.tar does not fit .*is \(2, 3, 7, 7\), expected \(8, 3, 7, 7\)",
         r"check backbone, model_kwargs",
     ),
     "self-labelling with another number of clusters than SCAN's": Case(
@@ -868,7 +868,7 @@ CONFIG = {
         "pretext",
         EXP,
         r"duplicate key 'epochs'",
-        r"exp\.yml, line 18",
+        r"exp\.yml, line 20",
         recipe_with("epochs: 60", "epochs: 60\nepochs: 7"),
     ),
     "a tab": Case("pretext", EXP, r"character '\\t'", r"exp\.yml, line 9", recipe_with("  head: mlp", "\thead: mlp")),

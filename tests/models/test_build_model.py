@@ -87,6 +87,7 @@ def test_the_published_resnet18_has_the_well_known_number_of_parameters():
 
 
 FIRST_STAGE = {"cifar": 96, "stl": 49, "imagenet": 24}  # side of the first stage's maps, from 96 px
+AUTO = "model_kwargs.stem=auto"
 
 
 def stem_of(model):
@@ -109,11 +110,12 @@ def stem_of(model):
         ("scan/scan_cifar10", ["model_kwargs.stem=imagenet"], "imagenet"),
         ("scan/scan_stl10", ["model_kwargs.stem=cifar"], "cifar"),
         ("scan/scan_imagenet_50", ["model_kwargs.stem=stl"], "stl"),
-        ("scan/scan_digits", [], "cifar"),
-        ("scan/scan_digits", ["transformation_kwargs.crop_size=48"], "cifar"),
-        ("scan/scan_digits", ["transformation_kwargs.crop_size=49"], "stl"),
-        ("scan/scan_digits", ["transformation_kwargs.crop_size=128"], "stl"),
-        ("scan/scan_digits", ["transformation_kwargs.crop_size=129"], "imagenet"),
+        ("scan/scan_digits", [], "imagenet"),
+        ("scan/scan_digits", [AUTO], "cifar"),
+        ("scan/scan_digits", [AUTO, "transformation_kwargs.crop_size=48"], "cifar"),
+        ("scan/scan_digits", [AUTO, "transformation_kwargs.crop_size=49"], "stl"),
+        ("scan/scan_digits", [AUTO, "transformation_kwargs.crop_size=128"], "stl"),
+        ("scan/scan_digits", [AUTO, "transformation_kwargs.crop_size=129"], "imagenet"),
         ("scan/scan_digits", ["transformation_kwargs.crop_size=129", "model_kwargs.stem=cifar"], "cifar"),
     ],
 )
@@ -123,11 +125,16 @@ def test_the_stem_follows_the_published_data_set_else_the_crop_size_unless_it_is
 
 @pytest.mark.parametrize(
     "overrides, warned",
-    [(["transformation_kwargs.crop_size=48"], True), (["transformation_kwargs.crop_size=49"], False)],
+    [
+        (["transformation_kwargs.crop_size=48"], True),
+        (["transformation_kwargs.crop_size=49"], False),
+        (["transformation_kwargs.crop_size=48", "model_kwargs.stem=imagenet"], False),
+    ],
+    ids=["small", "large enough", "asked for"],
 )
-def test_small_views_meet_the_imagenet_stem_with_a_warning(overrides, warned, capsys):
+def test_small_views_meet_the_imagenet_stem_with_a_warning_unless_it_was_asked_for(overrides, warned, capsys):
     say_once.cache_clear()
-    model_of("configs/scan/scan_digits.yml", "model_kwargs.stem=imagenet", *overrides)
+    model_of("configs/scan/scan_imagenet_50.yml", *overrides)
     assert ("warning: the imagenet stem" in capsys.readouterr().out) == warned
 
 
