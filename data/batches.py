@@ -60,12 +60,12 @@ class Loader:
         """Choose the next pass; a pass that was stopped goes on at `first_step`, its batches those of a whole one."""
         self.epoch, self.first_step = epoch, first_step
 
-    def steps(self, first: int | None = None) -> Iterator[Step]:
-        """The steps of this pass from `first` on; None: from where the pass goes on."""
+    def steps(self, first: int) -> Iterator[Step]:
+        """The steps of this pass from number `first` on."""
         order = torch.arange(len(self.dataset))
         if self.train:
             order = torch.randperm(len(order), generator=seeded_generator(self.seed, self.epoch, 0))
-        for number in range(self.first_step if first is None else first, len(self)):
+        for number in range(first, len(self)):
             index = order[number * self.batch_size : (number + 1) * self.batch_size]
             generator = seeded_generator(self.seed, self.epoch, number + 1)
             sources = [index] * len(self.views)

@@ -76,7 +76,7 @@ class StreamedLoader(Loader):
     def orders(self) -> Iterator[list[tuple]]:
         """For the reader: what to read, chunk by chunk."""
         self.ahead.clear()
-        for step in self.steps():
+        for step in self.steps(self.first_step):
             self.ahead.append(step)
             items = zip(step.index.tolist(), *(source.tolist() for source in step.sources), strict=True)
             items = [(self.epoch, index, tuple(sources)) for index, *sources in items]

@@ -116,7 +116,7 @@ class FeatureLoader(Loader):
         self.features = near(features, self.device)
 
     def __iter__(self) -> Iterator[Batch]:
-        for step in self.steps():
+        for step in self.steps(self.first_step):
             views = []
             for source in step.sources:
                 which = torch.randint(len(self.features), (len(source),), generator=step.generator)

@@ -26,7 +26,7 @@ from utils.logger import Logger, say
 from utils.neighbors import neighbors_to_bytes
 from utils.progress import Progress
 
-REST = 30  # seconds from one epoch's checkpoint to the next: writing one may take half as long as a short epoch
+REST = 30  # seconds from one epoch's checkpoint to the next: writing one takes a good part of a short epoch
 CHOICE = "give this run its own run_name=..., or begin anew with --restart, which moves the old files aside"
 
 
