@@ -95,7 +95,7 @@ def test_batches_neighbors_and_epochs_are_those_of_the_same_images_in_memory(dat
         for batch, other in zip(epoch_of(streamed, epoch), epoch_of(plain, epoch), strict=True):
             assert torch.equal(batch.index, other.index) and torch.equal(who(batch.views[0]), batch.index)
             assert all(who(batch.views[1])[i] in neighbors[image] for i, image in enumerate(batch.index))
-    steps = list(streamed.steps())
+    steps = list(streamed.steps(0))
     assert all(torch.equal(who(b.views[1]), step.sources[1]) for b, step in zip(streamed, steps, strict=True))
 
 
@@ -169,7 +169,7 @@ def test_the_crop_of_a_neighbor_is_seeded_by_its_anchor(coloured):
     crop = RandomResizedCrop(16)
     views = [(crop, AS_IT_IS), (crop, AS_IT_IS)]
     loader = build_loader(coloured, views, 4, train=True, neighbors=neighbors, seed=9)
-    for batch, step in zip(loader, loader.steps(), strict=True):
+    for batch, step in zip(loader, loader.steps(0), strict=True):
         for anchor, shown, found in zip(batch.index.tolist(), step.sources[1].tolist(), batch.views[1], strict=True):
             values = crop.draw(1, seeded_generator(9, 0, anchor, 2))[0]
             expected = crop.apply_to_image(read_image(coloured.path(shown)), values)

@@ -244,7 +244,7 @@ def test_a_batch_of_features_has_the_images_and_neighbors_that_a_batch_of_views_
     for epoch in range(2):
         loader.set_epoch(epoch)
         views.set_epoch(epoch)
-        for batch, step, of_views in zip(loader, views.steps(), views, strict=True):
+        for batch, step, of_views in zip(loader, views.steps(0), views, strict=True):
             assert torch.equal(batch.index, of_views.index) and torch.equal(batch.target, of_views.target)
             assert all(torch.equal(view[:, 1].long(), who) for view, who in zip(batch.views, step.sources, strict=True))
 
