@@ -8,22 +8,24 @@ import torch
 
 from data import build_dataset
 from data.augment import val_strategy
-from data.dataset import is_labelled
-from data.folder import new_pictures
+from data.folder.pictures import new_pictures
+from data.loader.build import EVAL_BATCH_SIZE, eval_loader
+from data.loader.features import FeatureLoader
 from models import build_model
 from models.weights import load_whole, read_weights
-from utils.command_line import Parser, command
 from utils.config import check_stage, load_config, view_differences
+from utils.console import print_metrics, say
 from utils.device import choose_device
 from utils.errors import UserError
-from utils.evaluate import cautions, evaluate_clusters, neighbor_accuracy
-from utils.features import EVAL_BATCH_SIZE, FeatureLoader, eval_loader, extract_features, predict
-from utils.handover import STAGE_FOLDERS, check_data_set
-from utils.judge import judge_without_labels
-from utils.logger import print_metrics, say
-from utils.neighbors import check_minable, mine_neighbors
-from utils.results import config_of, names_for, write_results
-from utils.visualize import show
+from utils.evaluate.clustering import cautions, evaluate_clusters, neighbor_accuracy
+from utils.evaluate.label_free_report import judge_without_labels
+from utils.features import extract_features, predict
+from utils.neighbors.search import check_minable, mine_neighbors
+from utils.report.figures import show
+from utils.report.outputs import config_of, names_for, write_results
+from utils.run.command_line import Parser, command
+from utils.run.inputs import check_data_set
+from utils.stages import STAGE_FOLDERS
 
 NEIGHBORS = (1, 5, 20)
 ENOUGH = 10  # new pictures for each cluster
@@ -32,13 +34,21 @@ ENOUGH = 10  # new pictures for each cluster
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(description=__doc__)
     parser.add_argument(
-        "--config_exp", required=True, help="the YAML of the model's stage: config.yml beside it has all its settings"
+        "--config_exp",
+        required=True,
+        help="the YAML of the model's stage: config.yml beside it has all its settings",
     )
     parser.add_argument("--model", required=True, type=Path, help="model.pth.tar of that stage")
-    parser.add_argument("--predict", metavar="FOLDER", help="take all pictures in this folder, not the val split")
+    parser.add_argument(
+        "--predict", metavar="FOLDER", help="take all pictures in this folder, not the val split"
+    )
     parser.add_argument("--out", type=Path, help="write which image is in which cluster to this CSV file")
-    parser.add_argument("--report", action="store_true", help="write report.html, a page to look at, beside the model")
-    parser.add_argument("--visualize_prototypes", action="store_true", help="write prototypes.png beside the model")
+    parser.add_argument(
+        "--report", action="store_true", help="write report.html, a page to look at, beside the model"
+    )
+    parser.add_argument(
+        "--visualize_prototypes", action="store_true", help="write prototypes.png beside the model"
+    )
     parser.add_argument("--show", action="store_true", help="also open the pictures in windows")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over the YAML")
     return parser.parse_intermixed_args(argv)
@@ -84,13 +94,15 @@ def judge_neighbors(cfg, arguments, model, loader, images: str) -> None:
             "tables and pictures are of clusters, and a pretext model has none: leave --out, --report, "
             "--visualize_prototypes and --show out"
         )
-    if not is_labelled(dataset):
+    if not dataset.is_labelled:
         raise UserError(
             f"{cfg.val_db_name} has no labels, and a pretext model is judged by its neighbors' labels: look at "
             "neighbors.png beside the model instead"
         )
     check_minable(len(dataset), max(NEIGHBORS), cfg.knn_backend, "val")
-    neighbors = mine_neighbors(extract_features(model, loader).to(loader.device), max(NEIGHBORS), cfg.knn_backend)
+    neighbors = mine_neighbors(
+        extract_features(model, loader).to(loader.device), max(NEIGHBORS), cfg.knn_backend
+    )
     right = {f"right among the top {k}": neighbor_accuracy(neighbors, dataset.targets, k) for k in NEIGHBORS}
     print_metrics(f"pretext model {arguments.model} on {images}", right)
 
@@ -98,7 +110,7 @@ def judge_neighbors(cfg, arguments, model, loader, images: str) -> None:
 def judge_clusters(cfg, arguments, model, loader, images: str, head: int) -> None:
     """What the clusters are like, and what was asked for to show it."""
     dataset = loader.dataset
-    if arguments.show and not (arguments.visualize_prototypes or is_labelled(dataset)):
+    if arguments.show and not (arguments.visualize_prototypes or dataset.is_labelled):
         raise UserError(
             f"{cfg.val_db_name} has no labels, so there is no confusion matrix to show: give --visualize_prototypes too"
         )
@@ -112,7 +124,9 @@ def judge_clusters(cfg, arguments, model, loader, images: str, head: int) -> Non
     metrics |= evaluate_clusters(probabilities, dataset.targets)
     stage = STAGE_FOLDERS[cfg.setup]
     print_metrics(f"{stage} model {arguments.model} on {images}, head {head}", metrics)
-    if not arguments.predict or len(dataset) >= ENOUGH * cfg.num_classes:  # a few new pictures need not fill them all
+    if (
+        not arguments.predict or len(dataset) >= ENOUGH * cfg.num_classes
+    ):  # a few new pictures need not fill them all
         for caution in cautions(metrics):
             say(f"warning: {caution}")
     pictures = write_results(arguments, made, images, dataset, probabilities, features, metrics, names)

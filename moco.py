@@ -1,17 +1,22 @@
 """Step 1 on ImageNet: the neighbors that SCAN starts from, mined with MoCo's weights. Nothing is trained."""
 
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from data.download import downloading
+from data import open_splits
+from data.augment import val_strategy
+from data.datasets.download import downloading
+from data.loader import eval_loader
 from models import build_model
+from models.foreign import read_pretrained
 from models.heads import feature_layer
-from models.moco import read_pretrained
-from utils.command_line import command, stage_arguments, stage_config
+from models.weights import load_whole
 from utils.features import kept_features
-from utils.mining import mine, open_splits
-from utils.run import Run
+from utils.mining import check_before_training, mine
+from utils.run.command_line import command, stage_arguments, stage_config
+from utils.run.run import Run
 
 FILE = "moco_v2_800ep_pretrain.pth.tar"
 URL = f"https://dl.fbaipublicfiles.com/moco/moco_checkpoints/moco_v2_800ep/{FILE}"
@@ -34,18 +39,27 @@ def main(argv: list[str] | None = None) -> None:
     path = arguments.model or Path(cfg.get("moco_weights") or published_weights())
     weights = read_pretrained(path)
     run.starts_from_file(path)
-    if run.is_finished():
+    if run.is_finished(partial(open_splits, cfg)):
         return
-    train_set, val_set, splits = open_splits(run)
+    train_set, val_set = open_splits(cfg)
+    check_before_training(cfg, train_set, val_set)
+    run.uses(train_set, val_set)
+    plain = val_strategy(cfg)
+    splits = {
+        "train": eval_loader(train_set, plain, run.device),
+        "val": eval_loader(val_set, plain, run.device),
+    }
     model = build_model(cfg).to(run.device, memory_format=torch.channels_last)
-    run.take_over(model, weights, path)
+    run.take_over(path, load_whole(model, weights, path))
     layer = feature_layer(model, cfg.feature_layer)  # unless told otherwise the backbone, before the MLP
     run.save_model(model.state_dict())
     run.log.note(f"SHA-256 of {path.name}: {run.began_with['weights']}")
 
     features = {}
     for split, loader in splits.items():
-        (features[split],) = kept_features(run.folder / f"features-{split}.npy", layer, loader)  # (N, D), unit length
+        (features[split],) = kept_features(
+            run.folder / f"features-{split}.npy", layer, loader
+        )  # (N, D), unit length
     mine(run, features, train_set, val_set)
     run.finish("the model, both neighbor files and neighbors.png")
 

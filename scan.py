@@ -1,25 +1,29 @@
 """Step 2, SCAN (arXiv:2005.12320): cluster so that every image agrees with its neighbors and all clusters are used."""
 
 import math
+from functools import partial
 
 import torch
 
-from data import build_dataset
+from data import build_dataset, open_splits
 from data.augment import train_strategy, val_strategy
 from data.loader import build_loader
+from data.loader.build import EVAL_BATCH_SIZE, eval_loader
+from data.loader.features import FeatureLoader
 from losses import SCANLoss
 from models import build_model
-from models.weights import load_backbone, load_strictly, read_weights
-from utils.command_line import command, stage_arguments, stage_config
+from models.weights import load_backbone, read_weights
 from utils.errors import UserError
-from utils.evaluate import cautions, evaluate_clusters
-from utils.features import EVAL_BATCH_SIZE, FeatureLoader, eval_loader, extract_features, kept_features, predict
-from utils.handover import MODEL, NEIGHBORS
-from utils.label_free import neighbor_agreement, scan_validation
-from utils.neighbors import load_neighbors
+from utils.evaluate.clustering import cautions, evaluate_clusters
+from utils.evaluate.label_free import neighbor_agreement, scan_validation
+from utils.features import extract_features, kept_features, predict
+from utils.neighbors.search import load_neighbors
 from utils.optimizers import build_optimizer, set_learning_rate
-from utils.run import Run
-from utils.visualize import plot_curves, plot_matching
+from utils.report.figures import plot_curves, plot_matching
+from utils.run.command_line import command, stage_arguments, stage_config
+from utils.run.run import Run
+from utils.stages import MODEL, NEIGHBORS
+from utils.storage.state_dicts import load_strictly
 
 
 def train_epoch(run: Run, model, loader, criterion, optimizer, epoch: int) -> dict[str, float]:
@@ -33,7 +37,9 @@ def train_epoch(run: Run, model, loader, criterion, optimizer, epoch: int) -> di
     for batch in progress:
         anchors, neighbors = batch.views
         with run.autocast():
-            logits = zip(model(anchors), model(neighbors), strict=True)  # two passes, as their batch norm differs
+            logits = zip(
+                model(anchors), model(neighbors), strict=True
+            )  # two passes, as their batch norm differs
         heads = [criterion(anchor, neighbor) for anchor, neighbor in logits]
         loss = torch.stack([terms.total for terms in heads]).sum()
         optimizer.zero_grad()
@@ -49,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
     cfg = stage_config(arguments, "scan")
     run, strategy = Run(cfg, arguments.restart), train_strategy(cfg)
     pretext = run.starts_from(cfg.pretext_dir, MODEL, *NEIGHBORS.values())
-    if run.is_finished():
+    if run.is_finished(partial(open_splits, cfg)):
         return
     model = build_model(cfg)
     loaded = load_backbone(model, pretext / MODEL)
@@ -62,14 +68,22 @@ def main(argv: list[str] | None = None) -> None:
     neighbors = load_neighbors(pretext / NEIGHBORS["train"], len(train_set), cfg.num_neighbors)
     val_neighbors = load_neighbors(pretext / NEIGHBORS["val"], len(val_set))
     loader = build_loader(
-        train_set, [strategy, strategy], cfg.batch_size, run.device, train=True, neighbors=neighbors, seed=cfg.seed
+        train_set,
+        [strategy, strategy],
+        cfg.batch_size,
+        run.device,
+        train=True,
+        neighbors=neighbors,
+        seed=cfg.seed,
     )
     val_loader = eval_loader(val_set, val_strategy(cfg), run.device)
     model = model.to(run.device, memory_format=torch.channels_last)
     if cfg.update_cluster_head_only:
         model.backbone.requires_grad_(False)
     criterion = SCANLoss(**cfg.criterion_kwargs)
-    optimizer = build_optimizer(cfg, [parameter for parameter in model.parameters() if parameter.requires_grad])
+    optimizer = build_optimizer(
+        cfg, [parameter for parameter in model.parameters() if parameter.requires_grad]
+    )
     state = run.resume(model, optimizer)
     run.log.note(f"loaded {loaded} of {loaded} backbone tensors from {pretext / MODEL}")
     best_loss, best_head = state.setdefault("best_loss", math.inf), state.setdefault("best_loss_head", 0)
@@ -80,9 +94,13 @@ def main(argv: list[str] | None = None) -> None:
         val_loader = FeatureLoader(features[None], val_set, [None], EVAL_BATCH_SIZE, run.device)
     if cfg.cached_views:
         trained = model.cluster_head
-        in_order = build_loader(train_set, [strategy], EVAL_BATCH_SIZE, run.device)  # the same views for every seed
+        in_order = build_loader(
+            train_set, [strategy], EVAL_BATCH_SIZE, run.device
+        )  # the same views for every seed
         features = kept_features(pretext / "cached_views.npy", model.backbone, in_order, cfg.cached_views)
-        loader = FeatureLoader(features, train_set, loader.views, cfg.batch_size, run.device, True, neighbors, cfg.seed)
+        loader = FeatureLoader(
+            features, train_set, loader.views, cfg.batch_size, run.device, True, neighbors, cfg.seed
+        )
     run.log.note(criterion.bounds(cfg.num_classes))
     if cfg.batch_size / cfg.num_classes < 4:
         run.log.warn(

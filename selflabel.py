@@ -1,22 +1,25 @@
 """Step 3, self-labelling (arXiv:2005.12320): confident images teach their cluster to strongly augmented views."""
 
+from functools import partial
+
 import torch
 
-from data import build_dataset
+from data import build_dataset, open_splits
 from data.augment import train_strategy, val_strategy
 from data.loader import build_loader
+from data.loader.build import eval_loader
 from losses import ConfidenceBasedCE
 from models import build_model
 from models.ema import InPlaceEMA
 from models.weights import count_backbone, load_best_head
-from utils.command_line import command, stage_arguments, stage_config
 from utils.errors import RunError
-from utils.evaluate import cautions, evaluate_clusters
-from utils.features import eval_loader, predict
-from utils.handover import MODEL
+from utils.evaluate.clustering import cautions, evaluate_clusters
+from utils.features import predict
 from utils.optimizers import build_optimizer, set_learning_rate
-from utils.run import Run
-from utils.visualize import plot_curves, plot_matching
+from utils.report.figures import plot_curves, plot_matching
+from utils.run.command_line import command, stage_arguments, stage_config
+from utils.run.run import Run
+from utils.stages import MODEL
 
 
 def train_epoch(run: Run, model, loader, criterion, optimizer, ema, epoch: int) -> dict[str, float]:
@@ -41,7 +44,10 @@ def train_epoch(run: Run, model, loader, criterion, optimizer, ema, epoch: int) 
         if ema:
             ema.step()
         progress.update(loss=loss)
-    share, skipped = int(progress.counts["kept"]) / (len(loader) * loader.batch_size), int(progress.counts["skipped"])
+    share, skipped = (
+        int(progress.counts["kept"]) / (len(loader) * loader.batch_size),
+        int(progress.counts["skipped"]),
+    )
     return progress.averages() | {"train/confident_share": share, "train/skipped_steps": skipped}
 
 
@@ -63,7 +69,7 @@ def main(argv: list[str] | None = None) -> None:
     cfg = stage_config(arguments, "selflabel")
     run = Run(cfg, arguments.restart)
     start = run.starts_from(cfg.scan_dir, MODEL) / MODEL
-    if run.is_finished():
+    if run.is_finished(partial(open_splits, cfg)):
         return
     model = build_model(cfg)
     head = load_best_head(model, start)

@@ -1,22 +1,23 @@
 """Step 1, the pretext task: SimCLR (arXiv:2002.05709), then the nearest neighbors that SCAN starts from."""
 
+from functools import partial
+
 import torch
 
-from data import with_unlabeled
-from data.augment import train_strategy
-from data.dataset import is_labelled
-from data.loader import build_loader
+from data import open_splits, with_unlabeled
+from data.augment import train_strategy, val_strategy
+from data.loader import build_loader, eval_loader
 from losses import SimCLRLoss
 from models import build_model
 from models.heads import feature_layer
-from models.weights import read_weights
-from utils.command_line import command, stage_arguments, stage_config
+from models.weights import load_whole, read_weights
 from utils.features import extract_features
-from utils.mining import knn_accuracy, mine, open_splits
-from utils.neighbors import check_features
+from utils.mining import check_before_training, knn_accuracy, mine
+from utils.neighbors.search import check_features
 from utils.optimizers import build_optimizer, set_learning_rate
-from utils.run import Run
-from utils.visualize import plot_curves
+from utils.report.figures import plot_curves
+from utils.run.command_line import command, stage_arguments, stage_config
+from utils.run.run import Run
 
 
 def train_epoch(run: Run, model, loader, criterion, optimizer, epoch: int) -> dict[str, float]:
@@ -39,7 +40,9 @@ def train(run: Run, model, train_set, val_set, splits: dict) -> None:
     """SimCLR on the train split and what there is of unlabeled images; kNN accuracy is for information alone."""
     cfg, strategy = run.cfg, train_strategy(run.cfg)
     dataset = with_unlabeled(cfg, train_set)
-    loader = build_loader(dataset, [strategy, strategy], cfg.batch_size, run.device, train=True, seed=cfg.seed)
+    loader = build_loader(
+        dataset, [strategy, strategy], cfg.batch_size, run.device, train=True, seed=cfg.seed
+    )
     criterion = SimCLRLoss(**cfg.criterion_kwargs)
     optimizer = build_optimizer(cfg, model.parameters())
     run.resume(model, optimizer)
@@ -47,7 +50,7 @@ def train(run: Run, model, train_set, val_set, splits: dict) -> None:
         set_learning_rate(optimizer, cfg, epoch)
         metrics = train_epoch(run, model, loader, criterion, optimizer, epoch)
         run.check_finite(epoch)
-        if run.is_due(epoch, cfg.knn_every) and is_labelled(train_set) and is_labelled(val_set):
+        if run.is_due(epoch, cfg.knn_every) and train_set.is_labelled and val_set.is_labelled:
             with run.autocast():
                 features = {split: extract_features(model, images) for split, images in splits.items()}
             metrics["val/knn_accuracy"] = knn_accuracy(features, train_set, val_set, run.device)
@@ -60,12 +63,19 @@ def main(argv: list[str] | None = None) -> None:
     cfg = stage_config(arguments, "simclr")
     trained = read_weights(arguments.model, "pretext") if arguments.model else None
     run = Run(cfg, arguments.restart)
-    if not trained and run.is_finished():
+    if not trained and run.is_finished(partial(open_splits, cfg)):
         return
-    train_set, val_set, splits = open_splits(run)
+    train_set, val_set = open_splits(cfg)
+    check_before_training(cfg, train_set, val_set)
+    run.uses(train_set, val_set)
+    plain = val_strategy(cfg)
+    splits = {
+        "train": eval_loader(train_set, plain, run.device),
+        "val": eval_loader(val_set, plain, run.device),
+    }
     model = build_model(cfg).to(run.device, memory_format=torch.channels_last)
     if trained:
-        run.take_over(model, trained, arguments.model)
+        run.take_over(arguments.model, load_whole(model, trained, arguments.model))
     else:
         train(run, model, train_set, val_set, splits)
 

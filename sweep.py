@@ -16,20 +16,22 @@ from torch import Tensor
 import scan
 from data import build_dataset
 from data.augment import val_strategy
+from data.loader.build import EVAL_BATCH_SIZE, eval_loader
+from data.loader.features import FeatureLoader
 from models import build_model
 from models.weights import load_whole, read_weights
-from utils.command_line import command, stage_arguments, stage_config, stage_parser
+from utils.console import say
 from utils.device import choose_device
 from utils.errors import UserError
-from utils.evaluate import evaluate_clusters
-from utils.features import EVAL_BATCH_SIZE, FeatureLoader, eval_loader, kept_features, predict
-from utils.files import write_whole
-from utils.handover import MODEL, NEIGHBORS
-from utils.label_free import silhouette
-from utils.logger import say
-from utils.run import Run
-from utils.variants import Variant, agreements, plot_variants, summary, to_csv, to_lines, verdict
-from utils.visualize import read_epochs
+from utils.evaluate.clustering import evaluate_clusters
+from utils.evaluate.label_free import silhouette
+from utils.features import kept_features, predict
+from utils.report.figures import read_epochs
+from utils.report.sweep_table import Variant, agreements, plot_variants, summary, to_csv, to_lines, verdict
+from utils.run.command_line import command, stage_arguments, stage_config, stage_parser
+from utils.run.run import Run
+from utils.stages import MODEL, NEIGHBORS
+from utils.storage.files import write_whole
 
 NOT_VARIED = ("seed", "run_name", "root_dir", "update_cluster_head_only")
 COLUMNS = ("loss", "used_clusters", "effective_clusters", "agreement", "silhouette", "ACC")
@@ -38,14 +40,22 @@ COLUMNS = ("loss", "used_clusters", "effective_clusters", "agreement", "silhouet
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """The command line: `variants`, one {key: value} for each combination, `seeds` and what a stage takes."""
     parser = stage_parser(__doc__.partition("\n")[0])
-    parser.add_argument("--vary", action="append", required=True, metavar="KEY=v1,v2", help="a key and its values")
-    parser.add_argument("--seeds", nargs="+", default=["0", "1", "2"], help="default: 0 1 2; agreement needs two")
+    parser.add_argument(
+        "--vary", action="append", required=True, metavar="KEY=v1,v2", help="a key and its values"
+    )
+    parser.add_argument(
+        "--seeds", nargs="+", default=["0", "1", "2"], help="default: 0 1 2; agreement needs two"
+    )
     arguments = parser.parse_intermixed_args(argv)
-    arguments.overrides += [word for word in arguments.seeds if "=" in word]  # argparse takes what follows --seeds
+    arguments.overrides += [
+        word for word in arguments.seeds if "=" in word
+    ]  # argparse takes what follows --seeds
     arguments.seeds = [word for word in arguments.seeds if "=" not in word]
     if not arguments.seeds:
         raise UserError("--seeds names none: give two or more, such as --seeds 0 1 2")
-    if own := [word for word in arguments.overrides if word.partition("=")[0] in ("seed", "update_cluster_head_only")]:
+    if own := [
+        word for word in arguments.overrides if word.partition("=")[0] in ("seed", "update_cluster_head_only")
+    ]:
         raise UserError(f"{own[0]}: the sweep sets this key itself; give seeds as --seeds 0 1 2")
     varied = parse_vary(arguments.vary)
     arguments.variants = [dict(zip(varied, values, strict=True)) for values in product(*varied.values())]
@@ -60,11 +70,15 @@ def parse_vary(options: Sequence[str]) -> dict[str, list[str]]:
         key, _, text = option.partition("=")
         values = [value.strip() for value in re.split(r",(?![^\[]*\])", text)]
         if not all(values):
-            raise UserError(f"--vary {option} lacks a value: write it as KEY=v1,v2, such as num_classes=5,10,20")
+            raise UserError(
+                f"--vary {option} lacks a value: write it as KEY=v1,v2, such as num_classes=5,10,20"
+            )
         if key in varied:
             raise UserError(f"--vary {key} stands twice: give all its values at once, {key}=v1,v2,v3")
         if key in NOT_VARIED:
-            raise UserError(f"--vary {key}: this key cannot be varied, vary another one (seeds: --seeds 0 1 2)")
+            raise UserError(
+                f"--vary {key}: this key cannot be varied, vary another one (seeds: --seeds 0 1 2)"
+            )
         varied[key] = values
     return varied
 

@@ -33,7 +33,12 @@ RECIPES = {  # set and size: a config that has it
     ("ours", 96): "configs/scan/scan_stl10.yml",
 }
 BATCH = {32: 512, 96: 128}
-PUBLISHED = {("simclr", 32): 279, ("simclr", 96): 617, ("ours", 32): 242, ("ours", 96): 364}  # us, measured elsewhere
+PUBLISHED = {
+    ("simclr", 32): 279,
+    ("simclr", 96): 617,
+    ("ours", 32): 242,
+    ("ours", 96): 364,
+}  # us, measured elsewhere
 BARS = {("simclr", 32): 7, ("simclr", 96): 2, ("ours", 32): 5, ("ours", 96): 1}
 VOID = 1.5  # times slower than that, a baseline makes no ratio
 
@@ -65,7 +70,11 @@ def published_simclr(kwargs) -> Callable[[Image.Image], torch.Tensor]:
 
 
 def published_plain(kwargs) -> Callable[[Image.Image], torch.Tensor]:
-    steps = [transforms.CenterCrop(kwargs.crop_size), transforms.ToTensor(), transforms.Normalize(**kwargs.normalize)]
+    steps = [
+        transforms.CenterCrop(kwargs.crop_size),
+        transforms.ToTensor(),
+        transforms.Normalize(**kwargs.normalize),
+    ]
     return transforms.Compose(steps)
 
 
@@ -115,14 +124,19 @@ def compare(
     strategy: tuple, published: Callable, images: torch.Tensor, rounds: int, device: torch.device
 ) -> dict[str, list[float]]:
     """Microseconds an image of both forms, in turns."""
-    pictures, generator = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images], torch.Generator()
+    pictures, generator = (
+        [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images],
+        torch.Generator(),
+    )
     images = images.to(device)
 
     def pillow() -> float:
         return 1e6 * seconds(lambda: torch.stack([published(picture) for picture in pictures])) / len(images)
 
     def batched() -> float:
-        return 1e6 * seconds(lambda: apply(images, draw(strategy, len(images), generator)), device) / len(images)
+        return (
+            1e6 * seconds(lambda: apply(images, draw(strategy, len(images), generator)), device) / len(images)
+        )
 
     return in_turns({"Pillow": pillow, "batched": batched}, rounds)
 
@@ -135,7 +149,9 @@ def main(argv: list[str] | None = None) -> None:
     arguments = options.parse_args(argv)
     torch.set_num_threads(1)
     device = choose_device(arguments.device)  # as the stages do
-    table = Table("set, px, batch", "times as fast as Pillow", "bar", "Pillow, us an image", "batched, us an image")
+    table = Table(
+        "set, px, batch", "times as fast as Pillow", "bar", "Pillow, us an image", "batched, us an image"
+    )
     for (name, size), recipe in RECIPES.items():
         if arguments.set not in (None, name) or arguments.size not in (None, size):
             continue

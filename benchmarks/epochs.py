@@ -13,17 +13,23 @@ import simclr
 from benchmarks.augment import published_ours, published_plain, published_simclr
 from benchmarks.timing import seconds
 from data.augment import train_strategy, val_strategy
-from data.batches import Batch
 from data.dataset import ResidentDataset
 from data.loader import build_loader
+from data.loader.base import Batch
+from data.loader.build import EVAL_BATCH_SIZE
 from losses import ConfidenceBasedCE, SCANLoss, SimCLRLoss
 from models import build_model
 from utils.config import load_config
-from utils.features import EVAL_BATCH_SIZE, extract_features
+from utils.features import extract_features
 from utils.optimizers import build_optimizer
-from utils.progress import Progress
+from utils.run.meter import Progress
 
-STAGES = {"simclr": "pretext/simclr", "scan": "scan/scan", "selflabel": "selflabel/selflabel", "features": "scan/scan"}
+STAGES = {
+    "simclr": "pretext/simclr",
+    "scan": "scan/scan",
+    "selflabel": "selflabel/selflabel",
+    "features": "scan/scan",
+}
 ALWAYS = 0.05  # a confidence that every image has in one of ten clusters
 
 
@@ -144,7 +150,12 @@ def epoch_of(
 def loader_of(stage: str, cfg, form: str, images: torch.Tensor, batch: int, device: torch.device):
     """The batches of a form's epoch."""
     strong, plain = train_strategy(cfg), val_strategy(cfg)
-    views = {"simclr": [strong, strong], "scan": [strong, strong], "selflabel": [plain, strong], "features": [plain]}
+    views = {
+        "simclr": [strong, strong],
+        "scan": [strong, strong],
+        "selflabel": [plain, strong],
+        "features": [plain],
+    }
     dataset = ResidentDataset(images, None, [])
     loader = build_loader(dataset, views[stage], batch, device, train=stage != "features")
     if form == "published" and device.type == "cpu":

@@ -24,13 +24,14 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.table import Table, against, parser, ratio, save
 from benchmarks.timing import in_turns, process_apart, seconds
-from data.augment_steps import Normalize
+from data.augment.steps import Normalize
 from data.dataset import ResidentDataset
+from data.loader.build import eval_loader
 from models.heads import ClusteringModel
-from utils.evaluate import contingency_table, evaluate_clusters, prototypes
-from utils.features import eval_loader, predict
-from utils.label_free import scan_validation
-from utils.visualize import plot_matching, plot_prototypes
+from utils.evaluate.clustering import contingency_table, evaluate_clusters, prototypes
+from utils.evaluate.label_free import scan_validation
+from utils.features import predict
+from utils.report.figures import plot_matching, plot_prototypes
 
 SIDE, FEATURES, NEIGHBORS = 8, 2048, 5  # pixels of a made-up image; of ResNet-50; of a val image
 
@@ -40,7 +41,9 @@ def made_up_images(number: int, num_classes: int) -> ResidentDataset:
     targets = torch.randint(num_classes, (number,))  # (N,)
     pictures = torch.randint(64, 192, (num_classes, 3, SIDE, SIDE))
     noise = torch.randint(-64, 64, (number, 3, SIDE, SIDE))
-    return ResidentDataset((pictures[targets] + noise).byte(), targets, [f"class {i}" for i in range(num_classes)])
+    return ResidentDataset(
+        (pictures[targets] + noise).byte(), targets, [f"class {i}" for i in range(num_classes)]
+    )
 
 
 def stub_model(num_clusters: int, num_heads: int) -> ClusteringModel:
@@ -58,7 +61,9 @@ def timed(table: Table, name: str, function, *arguments):
     start = time.perf_counter()
     result = function(*arguments)
     spent = time.perf_counter() - start
-    table.row(name, spent, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9)  # Linux counts in KiB
+    table.row(
+        name, spent, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    )  # Linux counts in KiB
     return result
 
 
@@ -159,7 +164,9 @@ def judge(arguments) -> Table:
     chosen = timed(table, "prototypes, one head", prototypes, probabilities, features)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "picture.png"
-        timed(table, "confusion_matrix.png", plot_matching, dataset, probabilities.argmax(dim=1), metrics, path)
+        timed(
+            table, "confusion_matrix.png", plot_matching, dataset, probabilities.argmax(dim=1), metrics, path
+        )
         names = {cluster: f"cluster {cluster}" for cluster in chosen}
         timed(table, "prototypes.png, all pages", plot_prototypes, dataset, chosen, names, path)
     return table
@@ -168,7 +175,9 @@ def judge(arguments) -> Table:
 def main(argv: list[str] | None = None) -> None:
     options = parser(__doc__)
     options.add_argument("--rounds", type=int, default=5)
-    options.add_argument("--all_pairs", action="store_true", help="count all pairs of 1,000 clusters: minutes a round")
+    options.add_argument(
+        "--all_pairs", action="store_true", help="count all pairs of 1,000 clusters: minutes a round"
+    )
     options.add_argument("--images", type=int, default=50_000)
     options.add_argument("--clusters", type=int, default=1000)
     options.add_argument("--heads", type=int, default=10)

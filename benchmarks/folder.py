@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from data import build_dataset
-from data.fashion_mnist import read_fashion_mnist
+from data.datasets.fashion_mnist import read_fashion_mnist
 from utils.config import load_config
 from utils.mypath import MyPath
 
@@ -44,7 +44,12 @@ def main() -> None:
         for row in range(len(dataset)):
             dataset.get_image(row).convert("L").save(folder / f"{row:05d}.png")
         for run in range(FIRST):
-            own = ["train_db_name=folder", "val_db_name=folder", f"folder.path={folder}", f"num_workers={workers}"]
+            own = [
+                "train_db_name=folder",
+                "val_db_name=folder",
+                f"folder.path={folder}",
+                f"num_workers={workers}",
+            ]
             own += [f"root_dir={place}/results-{run}"]
             cfg = load_config(None, "configs/pretext/simclr_fashion_mnist_small.yml", own)
             first.append(seconds(cfg))

@@ -58,7 +58,9 @@ def all_steps(folder: Path, rehearsal: bool) -> list[Step]:
     tests = ["-m", "pytest", "-rs", "tests/test_cuda.py", "tests/test_on_device.py"]
     steps = [Step("tests", tests, 0 if small else 3, own_json=False)]
     steps += [benchmark("augment", "augment", 2, *device, *few)]
-    steps += [benchmark(f"stages-{stage}", "stages", 3, "--stage", stage, *device, *sizes) for stage in PASSES]
+    steps += [
+        benchmark(f"stages-{stage}", "stages", 3, "--stage", stage, *device, *sizes) for stage in PASSES
+    ]
     steps += [benchmark("knn", "knn", 2, *device, *few, *search)]
     steps += [benchmark("evaluate", "evaluate", 3, *few)]
     steps += recipe(folder, small)
@@ -69,14 +71,18 @@ def all_steps(folder: Path, rehearsal: bool) -> list[Step]:
 def recipe(folder: Path, small: bool) -> list[Step]:
     """The three stages on all of Fashion-MNIST, and their evaluation; in small on the digits."""
     recipe = "digits" if small else "fashion_mnist"
-    epochs = {"simclr": 2, "scan": 2, "selflabel": 2} if small else {"simclr": 60, "scan": 15, "selflabel": 30}
+    epochs = (
+        {"simclr": 2, "scan": 2, "selflabel": 2} if small else {"simclr": 60, "scan": 15, "selflabel": 30}
+    )
     places = {"simclr": "pretext", "scan": "scan", "selflabel": "selflabel"}
     common = [f"root_dir={folder / 'runs'}", "run_name=recipe"]
     common += ["device=cpu"] if small else ["device=cuda", "precision=bf16"]
     steps = []
     for stage, place in places.items():
         config = ["--config_exp", f"configs/{place}/{stage}_{recipe}.yml"]
-        own = [f"epochs={epochs[stage]}"] + (["confidence_threshold=0.11"] if small and stage == "selflabel" else [])
+        own = [f"epochs={epochs[stage]}"] + (
+            ["confidence_threshold=0.11"] if small and stage == "selflabel" else []
+        )
         command = [f"{stage}.py", *config, *common, *own]
         steps.append(Step(f"recipe-{stage}", command, own_json=False, logs=f"runs/recipe/{place}"))
     model = ["--model", str(folder / "runs/recipe/selflabel/model.pth.tar")]
@@ -86,7 +92,9 @@ def recipe(folder: Path, small: bool) -> list[Step]:
 def left(steps: list[Step], state: dict) -> list[Step]:
     """The steps that are not done, those that failed at the end."""
     ends = {step.name: state.get(step.name, {}).get("end") for step in steps}
-    return sorted((step for step in steps if ends[step.name] != "done"), key=lambda step: ends[step.name] == "failed")
+    return sorted(
+        (step for step in steps if ends[step.name] != "done"), key=lambda step: ends[step.name] == "failed"
+    )
 
 
 def run(step: Step, folder: Path, seconds: float) -> tuple[str, int]:
@@ -126,11 +134,14 @@ def run_all(steps: list[Step], folder: Path, minutes: float, where: dict | None 
         ending, code = run(step, folder, seconds)
         spent = time.monotonic() - begin
         before = state.get(step.name, {})
-        kept = before.get("seconds", 0) if before.get("end") == CUT_OFF and not step.own_json else 0  # a stage goes on
+        kept = (
+            before.get("seconds", 0) if before.get("end") == CUT_OFF and not step.own_json else 0
+        )  # a stage goes on
         state[step.name] = {"end": ending, "exit": code, "seconds": kept + spent} | (where or {})
         path.write_text(json.dumps(state, indent=1) + "\n")
         print(
-            f"{ending}, {spent:.0f} s" + (f" (exit {code}, see {folder / step.name}.log)" if code else ""), flush=True
+            f"{ending}, {spent:.0f} s" + (f" (exit {code}, see {folder / step.name}.log)" if code else ""),
+            flush=True,
         )
         if ending == CUT_OFF:
             return
@@ -139,7 +150,9 @@ def run_all(steps: list[Step], folder: Path, minutes: float, where: dict | None 
 def machine(rehearsal: bool) -> dict:
     """Where and with what it was measured."""
     try:
-        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+        commit = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
+        )
         commit = commit.stdout.strip() or "unknown"
     except OSError:
         commit = "unknown"
@@ -178,7 +191,9 @@ def results_of(folder: Path) -> dict[str, float | None]:
     path = folder / "log.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     rates = [line["train/images_per_second"] for line in lines if "train/images_per_second" in line]
-    finals = [value for line in lines if "final" in line for value in line.items() if isinstance(value[1], float)]
+    finals = [
+        value for line in lines if "final" in line for value in line.items() if isinstance(value[1], float)
+    ]
     return {"images/s": statistics.median(rates) if rates else None, **dict(finals)}
 
 
@@ -208,11 +223,15 @@ def report(steps: list[Step], folder: Path, rehearsal: bool) -> None:
     for step in steps:
         ended = state.get(step.name, {})
         overview.row(step.name, ended.get("end", "left"), ended.get("seconds", 0.0) / 60 if ended else None)
-    print(f"\n{len(left(steps, state))} of {len(steps)} steps are left; all figures are in {folder / 'results.json'}")
+    print(
+        f"\n{len(left(steps, state))} of {len(steps)} steps are left; all figures are in {folder / 'results.json'}"
+    )
 
 
 def main(argv: list[str] | None = None) -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("folder", nargs="?", type=Path, default=Path("results/gpu"))
     options.add_argument("--minutes", type=float, default=9, help="of this call")
     options.add_argument("--rehearsal", action="store_true", help="in small, on the CPU")

@@ -16,10 +16,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data.augment import train_strategy
 from data.dataset import ResidentDataset
 from data.loader import build_loader
+from data.loader.features import FeatureLoader
 from losses import SCANLoss
 from models import build_model
 from models.heads import ClusterHeads
-from utils.features import FeatureLoader, extract_features
+from utils.features import extract_features
 
 HEADS, STEPS, KEPT_STEPS, HEAD_STEPS, VIEWS = 10, 3, 50, 15, 2
 EVAL_BATCH = 64
@@ -98,18 +99,24 @@ def main() -> None:
     model.backbone.eval()
     optimizer = torch.optim.SGD(model.cluster_head.parameters(), lr=1e-3, momentum=0.9)
     options = {"train": True, "neighbors": neighbors}
-    new = seconds_a_step(model, build_loader(dataset, [strategy] * 2, arguments.batch, **options), optimizer, STEPS)
+    new = seconds_a_step(
+        model, build_loader(dataset, [strategy] * 2, arguments.batch, **options), optimizer, STEPS
+    )
 
     kept = build_loader(dataset, [strategy], EVAL_BATCH)
     start = time.process_time()
-    features = torch.stack([extract_features(model.backbone, kept)] * VIEWS)  # (V, N, D); the same view is as quick
+    features = torch.stack(
+        [extract_features(model.backbone, kept)] * VIEWS
+    )  # (V, N, D); the same view is as quick
     a_view = (time.process_time() - start) / len(images)
     big = ResidentDataset(images[:1].expand(arguments.batch * KEPT_STEPS, -1, -1, -1), None, [])
     features = features.repeat(1, -(-len(big) // len(images)), 1)[:, : len(big)]
     neighbors = torch.randint(len(big), (len(big), 21))
     loader = FeatureLoader(features, big, [strategy] * 2, arguments.batch, "cpu", True, neighbors, 0)
     old = seconds_a_step(model.cluster_head, loader, optimizer, KEPT_STEPS)
-    print("| backbone | px | batch | classes | new views, s a step | kept views, s a step | ratio | ms a kept view |")
+    print(
+        "| backbone | px | batch | classes | new views, s a step | kept views, s a step | ratio | ms a kept view |"
+    )
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     case = f"| {arguments.backbone} | {arguments.size} | {arguments.batch} | {arguments.classes}"
     print(f"{case} | {new:.3f} | {old:.4f} | {new / old:.0f} | {1000 * a_view:.1f} |")

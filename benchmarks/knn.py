@@ -26,20 +26,33 @@ from torch.nn import functional as F
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.table import Table, against, parser, ratio, save
 from benchmarks.timing import in_turns, seconds
-from utils import knn_index
 from utils.device import choose_device
-from utils.knn_index import import_faiss
-from utils.neighbors import mine_neighbors, recall, weighted_knn
+from utils.neighbors import faiss_index as knn_index
+from utils.neighbors.faiss_index import import_faiss
+from utils.neighbors.search import mine_neighbors, recall, weighted_knn
 
 SIZES = [(10_000, 128), (50_000, 128), (10_000, 2048)]  # images, and numbers in a feature
 BAR = 0.45  # of PyTorch against faiss, exact both
 CLASSES, SUB_CLASSES, NOISE = 1000, 5, 0.8  # of length 1: the centre that noise is added to
 ROWS = 10_000  # made at once
 QUERIES, MEMORY, DIM = 512, 50_000, 128  # of the weighted kNN
-COLUMNS = ("images x dim", "PyTorch, times as fast as faiss", "bar", "faiss, s", "PyTorch, s", "equal neighbors, %")
+COLUMNS = (
+    "images x dim",
+    "PyTorch, times as fast as faiss",
+    "bar",
+    "faiss, s",
+    "PyTorch, s",
+    "equal neighbors, %",
+)
 GPU_COLUMNS = ("images x dim", "of the limit, %", "limit, s", "measured, s", "right, %")
 GPU_COLUMNS += ("features, GiB", "peak GPU memory, GiB")
-VOTE_COLUMNS = ("weighted kNN, classes", "times as fast as all votes at once", "all votes, ms", "ours, ms", "equal, %")
+VOTE_COLUMNS = (
+    "weighted kNN, classes",
+    "times as fast as all votes at once",
+    "all votes, ms",
+    "ours, ms",
+    "equal, %",
+)
 TERAFLOPS = 67  # of an H100 in fp32 without TF32, by its data sheet
 
 
@@ -125,7 +138,9 @@ def weighted(classes: int, features: Tensor, rounds: int, table: Table) -> None:
     targets, found = torch.arange(len(memory), device=features.device) % classes, {}
 
     def vote(form) -> float:
-        return 1000 * seconds(lambda: found.update({form: form(memory, targets, queries, classes)}), features.device)
+        return 1000 * seconds(
+            lambda: found.update({form: form(memory, targets, queries, classes)}), features.device
+        )
 
     times = in_turns({form: lambda form=form: vote(form) for form in (one_hot_knn, weighted_knn)}, rounds)
     equal = 100 * (found[one_hot_knn] == found[weighted_knn]).double().mean().item()
@@ -158,7 +173,10 @@ def measure_index(path: Path, index: str, topk: int) -> tuple:
 def compare_indexes(indexes: list[str], images: int, dim: int, topk: int) -> Table:
     table = Table("index", "of the exact neighbors, %", "build and train, s", "search, s", "peak memory, GB")
     # A new process for each index: memory of one is not counted for the next, nor is that of making the features.
-    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool, tempfile.TemporaryDirectory() as tmp:
+    with (
+        multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool,
+        tempfile.TemporaryDirectory() as tmp,
+    ):
         path = Path(tmp, "features.npy")
         pool.apply(write_features, (path, images, dim))
         for index in indexes:

@@ -23,8 +23,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.table import Spread, Table, parser, save, spread
 from benchmarks.timing import seconds
 from data.augment import train_strategy, val_strategy
-from data.image_files import StreamedDataset, fault_of, read_image
-from data.streamed_loader import StreamedLoader
+from data.dataset import StreamedDataset
+from data.image_files import fault_of, read_image
+from data.loader.streamed import StreamedLoader
 from utils.config import load_config
 from utils.device import choose_device, cpu_count
 
@@ -46,7 +47,9 @@ def write_photographs(folder: Path) -> StreamedDataset:
 
 def milliseconds(act: Callable[[int], object]) -> Spread:
     """Of an image, over the passes."""
-    return spread([1000 * seconds(lambda: [act(image) for image in range(IMAGES)]) / IMAGES for _ in range(PASSES)])
+    return spread(
+        [1000 * seconds(lambda: [act(image) for image in range(IMAGES)]) / IMAGES for _ in range(PASSES)]
+    )
 
 
 def images_per_second(dataset: StreamedDataset, views: list, workers: int) -> tuple[float, float]:
@@ -76,7 +79,11 @@ def main(argv: list[str] | None = None) -> None:
 
         jittered = [train_strategy(scan)] * 2
         loaders = Table(
-            "loader, workers", "of the decode limit, %", "read, images/s", "limit, images/s", "batches, images/s"
+            "loader, workers",
+            "of the decode limit, %",
+            "read, images/s",
+            "limit, images/s",
+            "batches, images/s",
         )
         many = dataset.chosen(torch.arange(arguments.images) % IMAGES)
         limit = 1000 * cpu_count() / milliseconds(lambda i: read_image(dataset.path(i))).median

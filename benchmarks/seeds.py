@@ -20,10 +20,10 @@ import selflabel
 import simclr
 from benchmarks.timing import process_apart
 from data import build_dataset
-from utils.command_line import command
 from utils.config import load_config
 from utils.errors import UserError
-from utils.evaluate import kmeans_accuracy
+from utils.evaluate.clustering import kmeans_accuracy
+from utils.run.command_line import command
 
 STAGES = {"pretext": simclr, "scan": scan, "selflabel": selflabel}
 SCRIPTS = {**STAGES, "eval": evaluation}
@@ -76,7 +76,9 @@ def pixels_baseline(config: str, overrides: list[str]) -> float:
     return kmeans_accuracy(*pixels, val.targets, len(train.classes), cfg.seed)
 
 
-def run_recipe(recipe: str, root_dir: Path, seed: int, overrides: list[str]) -> tuple[list[float], list[list[float]]]:
+def run_recipe(
+    recipe: str, root_dir: Path, seed: int, overrides: list[str]
+) -> tuple[list[float], list[list[float]]]:
     """The RESULTS of a seed, and the COSTS of each of SCRIPTS."""
     folder = root_dir / f"{recipe}-{seed}"
     if folder.exists():
@@ -87,8 +89,12 @@ def run_recipe(recipe: str, root_dir: Path, seed: int, overrides: list[str]) -> 
         costs.append(cost_of(stage, words))
     costs.append(cost_of("eval", [*words, "--model", str(folder / stage / "model.pth.tar")]))
     results = finals(folder / "pretext")
-    clusters = [finals(folder / stage)[metric] for stage in ("scan", "selflabel") for metric in ("ACC", "NMI")]
-    pixels = alone(pixels_baseline, words[1], overrides)  # not here: new processes inherit the peak of this one
+    clusters = [
+        finals(folder / stage)[metric] for stage in ("scan", "selflabel") for metric in ("ACC", "NMI")
+    ]
+    pixels = alone(
+        pixels_baseline, words[1], overrides
+    )  # not here: new processes inherit the peak of this one
     total = sum(minutes for _, minutes, *_ in costs)
     return [pixels, *(results[name] for name in RESULTS[1:3]), *clusters, total], costs
 
@@ -96,7 +102,11 @@ def run_recipe(recipe: str, root_dir: Path, seed: int, overrides: list[str]) -> 
 def print_table(columns: tuple[str, ...], rows: dict[int | str, list]) -> None:
     print("\n| " + " | ".join(columns) + " |\n|" + " --- |" * len(columns))
     for name, cells in rows.items():
-        print(f"| {name} | " + " | ".join(cell if isinstance(cell, str) else f"{cell:.3f}" for cell in cells) + " |")
+        print(
+            f"| {name} | "
+            + " | ".join(cell if isinstance(cell, str) else f"{cell:.3f}" for cell in cells)
+            + " |"
+        )
 
 
 def print_tables(outcomes: dict[int, tuple[list[float], list[list[float]]]]) -> None:
@@ -118,7 +128,9 @@ def print_tables(outcomes: dict[int, tuple[list[float], list[list[float]]]]) -> 
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
         "--recipe", default="digits", help="digits, fashion_mnist_small, ...: the end of the configs' names"
     )
@@ -127,7 +139,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     arguments = parser.parse_intermixed_args(argv)
     outcomes = {
-        seed: run_recipe(arguments.recipe, arguments.root_dir, seed, arguments.overrides) for seed in arguments.seeds
+        seed: run_recipe(arguments.recipe, arguments.root_dir, seed, arguments.overrides)
+        for seed in arguments.seeds
     }
     print_tables(outcomes)
 

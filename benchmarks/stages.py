@@ -58,7 +58,9 @@ def measure(
     table: Table,
 ) -> None:
     """A row of the table for each form. batch: None for that of the recipe."""
-    turns = {name: lambda form=form: measured(stage, *form, images, batch, device) for name, form in FORMS.items()}
+    turns = {
+        name: lambda form=form: measured(stage, *form, images, batch, device) for name, form in FORMS.items()
+    }
     with process_apart() as apart:
         if device.type == "cpu" and not together:
             published = (stage, *FORMS["published"], images, batch, device)
@@ -75,7 +77,15 @@ def measure(
         bar = against(BARS.get((stage, name)) if device.type == "cpu" else None, faster.median)
         peak = each.peak / 2**30 if device.type == "cuda" else None
         table.row(
-            f"{stage}, {name}", faster, bar, 1000 * image, 1 / image, 1000 * image * each.batch, rest, loader, peak
+            f"{stage}, {name}",
+            faster,
+            bar,
+            1000 * image,
+            1 / image,
+            1000 * image * each.batch,
+            rest,
+            loader,
+            peak,
         )
 
 

@@ -61,7 +61,9 @@ def _new_file(name: str) -> Path:
 
 def parser(description: str, device: bool = False) -> argparse.ArgumentParser:
     """Of a benchmark: `--json`, and `--device` where it measures on a GPU too."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", type=_new_file, metavar="FILE", help="write the tables to this file, too")
     if device:
         parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")

@@ -35,7 +35,9 @@ def in_turns(turns: dict[str, Callable[[], float]], rounds: int) -> dict[str, li
 
 def _begin(threads: int) -> None:
     torch.set_num_threads(threads)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to both processes: the parent answers, and ends this one
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C goes to both processes: the parent answers, and ends this one
 
 
 @contextmanager

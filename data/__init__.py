@@ -5,15 +5,14 @@ from pathlib import Path
 
 import torch
 
-from data.cifar import read_cifar10, read_cifar20
-from data.dataset import ResidentDataset
-from data.digits import read_digits
-from data.fashion_mnist import read_fashion_mnist
-from data.folder import read_folder
-from data.folder_scan import FolderScan
-from data.image_files import StreamedDataset
-from data.imagenet import read_imagenet
-from data.stl10 import read_stl10
+from data.dataset import ResidentDataset, StreamedDataset
+from data.datasets.cifar import read_cifar10, read_cifar20
+from data.datasets.digits import read_digits
+from data.datasets.fashion_mnist import read_fashion_mnist
+from data.datasets.imagenet import read_imagenet
+from data.datasets.stl10 import read_stl10
+from data.folder.pictures import read_folder
+from data.folder.scan import FolderScan
 from utils.errors import UserError
 from utils.mypath import DATASET_FOLDERS, MyPath
 
@@ -57,3 +56,8 @@ def with_unlabeled(cfg, train_set: ResidentDataset) -> ResidentDataset:
     unlabeled = build_dataset(cfg, "unlabeled")
     images = torch.cat([train_set.images, unlabeled.images])
     return ResidentDataset(images, torch.cat([train_set.targets, unlabeled.targets]), train_set.classes)
+
+
+def open_splits(cfg) -> tuple:
+    """Both splits of the config's data set: train and val."""
+    return build_dataset(cfg, "train"), build_dataset(cfg, "val")

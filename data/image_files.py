@@ -1,19 +1,13 @@
 """Images in files: read upright, and held as a list of names until they are needed."""
 
-import hashlib
-import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps
-from torch import Tensor
 from torchvision.transforms.functional import resize
 
 SHORT_SIDE = 256  # pixels; every crop is taken from an image of this size
@@ -81,57 +75,3 @@ def reason_of(error: Exception) -> str:
     if isinstance(error, Image.UnidentifiedImageError):
         return "no image that Pillow knows"  # its own words repeat the path
     return " ".join((getattr(error, "strerror", None) or str(error)).split()) or type(error).__name__
-
-
-@dataclass(frozen=True)
-class StreamedDataset:
-    """A split whose images stay in their files, to be decoded when they are read.
-
-    files: bytes (N,), names within `folder`. marks: (N,), what told each file from others when the folder was checked:
-    its size in bytes, or the SHA-256 of its content. targets: int64 (N,), -1 where unknown, or None when nothing is
-    labelled; for evaluation alone. classes: the names that targets count. num_workers: processes that read for a
-    loader. side: of the centre square that an image is, pixels; None for the whole, its short side 256."""
-
-    folder: Path
-    files: np.ndarray
-    marks: np.ndarray
-    targets: Tensor | None
-    classes: list[str]
-    num_workers: int = 0
-    side: int | None = None
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """SHA-256 of the names and marks of the files, in order, and of `side`; no labels are in it."""
-        digest = hashlib.sha256(b"\0".join(self.files.tolist()) + self.marks.tobytes())
-        digest.update(str(self.side or "").encode())
-        return digest.hexdigest()
-
-    def path(self, index: int) -> Path:
-        return self.folder / os.fsdecode(self.files[index])
-
-    def name(self, index: int) -> str:
-        """The image for a reader: its file within the folder."""
-        return os.fsdecode(self.files[index])
-
-    def chosen(self, rows: Tensor) -> "StreamedDataset":
-        """The images at int64 rows (M,), in that order."""
-        targets = None if self.targets is None else self.targets[rows]
-        return replace(self, files=self.files[rows.numpy()], marks=self.marks[rows.numpy()], targets=targets)
-
-    def thinned(self, number: int) -> "StreamedDataset":
-        """At most `number` of the images, evenly spaced over the order of the data set."""
-        return self if number >= len(self) else self.chosen(evenly_spaced(number, len(self)))
-
-    def get_image(self, index: int) -> Image.Image:
-        path = self.path(index)
-        return read_image(path) if self.side is None else read_square(path, self.side)
-
-
-def evenly_spaced(number: int, total: int) -> Tensor:
-    """At most `number` of the rows 0 to total - 1, int64."""
-    number = min(number, total)
-    return torch.arange(number) * total // number

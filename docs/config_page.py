@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from utils.config_keys import ALL, TABLE, Key
-from utils.config_values import wanted
+from utils.config.keys import ALL, TABLE, Key
+from utils.config.values import wanted
 
 PAGE = Path(__file__).with_name("config.md")
 INTRODUCTION = """\
@@ -38,7 +38,9 @@ def config_page() -> str:
     page = INTRODUCTION
     for entry in TABLE:
         page += (
-            row(entry) if isinstance(entry, Key) else f"\n## {entry}\n\n{line(COLUMNS)}{line(['---'] * len(COLUMNS))}"
+            row(entry)
+            if isinstance(entry, Key)
+            else f"\n## {entry}\n\n{line(COLUMNS)}{line(['---'] * len(COLUMNS))}"
         )
     return page
 

@@ -35,7 +35,10 @@ def cluster_entropy(mean_probs: Tensor, cluster_prior: Sequence[float] | None = 
 
 
 def scan_loss(
-    anchor_logits: Tensor, neighbor_logits: Tensor, entropy_weight: float, cluster_prior: Sequence[float] | None = None
+    anchor_logits: Tensor,
+    neighbor_logits: Tensor,
+    entropy_weight: float,
+    cluster_prior: Sequence[float] | None = None,
 ) -> ScanTerms:
     """Semantic clustering loss (SCAN, arXiv:2005.12320, eq. 2), its inner product computed in log space.
 

@@ -33,7 +33,9 @@ def confidence_based_ce(
     n_kept = kept.sum()
     weights = kept.float()  # (B,)
     if apply_class_balancing:
-        kept_per_cluster = weights.new_zeros(weak_logits.shape[1]).scatter_add(0, pseudo_labels, weights)  # (K,)
+        kept_per_cluster = weights.new_zeros(weak_logits.shape[1]).scatter_add(
+            0, pseudo_labels, weights
+        )  # (K,)
         weights = weights * n_kept / kept_per_cluster[pseudo_labels].clamp(min=1)
     losses = F.cross_entropy(strong_logits.float(), pseudo_labels, reduction="none")  # (B,)
     losses = torch.where(kept, losses, 0.0)

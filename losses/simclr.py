@@ -14,7 +14,9 @@ def simclr_loss(features: Tensor, temperature: float) -> Tensor:
     Raises ValueError for any other shape.
     """
     if features.ndim != 3 or features.shape[1] != 2:
-        raise ValueError(f"features have shape {tuple(features.shape)}, expected (B, 2, D): two views of each image")
+        raise ValueError(
+            f"features have shape {tuple(features.shape)}, expected (B, 2, D): two views of each image"
+        )
     with torch.autocast(features.device.type, enabled=False):  # it would round the inner products
         first, second = features.float().unbind(dim=1)  # (B, D) each
         logits = first @ torch.cat([first, second]).T / temperature  # (B, 2B)

@@ -2,10 +2,10 @@
 
 from torch import nn
 
+from models.backbones.resnet import ResNet18, resnet50
 from models.heads import ClusteringModel, ContrastiveModel
-from models.resnet import ResNet18, resnet50
+from utils.console import say_once
 from utils.errors import UserError
-from utils.logger import say_once
 
 PUBLISHED_STEMS = {"cifar-10": "cifar", "cifar-20": "cifar", "stl-10": "stl"}
 PUBLISHED_STEMS |= dict.fromkeys(("imagenet", "imagenet_50", "imagenet_100", "imagenet_200"), "imagenet")

@@ -15,7 +15,9 @@ class ContrastiveModel(nn.Module):
         dim = backbone.features_dim
         self.backbone = backbone
         if head == "mlp":
-            self.contrastive_head = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, features_dim))
+            self.contrastive_head = nn.Sequential(
+                nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, features_dim)
+            )
         else:
             self.contrastive_head = nn.Linear(dim, features_dim)
 
@@ -42,7 +44,9 @@ def feature_layer(model: ContrastiveModel, layer: str) -> nn.Module:
     """Images to unit-length features: of the contrastive `head`, or of the `backbone` before it. Raises UserError where
     there is no head."""
     if layer == "head" and isinstance(model.contrastive_head, nn.Identity):
-        raise UserError("feature_layer is head, but these weights have no contrastive head: set feature_layer=backbone")
+        raise UserError(
+            "feature_layer is head, but these weights have no contrastive head: set feature_layer=backbone"
+        )
     return model if layer == "head" else BackboneFeatures(model.backbone)
 
 

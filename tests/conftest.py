@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from tests.small_runs import SCRIPTS
-from utils import mining, results
+from utils import mining
+from utils.report import outputs as results
 
 torch.set_num_threads(1)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data.imagenet import FOLDERS, class_ids
+from data.datasets.imagenet import FOLDERS, class_ids
 
 
 def picture(seed: int, width: int, height: int) -> Image.Image:
@@ -14,7 +14,9 @@ def picture(seed: int, width: int, height: int) -> Image.Image:
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 
 
-def write_imagenet(folder: Path, name: str, train: int, val: int, num_classes: int | None = None) -> list[str]:
+def write_imagenet(
+    folder: Path, name: str, train: int, val: int, num_classes: int | None = None
+) -> list[str]:
     """`train` and `val` images of each of the first classes of a subset, of many sizes; returns the class ids."""
     ids = class_ids(name)[:num_classes]
     for split, count in (("train", train), ("val", val)):

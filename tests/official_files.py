@@ -23,10 +23,14 @@ def write_cifar10(folder: Path, monkeypatch, train: int, val: int) -> dict[str, 
     (N, 3072), red, green and blue planes row by row, and labels (N,)."""
     rng, place = np.random.default_rng(0), folder / "cifar-10-batches-py"
     place.mkdir(parents=True)
-    written = {split: _pixels_and_labels(rng, size, 3072, 10) for split, size in (("train", train), ("val", val))}
+    written = {
+        split: _pixels_and_labels(rng, size, 3072, 10) for split, size in (("train", train), ("val", val))
+    }
     parts = zip(*(np.array_split(written["train"][key], 5) for key in ("data", "labels")), strict=True)
     for number, (data, labels) in enumerate(parts, start=1):
-        _pickle(place / f"data_batch_{number}", {"data": data, "labels": labels.tolist(), "batch_label": "part"})
+        _pickle(
+            place / f"data_batch_{number}", {"data": data, "labels": labels.tolist(), "batch_label": "part"}
+        )
     data, labels = written["val"]["data"], written["val"]["labels"].tolist()
     _pickle(place / "test_batch", {"data": data, "labels": labels, "batch_label": "testing batch 1 of 1"})
     _pickle(place / "batches.meta", {"label_names": CIFAR10_NAMES, "num_vis": 3072})
@@ -55,7 +59,11 @@ def write_stl10(folder: Path, monkeypatch, train: int, val: int, unlabeled: int)
     rng, place = np.random.default_rng(2), folder / "stl10_binary"
     place.mkdir(parents=True)
     written = {}
-    for split, file, size in (("train", "train", train), ("val", "test", val), ("unlabeled", "unlabeled", unlabeled)):
+    for split, file, size in (
+        ("train", "train", train),
+        ("val", "test", val),
+        ("unlabeled", "unlabeled", unlabeled),
+    ):
         written[split] = _pixels_and_labels(rng, size, 27648, 10)
         written[split]["labels"] += 1
         written[split]["data"].tofile(place / f"{file}_X.bin")
@@ -65,7 +73,9 @@ def write_stl10(folder: Path, monkeypatch, train: int, val: int, unlabeled: int)
     return written
 
 
-def write_fashion_mnist(folder: Path, monkeypatch, train: int, val: int, zipped: bool = True) -> dict[str, dict]:
+def write_fashion_mnist(
+    folder: Path, monkeypatch, train: int, val: int, zipped: bool = True
+) -> dict[str, dict]:
     """pixels (N, 784) row by row, labels (N,), as idx files: big-endian magic number and sizes, then bytes. No
     checksums are told: our own reader reads them."""
     rng = np.random.default_rng(3)
@@ -75,7 +85,10 @@ def write_fashion_mnist(folder: Path, monkeypatch, train: int, val: int, zipped:
         written[split] = _pixels_and_labels(rng, size, 784, 10)
         images = struct.pack(">4i", 0x803, size, 28, 28) + written[split]["data"].tobytes()
         labels = struct.pack(">2i", 0x801, size) + written[split]["labels"].astype(np.uint8).tobytes()
-        for name, content in ((f"{prefix}-images-idx3-ubyte", images), (f"{prefix}-labels-idx1-ubyte", labels)):
+        for name, content in (
+            (f"{prefix}-images-idx3-ubyte", images),
+            (f"{prefix}-labels-idx1-ubyte", labels),
+        ):
             path = folder / (f"{name}.gz" if zipped else name)
             path.write_bytes(gzip.compress(content, mtime=0) if zipped else content)
     return written

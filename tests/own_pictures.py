@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data.digits import read_digits
+from data.datasets.digits import read_digits
 
 
 def write_digits(folder: Path, split: str, every: int = 1, classes: int = 10) -> dict[str, str]:

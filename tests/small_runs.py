@@ -7,7 +7,7 @@ import scan
 import selflabel
 import simclr
 from data.dataset import ResidentDataset
-from data.digits import read_digits
+from data.datasets.digits import read_digits
 
 SCRIPTS = {"pretext": simclr, "scan": scan, "selflabel": selflabel}
 SMALL = ["device=cpu", "model_kwargs.width=4", "batch_size=64", "num_heads=1"]
@@ -29,7 +29,9 @@ def config_of(stage, recipe="digits"):
 
 def run_stage(stage, root, *overrides, epochs=2):
     """Run a stage of the digits' recipe; returns its folder."""
-    SCRIPTS[stage].main(["--config_exp", config_of(stage), f"root_dir={root}", f"epochs={epochs}", *SMALL, *overrides])
+    SCRIPTS[stage].main(
+        ["--config_exp", config_of(stage), f"root_dir={root}", f"epochs={epochs}", *SMALL, *overrides]
+    )
     return root / "digits" / stage
 
 

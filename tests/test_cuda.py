@@ -10,7 +10,7 @@ from data import build_dataset
 from data.augment import apply, draw, train_strategy
 from data.loader import build_loader
 from utils.config import load_config
-from utils.neighbors import mine_neighbors
+from utils.neighbors.search import mine_neighbors
 
 DEVICE = "cuda"
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -27,7 +27,9 @@ def test_one_table_gives_the_same_views_on_both_devices(config, size):
     on_cpu, on_device = apply(images, table), apply(images.to(DEVICE), table).cpu()
     level = 1 / 255 / min(cfg.augmentation_kwargs.normalize.std)  # of the 256 grey levels, normalised
     differing = (on_cpu - on_device).abs() > 0.01 * level
-    assert differing.float().mean() < 0.005  # sums in another order end on the other side of a level here and there
+    assert (
+        differing.float().mean() < 0.005
+    )  # sums in another order end on the other side of a level here and there
 
 
 def test_a_loader_keeps_resident_images_and_views_on_the_device():
@@ -39,7 +41,9 @@ def test_a_loader_keeps_resident_images_and_views_on_the_device():
 
 
 def test_mining_on_the_device_finds_the_neighbor_sets_of_the_cpu():
-    features = torch.nn.functional.normalize(torch.randn(3000, 64, generator=torch.Generator().manual_seed(0)), dim=1)
+    features = torch.nn.functional.normalize(
+        torch.randn(3000, 64, generator=torch.Generator().manual_seed(0)), dim=1
+    )
     expected = mine_neighbors(features, 10, "torch").sort(dim=1).values
     for backend in ("auto", "torch"):
         assert torch.equal(mine_neighbors(features.to(DEVICE), 10, backend).sort(dim=1).values, expected)

@@ -18,13 +18,13 @@ from torch import nn
 import scan
 import selflabel
 import simclr
-from data.batches import Batch
-from data.digits import read_digits
+from data.datasets.digits import read_digits
+from data.loader.base import Batch
 from losses import ConfidenceBasedCE, SCANLoss, ScanTerms, SimCLRLoss
 from models.ema import InPlaceEMA
 from tests.small_runs import SCRIPTS, few_digits, run_stage, weights
 from utils import mining
-from utils.progress import Progress
+from utils.run.meter import Progress
 
 # -- what happens in a training step: a small network that keeps a record of how it is called
 
@@ -80,7 +80,9 @@ def loader():
 def step(script, model, loader, criterion, *more, heads_only=False):
     """One epoch of a stage's training, of the two batches; returns what it reports."""
     torch.manual_seed(0)
-    run = SimpleNamespace(cfg=EasyDict(update_cluster_head_only=heads_only, cached_views=0), autocast=nullcontext)
+    run = SimpleNamespace(
+        cfg=EasyDict(update_cluster_head_only=heads_only, cached_views=0), autocast=nullcontext
+    )
     run.steps = lambda loader, epoch: Progress(loader, epoch, log_every=1)
     optimizer = torch.optim.SGD([value for value in model.parameters() if value.requires_grad], lr=0.1)
     return script.train_epoch(run, model, loader, criterion, optimizer, *more, 0)
@@ -101,7 +103,9 @@ def test_simclr_takes_both_views_through_the_network_in_one_pass_with_one_batch_
 def test_scan_takes_anchors_and_neighbors_in_two_passes_each_with_its_own_batch_statistics(loader):
     model = Recorder()
     step(scan, model, loader, SCANLoss(5.0))
-    views = [view for batch in loader.batches for view in batch.views]  # anchors, neighbors, anchors, neighbors
+    views = [
+        view for batch in loader.batches for view in batch.views
+    ]  # anchors, neighbors, anchors, neighbors
     for call, view in zip(model.calls, views, strict=True):
         assert torch.equal(call.images, view) and call.modes == (True, True) and call.gradient
     assert batches_tracked(model) == 4
@@ -127,7 +131,9 @@ def test_scan_sums_the_losses_of_its_heads_and_logs_their_mean(loader):
 
     report = step(scan, model, loader, slope_one)
     for head, before in zip(model.cluster_head, start, strict=True):
-        assert torch.allclose(head.bias - before, torch.tensor(-0.2))  # rate 0.1, two steps: no division by the heads
+        assert torch.allclose(
+            head.bias - before, torch.tensor(-0.2)
+        )  # rate 0.1, two steps: no division by the heads
     assert (report["train/consistency"], report["train/entropy"]) == (2, 3)
 
 
@@ -142,7 +148,9 @@ def test_self_labelling_passes_weak_then_strong_both_in_train_mode_without_gradi
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.9])
-def test_under_ema_a_self_labelling_step_moves_the_weights_by_1_minus_alpha_of_the_optimizers_step(loader, alpha):
+def test_under_ema_a_self_labelling_step_moves_the_weights_by_1_minus_alpha_of_the_optimizers_step(
+    loader, alpha
+):
     loader.batches = loader.batches[:1]
     moves = []
     for average in (None, alpha):
@@ -152,7 +160,9 @@ def test_under_ema_a_self_labelling_step_moves_the_weights_by_1_minus_alpha_of_t
         buffers = [buffer.clone() for buffer in model.buffers()]
         ema = None if average is None else InPlaceEMA(model, average)
         step(selflabel, model, loader, ConfidenceBasedCE(0.01, True), ema)
-        moves.append([after.detach() - before for after, before in zip(model.parameters(), start, strict=True)])
+        moves.append(
+            [after.detach() - before for after, before in zip(model.parameters(), start, strict=True)]
+        )
     for plain, averaged in zip(*moves, strict=True):
         assert torch.allclose(averaged, (1 - alpha) * plain, atol=1e-6)
     assert max(move.abs().max() for move in moves[1]) > 1e-4
@@ -222,7 +232,9 @@ def test_every_stage_sets_the_rate_of_an_epoch_before_it(stage, finished, tmp_pa
 
 
 @pytest.mark.parametrize("stage", ["pretext", "selflabel"], indirect=True)
-def test_simclr_and_self_labelling_keep_the_last_epoch_whatever_it_is_worth(stage, finished, tmp_path, monkeypatch):
+def test_simclr_and_self_labelling_keep_the_last_epoch_whatever_it_is_worth(
+    stage, finished, tmp_path, monkeypatch
+):
     after = []
 
     def train_epoch(run, model, *_):
@@ -250,8 +262,12 @@ def test_self_labelling_starts_from_the_best_head_of_scan_alone_renamed_the_firs
     for name, value in content["model"].items():
         if name.startswith("backbone."):
             assert torch.equal(start.pop(name), value)
-    expected = {f"cluster_head.0.{part}": content["model"][f"cluster_head.2.{part}"] for part in ("weight", "bias")}
-    assert start.keys() == expected.keys() and all(torch.equal(start[name], expected[name]) for name in expected)
+    expected = {
+        f"cluster_head.0.{part}": content["model"][f"cluster_head.2.{part}"] for part in ("weight", "bias")
+    }
+    assert start.keys() == expected.keys() and all(
+        torch.equal(start[name], expected[name]) for name in expected
+    )
 
 
 @pytest.mark.parametrize("stage", ["scan"], indirect=True)
@@ -264,7 +280,9 @@ def test_scan_starts_from_the_pretext_backbone_without_its_head(stage, finished,
 
 
 @pytest.mark.parametrize("stage", ["scan"], indirect=True)
-@pytest.mark.parametrize("heads_only, names", [(False, {"backbone", "cluster_head"}), (True, {"cluster_head"})])
+@pytest.mark.parametrize(
+    "heads_only, names", [(False, {"backbone", "cluster_head"}), (True, {"cluster_head"})]
+)
 def test_the_optimizer_holds_the_whole_network_or_for_heads_only_just_the_heads(
     heads_only, names, stage, finished, tmp_path, monkeypatch
 ):
@@ -272,7 +290,9 @@ def test_the_optimizer_holds_the_whole_network_or_for_heads_only_just_the_heads(
         held = {parameter for group in optimizer.param_groups for parameter in group["params"]}
         expected = {value for name, value in model.named_parameters() if name.split(".")[0] in names}
         assert held == expected
-        assert {group["weight_decay"] for group in optimizer.param_groups} == {0.0001}  # biases, batch norms and all
+        assert {group["weight_decay"] for group in optimizer.param_groups} == {
+            0.0001
+        }  # biases, batch norms and all
         return {}
 
     run_watched(stage, finished, tmp_path, monkeypatch, train_epoch, f"update_cluster_head_only={heads_only}")
@@ -305,28 +325,36 @@ def test_scan_judges_at_the_end_the_saved_model_not_the_last_one(stage, finished
 
     def train_epoch(run, model, *_):
         with torch.no_grad():
-            model.cluster_head[0].bias.zero_()[len(judged)] = 100  # everything in cluster 0, then in cluster 1
+            model.cluster_head[0].bias.zero_()[len(judged)] = (
+                100  # everything in cluster 0, then in cluster 1
+            )
         return {}
 
     losses = iter([-2.0, -1.0])
     monkeypatch.setattr(scan, "scan_validation", lambda *_: {"total_loss": next(losses)})
     evaluate = scan.evaluate_clusters
     monkeypatch.setattr(
-        scan, "evaluate_clusters", lambda probs, _: judged.append(int(probs.argmax(dim=1)[0])) or evaluate(probs, None)
+        scan,
+        "evaluate_clusters",
+        lambda probs, _: judged.append(int(probs.argmax(dim=1)[0])) or evaluate(probs, None),
     )
     run_watched(stage, finished, tmp_path, monkeypatch, train_epoch)
     assert judged == [0, 1, 0]  # after each epoch, then the first one again
 
 
 @pytest.mark.parametrize("stage", ["selflabel"], indirect=True)
-def test_the_weak_view_is_the_plain_one_and_the_strong_view_the_same_images(stage, finished, tmp_path, monkeypatch):
+def test_the_weak_view_is_the_plain_one_and_the_strong_view_the_same_images(
+    stage, finished, tmp_path, monkeypatch
+):
     def train_epoch(run, model, loader, *_):
         assert loader.neighbors is None
         weak, strong = loader.views
         assert sum(part.columns for part in weak) == 0 and sum(part.columns for part in strong) > 0
         images = read_digits("train").images[::7]
         for batch in loader:
-            assert torch.allclose(batch.views[0] * 0.4 * 255, images[batch.index].float(), atol=0.01)  # mean 0, std 0.4
+            assert torch.allclose(
+                batch.views[0] * 0.4 * 255, images[batch.index].float(), atol=0.01
+            )  # mean 0, std 0.4
         return untrained()
 
     run_watched(stage, finished, tmp_path, monkeypatch, train_epoch)

@@ -32,7 +32,10 @@ def test_a_table_is_printed_in_markdown_and_saved_with_every_digit(tmp_path, cap
         "| two |  | 7 |",
     ]
     save(tmp_path / "table.json", table)
-    rows = [{"what": "one", "ratio": [2.0, 1.5, 2.51234], "ms": 1234.5678}, {"what": "two", "ratio": None, "ms": 7}]
+    rows = [
+        {"what": "one", "ratio": [2.0, 1.5, 2.51234], "ms": 1234.5678},
+        {"what": "two", "ratio": None, "ms": 7},
+    ]
     assert json.loads((tmp_path / "table.json").read_text()) == [rows]
 
 
@@ -54,13 +57,21 @@ def test_numbers_are_shown_to_three_digits():
 
 def test_the_recipe_takes_the_images_of_each_stage_at_its_rate():
     minutes = recipe_minutes({"simclr": 10_000, "features": 50_000, "scan": 20_000, "selflabel": 100_000})
-    expected = {"simclr": 24_832_000 / 10_000, "features": 60, "scan": 2_496_000 / 20_000, "selflabel": 100}  # seconds
+    expected = {
+        "simclr": 24_832_000 / 10_000,
+        "features": 60,
+        "scan": 2_496_000 / 20_000,
+        "selflabel": 100,
+    }  # seconds
     assert minutes == pytest.approx({stage: seconds / 60 for stage, seconds in expected.items()})
 
 
 def test_the_projection_reads_the_rates_that_stages_measures(capsys):
     rows = [
-        {"stage, form": f"{stage}, ours, {precision}", "images/s": images / 60 / (2 if precision == "bf16" else 1)}
+        {
+            "stage, form": f"{stage}, ours, {precision}",
+            "images/s": images / 60 / (2 if precision == "bf16" else 1),
+        }
         for stage, images in PASSES.items()
         for precision in ("fp32", "bf16")
     ]
@@ -84,7 +95,8 @@ def test_what_was_cut_off_is_left_and_what_failed_comes_last():
 
 
 @pytest.mark.parametrize(
-    ("code", "ending"), [("print('figures')", ("done", 0)), ("print('figures'); raise SystemExit(3)", ("failed", 3))]
+    ("code", "ending"),
+    [("print('figures')", ("done", 0)), ("print('figures'); raise SystemExit(3)", ("failed", 3))],
 )
 def test_a_step_is_done_or_failed_by_its_exit_code_and_its_log_is_kept(tmp_path, code, ending):
     assert run(python("step", code), tmp_path, 60) == ending
@@ -185,7 +197,10 @@ def test_the_report_goes_on_after_a_step_that_was_killed_before_it_printed_anyth
 def test_the_report_of_all_stages_projects_the_whole_recipe(tmp_path, capsys):
     steps = [Step(f"stages-{stage}", []) for stage in PASSES]
     for stage, images in PASSES.items():
-        rows = [{"stage, form": f"{stage}, ours, {number}", "images/s": images / 60} for number in ("fp32", "bf16")]
+        rows = [
+            {"stage, form": f"{stage}, ours, {number}", "images/s": images / 60}
+            for number in ("fp32", "bf16")
+        ]
         (tmp_path / f"stages-{stage}.json").write_text(json.dumps([rows]))
     report(steps, tmp_path, rehearsal=True)
     (projection,) = json.loads((tmp_path / "results.json").read_text())["projection"]

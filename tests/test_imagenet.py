@@ -19,14 +19,15 @@ import eval as evaluation
 import moco
 import scan
 import selflabel
-from data import image_files, imagenet
+from data import dataset as image_files
+from data.datasets import imagenet
 from models import build_model
+from models.backbones.resnet import ResNet18, resnet50
 from models.heads import ContrastiveModel
-from models.resnet import ResNet18, resnet50
 from tests.image_trees import write_imagenet
 from utils.config import load_config
 from utils.errors import UserError
-from utils.files import read_record
+from utils.storage.files import read_record
 
 PRETEXT, SCAN = "configs/pretext/moco_imagenet50.yml", "configs/scan/scan_imagenet_50.yml"
 SELFLABEL = "configs/selflabel/selflabel_imagenet_50.yml"
@@ -68,7 +69,9 @@ def weights(tmp_path_factory):
         "module.encoder_q." + name.removeprefix("backbone.").replace("contrastive_head", "fc"): value
         for name, value in network().state_dict().items()
     }
-    torch.save({"epoch": 800, "arch": "resnet50", "state_dict": state}, path, _use_new_zipfile_serialization=False)
+    torch.save(
+        {"epoch": 800, "arch": "resnet50", "state_dict": state}, path, _use_new_zipfile_serialization=False
+    )
     return path
 
 
@@ -136,7 +139,9 @@ def test_moco_mines_50_and_5_neighbors_by_backbone_features_before_the_mlp(mined
 def test_moco_keeps_the_weights_head_included_and_says_their_sha256(mined, weights):
     written = torch.load(mined / "model.pth.tar", weights_only=True)
     expected = network().state_dict()
-    assert written.keys() == expected.keys() and all(torch.equal(written[name], expected[name]) for name in expected)
+    assert written.keys() == expected.keys() and all(
+        torch.equal(written[name], expected[name]) for name in expected
+    )
     notes = [json.loads(line).get("note", "") for line in (mined / "log.jsonl").read_text().splitlines()]
     assert f"SHA-256 of {weights.name}: {hashlib.sha256(weights.read_bytes()).hexdigest()}" in notes
 
@@ -173,7 +178,9 @@ def test_a_plain_backbone_is_mined_with_and_evaluated_without_a_head(mined, tmp_
     for split in ("train", "val"):
         name = f"topk-{split}-neighbors.npy"
         assert np.array_equal(np.load(folder / name), np.load(mined / name))
-    evaluation.main(["--config_exp", PRETEXT, "--model", str(folder / "model.pth.tar"), f"root_dir={tmp_path}", *SMALL])
+    evaluation.main(
+        ["--config_exp", PRETEXT, "--model", str(folder / "model.pth.tar"), f"root_dir={tmp_path}", *SMALL]
+    )
     assert "right among the top 20" in capsys.readouterr().out
     cluster(tmp_path)
 
@@ -194,7 +201,9 @@ def test_an_index_of_faiss_tells_how_many_of_the_exact_neighbors_it_found(mined,
     assert "HNSW32 found" in (folder / "log.jsonl").read_text()
 
 
-def test_without_a_path_the_published_weights_are_fetched_once_into_torchs_folder(weights, tmp_path, monkeypatch):
+def test_without_a_path_the_published_weights_are_fetched_once_into_torchs_folder(
+    weights, tmp_path, monkeypatch
+):
     fetched = []
 
     def fetch(url, path):
@@ -247,7 +256,9 @@ def test_only_the_heads_move_and_the_val_images_are_read_once(mined, tmp_path, r
     assert sum(name.endswith("weight") for name in content["model"] if name.startswith("cluster_head.")) == 10
 
 
-def test_with_cached_views_no_training_image_is_read_after_the_first_epoch_begins(mined, tmp_path, reads, monkeypatch):
+def test_with_cached_views_no_training_image_is_read_after_the_first_epoch_begins(
+    mined, tmp_path, reads, monkeypatch
+):
     at_epoch, train_epoch = [], scan.train_epoch
 
     def watched(run, model, loader, *rest):
@@ -268,7 +279,9 @@ def test_with_cached_views_no_training_image_is_read_after_the_first_epoch_begin
     assert read_record(path) == before and len(set(again)) == 1  # the first image, as at each start
 
 
-def test_the_kept_model_is_the_best_of_all_epochs_by_the_loss_of_its_own_outputs(mined, tree, tmp_path, monkeypatch):
+def test_the_kept_model_is_the_best_of_all_epochs_by_the_loss_of_its_own_outputs(
+    mined, tree, tmp_path, monkeypatch
+):
     seen, train_epoch = [], scan.train_epoch
     monkeypatch.setattr(scan, "train_epoch", lambda *a: (seen.append(a[2].seed), train_epoch(*a))[1])
     cluster(tmp_path, f"pretext_dir={mined}", "epochs=3", "seed=3", "optimizer_kwargs.lr=50")
@@ -286,14 +299,22 @@ def test_the_kept_model_is_the_best_of_all_epochs_by_the_loss_of_its_own_outputs
         losses.append((consistency + (usage * usage.log()).sum()).item())
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     logged = [line["val/total_loss"] for line in lines if "epoch" in line]
-    assert min(logged) == pytest.approx(losses[content["head"]], abs=1e-4) == pytest.approx(min(losses), abs=1e-4)
+    assert (
+        min(logged)
+        == pytest.approx(losses[content["head"]], abs=1e-4)
+        == pytest.approx(min(losses), abs=1e-4)
+    )
     (final,) = [line for line in lines if "final" in line]
-    assert final["mean_confidence"] == pytest.approx(heads[content["head"]].amax(dim=1).mean().item(), abs=1e-4)
+    assert final["mean_confidence"] == pytest.approx(
+        heads[content["head"]].amax(dim=1).mean().item(), abs=1e-4
+    )
     assert seen == [3] * 3
 
 
 def test_cached_views_are_for_a_frozen_backbone(mined, tmp_path):
-    with pytest.raises(UserError, match="cached_views is 2, but views can be kept for a frozen backbone only"):
+    with pytest.raises(
+        UserError, match="cached_views is 2, but views can be kept for a frozen backbone only"
+    ):
         cluster(tmp_path, f"pretext_dir={mined}", "cached_views=2", "update_cluster_head_only=False")
 
 
@@ -316,7 +337,12 @@ def test_the_commands_run_one_after_another(mined, weights, tmp_path, capsys):
 
 def test_batch_norm_under_the_running_average_follows_on_request(mined, tmp_path):
     cluster(tmp_path, f"pretext_dir={mined}")
-    views = [f"augmentation_kwargs.crop_size={SIZE}", "confidence_threshold=0.02", *FEW, "ema_batch_norm=running"]
+    views = [
+        f"augmentation_kwargs.crop_size={SIZE}",
+        "confidence_threshold=0.02",
+        *FEW,
+        "ema_batch_norm=running",
+    ]
     selflabel.main(["--config_exp", SELFLABEL, f"root_dir={tmp_path}", *SMALL, *views])
     before = torch.load(tmp_path / "imagenet_50" / "scan" / "model.pth.tar", weights_only=True)["model"]
     after = torch.load(tmp_path / "imagenet_50" / "selflabel" / "model.pth.tar", weights_only=True)
@@ -383,10 +409,16 @@ PUBLISHED = {  # data set: names of its published configs and how many clusters 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_every_published_command_runs_a_few_steps_on_a_resnet50_in_mocos_format(name, tmp_path, monkeypatch, capsys):
+def test_every_published_command_runs_a_few_steps_on_a_resnet50_in_mocos_format(
+    name, tmp_path, monkeypatch, capsys
+):
     pretext, scanning, labelling, num_clusters = PUBLISHED[name]
     write_imagenet(
-        tmp_path / "data", name, train=2 if name.endswith("50") else 1, val=1, num_classes=min(num_clusters, 200)
+        tmp_path / "data",
+        name,
+        train=2 if name.endswith("50") else 1,
+        val=1,
+        num_classes=min(num_clusters, 200),
     )
     torch.manual_seed(0)
     state = {
@@ -413,7 +445,13 @@ def test_every_published_command_runs_a_few_steps_on_a_resnet50_in_mocos_format(
     for stage, config in evaluated:
         model = f"results/{name}/{stage}/model.pth.tar"
         capsys.readouterr()
-        arguments = ["--config_exp", f"configs/{stage}/{config}.yml", "--model", model, "--visualize_prototypes"]
+        arguments = [
+            "--config_exp",
+            f"configs/{stage}/{config}.yml",
+            "--model",
+            model,
+            "--visualize_prototypes",
+        ]
         evaluation.main([*arguments, "device=cpu", "num_workers=0"])
         out = capsys.readouterr().out
         assert "loaded 318 of 318 backbone tensors" in out and "ACC Top-5" in out and "AMI" in out

@@ -13,13 +13,13 @@ import simclr
 from data.augment import STRATEGIES, apply, draw, train_strategy, val_strategy
 from data.dataset import ResidentDataset
 from data.loader import build_loader
+from data.loader.features import FeatureLoader
 from losses import ConfidenceBasedCE, SCANLoss, SimCLRLoss
 from losses.selflabel import ConfidenceTerms
 from models import build_model
 from models.ema import InPlaceEMA
 from utils.config import load_config
-from utils.features import FeatureLoader
-from utils.progress import Progress
+from utils.run.meter import Progress
 
 DEVICES = ["meta", *(["cuda"] if torch.cuda.is_available() else [])]
 
@@ -61,7 +61,9 @@ def run(request, device, monkeypatch):
     monkeypatch.setattr(Progress, "averages", lambda self: {})
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # which `meta` does not have
     stage, *overrides = request.param
-    return SimpleRun(load_config(None, f"configs/{stage}_cifar10.yml", ["model_kwargs.width=4", *overrides]), device)
+    return SimpleRun(
+        load_config(None, f"configs/{stage}_cifar10.yml", ["model_kwargs.width=4", *overrides]), device
+    )
 
 
 def images(device, count=48):
@@ -73,7 +75,9 @@ def loader_for(run, views, place=None, **more):
     return build_loader(images(place or run.device), views, 16, run.device, train=True, **more)
 
 
-@pytest.mark.parametrize("wait", [torch.Tensor.item, torch.Tensor.nonzero, torch.Tensor.cpu, bool, lambda x: x[x > 0]])
+@pytest.mark.parametrize(
+    "wait", [torch.Tensor.item, torch.Tensor.nonzero, torch.Tensor.cpu, bool, lambda x: x[x > 0]]
+)
 def test_it_is_an_error_to_wait_for_values(wait, device):
     with waiting_is_an_error(device), pytest.raises((RuntimeError, NotImplementedError)):
         wait(torch.zeros(1, device=device))
@@ -112,7 +116,9 @@ def test_a_step_of_scan_does_not_wait(run):
         scan.train_epoch(run, run.model, loader, SCANLoss(5.0, range(1, 11)), run.optimizer, 0)
 
 
-@pytest.mark.parametrize("run", [["scan/scan", "update_cluster_head_only=True", "cached_views=3"]], indirect=True)
+@pytest.mark.parametrize(
+    "run", [["scan/scan", "update_cluster_head_only=True", "cached_views=3"]], indirect=True
+)
 def test_a_step_on_kept_features_does_not_wait(run):
     neighbors, features = torch.zeros(48, 5, dtype=torch.int64), torch.zeros(3, 48, 32, device=run.device)
     loader = FeatureLoader(features, images(run.device), [None, None], 16, run.device, True, neighbors)
@@ -127,7 +133,15 @@ class Answer(torch.Tensor):
 
     @classmethod
     def __torch_function__(cls, function, types, arguments=(), kwargs=None):
-        cls.asked += function.__name__ in ("__bool__", "__int__", "__float__", "item", "tolist", "cpu", "nonzero")
+        cls.asked += function.__name__ in (
+            "__bool__",
+            "__int__",
+            "__float__",
+            "item",
+            "tolist",
+            "cpu",
+            "nonzero",
+        )
         return super().__torch_function__(function, types, arguments, kwargs)
 
 
@@ -140,7 +154,10 @@ def test_a_step_of_self_labelling_waits_once_to_see_whether_any_image_is_confide
             return ConfidenceTerms(loss, torch.tensor(3).as_subclass(Answer))
 
     monkeypatch.setattr(Answer, "asked", 0)
-    loader, average = loader_for(run, [val_strategy(run.cfg), train_strategy(run.cfg)]), InPlaceEMA(run.model, 0.99)
+    loader, average = (
+        loader_for(run, [val_strategy(run.cfg), train_strategy(run.cfg)]),
+        InPlaceEMA(run.model, 0.99),
+    )
     with waiting_is_an_error(run.device):
         selflabel.train_epoch(run, run.model, loader, Answered(0.9, True), run.optimizer, average, 0)
     assert Answer.asked == 3 + 2  # once in each step, and after the last for the sums over all

@@ -37,7 +37,9 @@ def runs(folder):
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(SCRIPTS["scan"], "plot_curves", lambda *_: None)
         for stage in STAGES:
-            SCRIPTS[stage].main(["--config_exp", config_of(stage), *settings(folder, "epochs=2", "num_neighbors=5")])
+            SCRIPTS[stage].main(
+                ["--config_exp", config_of(stage), *settings(folder, "epochs=2", "num_neighbors=5")]
+            )
     return folder.parent / "results" / "my digits"
 
 
@@ -45,7 +47,9 @@ def evaluate(runs, folder, *options):
     model = str(runs / "selflabel" / "model.pth.tar")
     overrides = [option for option in options if "=" in option]
     options = [option for option in options if "=" not in option]
-    evaluation.main(["--config_exp", config_of("selflabel"), "--model", model, *options, *settings(folder, *overrides)])
+    evaluation.main(
+        ["--config_exp", config_of("selflabel"), "--model", model, *options, *settings(folder, *overrides)]
+    )
 
 
 def log_of(stage_folder):
@@ -65,10 +69,18 @@ def rows_of_val(runs, folder):
 def test_without_labels_no_stage_logs_a_figure_that_needs_them(runs):
     for stage in STAGES:
         logged = {name.rpartition("/")[2] for line in log_of(runs / stage) for name in line}
-        assert not logged & (LABEL_METRICS | {"knn_accuracy", "weighted kNN", "k-means", "right among the top 5"})
+        assert not logged & (
+            LABEL_METRICS | {"knn_accuracy", "weighted kNN", "k-means", "right among the top 5"}
+        )
         assert not (runs / stage / "confusion_matrix.png").exists()
     scan = {name for line in log_of(runs / "scan") for name in line}
-    assert {"val/consistency", "val/entropy", "val/total_loss", "val/used_clusters", "val/effective_clusters"} <= scan
+    assert {
+        "val/consistency",
+        "val/entropy",
+        "val/total_loss",
+        "val/used_clusters",
+        "val/effective_clusters",
+    } <= scan
 
 
 def test_every_readable_picture_of_a_folder_has_a_row_in_the_table(runs, folder, capsys):
@@ -83,7 +95,9 @@ def test_every_readable_picture_of_a_folder_has_a_row_in_the_table(runs, folder,
 
 
 @pytest.mark.usefixtures("no_pictures")
-def test_labels_of_some_pictures_right_or_wrong_judge_with_their_number_and_change_no_weight(runs, folder, tmp_path):
+def test_labels_of_some_pictures_right_or_wrong_judge_with_their_number_and_change_no_weight(
+    runs, folder, tmp_path
+):
     table, names = tmp_path / "labels.csv", sorted(path.name for path in folder.glob("*.PNG"))
     table.write_text("path,label\n" + "".join(f'"{name}",{row % 7}\n' for row, name in enumerate(names[::3])))
     own = settings(folder, "epochs=2", "num_neighbors=5", "run_name=judged", f"folder.labels={table}")
@@ -97,12 +111,16 @@ def test_labels_of_some_pictures_right_or_wrong_judge_with_their_number_and_chan
 
 def test_in_place_of_labels_the_figures_are_of_the_clusters_themselves(runs, folder, capsys):
     evaluate(runs, folder)
-    printed = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines() if line[:1] == " "}
+    printed = {
+        line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines() if line[:1] == " "
+    }
     assert not printed.keys() & LABEL_METRICS
     number = len(rows_of_val(runs, folder))
     assert sum(map(int, printed["sizes"])) == sum(map(int, printed["confidence_histogram"])) == number
     assert sum(size != "0" for size in printed["sizes"]) == int(printed["used_clusters"][0])
-    total, consistency, entropy = (float(printed[name][0]) for name in ("total_loss", "consistency", "entropy"))
+    total, consistency, entropy = (
+        float(printed[name][0]) for name in ("total_loss", "consistency", "entropy")
+    )
     assert total == pytest.approx(consistency - entropy, abs=2e-4)
     assert 0 <= float(printed["neighbor_agreement"][0]) <= 1 and -1 <= float(printed["silhouette"][0]) <= 1
 
@@ -159,14 +177,19 @@ def test_the_page_and_the_prototypes_get_names_copies_and_the_logs_of_every_stag
     runs, folder, tmp_path, monkeypatch, capsys
 ):
     page, rows = {}, {}
-    monkeypatch.setattr("utils.results.write_report", lambda path, dataset, *_, **shown: page.update(shown, of=dataset))
     monkeypatch.setattr(
-        "utils.results.plot_prototypes", lambda dataset, chosen, called, path: rows.update(called) or []
+        "utils.report.outputs.write_report", lambda path, dataset, *_, **shown: page.update(shown, of=dataset)
+    )
+    monkeypatch.setattr(
+        "utils.report.outputs.plot_prototypes",
+        lambda dataset, chosen, called, path: rows.update(called) or [],
     )
     monkeypatch.setattr(evaluation, "cautions", lambda metrics: ["beware"])
     names = runs / "selflabel" / "names.csv"
     names.write_text("cluster,name\n3,threes\n")
-    evaluate(runs, folder, "--predict", str(folder), "--report", "--visualize_prototypes", f"root_dir={tmp_path}")
+    evaluate(
+        runs, folder, "--predict", str(folder), "--report", "--visualize_prototypes", f"root_dir={tmp_path}"
+    )
     names.unlink()
     copied = min(path.name for path in folder.glob("*.PNG"))
     assert [[page["of"].name(row) for row in group] for group in page["duplicates"]] == [[copied, "copy.png"]]
@@ -209,4 +232,6 @@ def test_tables_and_pages_are_not_made_of_a_pretext_model(runs, folder):
     for option in (["--out", "x.csv"], ["--report"], ["--visualize_prototypes"]):
         with pytest.raises(UserError, match="a pretext model has none"):
             model = str(runs / "pretext" / "model.pth.tar")
-            evaluation.main(["--config_exp", config_of("pretext"), "--model", model, *option, *settings(folder)])
+            evaluation.main(
+                ["--config_exp", config_of("pretext"), "--model", model, *option, *settings(folder)]
+            )

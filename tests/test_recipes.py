@@ -69,8 +69,12 @@ CPU_SCAN = scan_step(256, 3, (torch.optim.Adam, 0.001))
 RECIPES = {  # the name in the config files; STL-10's pretext task alone takes the unlabeled images too
     "cifar10": Recipe("cifar-10", write_cifar10, simclr_step(), scan_step(128, 7), selflabel_step()),
     "cifar20": Recipe("cifar-20", write_cifar100, simclr_step(), scan_step(512, 1), selflabel_step()),
-    "stl10": Recipe("stl-10", WITH_UNLABELED, simclr_step(1030, steps=2), scan_step(128, 7), selflabel_step()),
-    "fashion_mnist": Recipe("fashion-mnist", write_fashion_mnist, simclr_step(), scan_step(128, 7), selflabel_step()),
+    "stl10": Recipe(
+        "stl-10", WITH_UNLABELED, simclr_step(1030, steps=2), scan_step(128, 7), selflabel_step()
+    ),
+    "fashion_mnist": Recipe(
+        "fashion-mnist", write_fashion_mnist, simclr_step(), scan_step(128, 7), selflabel_step()
+    ),
     "fashion_mnist_small": Recipe(
         "fashion-mnist-small", write_fashion_mnist, CPU_PRETEXT, CPU_SCAN, selflabel_step(500, 2)
     ),
@@ -104,7 +108,9 @@ def test_every_stage_takes_the_steps_of_its_config_and_hands_over_to_the_next(
             assert set(group["params"]) == set(model.parameters())
             random = train_strategy(run.cfg)
             assert loader.views == [val_strategy(run.cfg) if stage == "selflabel" else random, random]
-            loss = {key: value for key, value in vars(criterion).items() if key not in vars(torch.nn.Module())}
+            loss = {
+                key: value for key, value in vars(criterion).items() if key not in vars(torch.nn.Module())
+            }
             optimized = (type(optimizer), group["lr"])
             seen[stage] = Step(len(loader.dataset), loader.batch_size, len(loader), optimized, loss)
             return train_epoch(run, model, loader, criterion, optimizer, *rest)

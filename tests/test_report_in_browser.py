@@ -14,10 +14,10 @@ from sklearn.cluster import KMeans
 from torch.nn import functional as F
 
 from data.dataset import ResidentDataset
-from data.digits import read_digits
-from utils.evaluate import evaluate_clusters
-from utils.neighbors import mine_neighbors
-from utils.report import write_report
+from data.datasets.digits import read_digits
+from utils.evaluate.clustering import evaluate_clusters
+from utils.neighbors.search import mine_neighbors
+from utils.report.page import write_report
 
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 NASTY = '<script>document.title = "broken"</script> "$x$", é'
@@ -45,7 +45,12 @@ class Browser:
         self.address = f"http://127.0.0.1:{port}"
         try:
             self.wait_for(self.answers)
-            arguments = ["--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1200,900"]
+            arguments = [
+                "--headless=new",
+                "--no-sandbox",
+                "--disable-dev-shm-usage",
+                "--window-size=1200,900",
+            ]
             options = {
                 "binary": BROWSER,
                 "args": arguments,
@@ -86,7 +91,9 @@ class Browser:
     def press(self, *keys):
         for key in keys:
             strokes = [{"type": kind, "value": key} for kind in ("keyDown", "keyUp")]
-            self.call("POST", "/actions", {"actions": [{"type": "key", "id": "keyboard", "actions": strokes}]})
+            self.call(
+                "POST", "/actions", {"actions": [{"type": "key", "id": "keyboard", "actions": strokes}]}
+            )
 
     def end(self):
         try:
@@ -168,7 +175,9 @@ def test_every_picture_is_there_and_names_are_shown_as_they_are(browser):
 @pytest.mark.parametrize("width", [400, 800, 1400])
 def test_the_page_is_never_wider_than_its_window(browser, width):
     metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
-    browser.call("POST", "/goog/cdp/execute", {"cmd": "Emulation.setDeviceMetricsOverride", "params": metrics})
+    browser.call(
+        "POST", "/goog/cdp/execute", {"cmd": "Emulation.setDeviceMetricsOverride", "params": metrics}
+    )
     browser.click("#cluster-3 .strip .picture")
     assert browser.run("return document.documentElement.scrollWidth") <= width
     assert browser.run("const d = document.querySelector('dialog'); return d.scrollWidth <= d.clientWidth")
@@ -226,7 +235,9 @@ def test_a_typed_name_stands_everywhere_and_in_the_downloaded_file(browser, repo
     typed = 'sevens, "crossed"'
     browser.run("document.querySelector('[data-cluster=\"7\"]').focus()")
     browser.press(*typed)
-    texts = browser.run("return [...document.querySelectorAll('[data-name=\"7\"]')].map(place => place.textContent)")
+    texts = browser.run(
+        "return [...document.querySelectorAll('[data-name=\"7\"]')].map(place => place.textContent)"
+    )
     assert len(texts) >= 2 and set(texts) == {typed}
     browser.click("#download")
     path = report[0].with_name("names.csv")

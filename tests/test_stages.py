@@ -12,7 +12,6 @@ import scan
 import selflabel
 import simclr
 from tests.small_runs import SCRIPTS, SMALL, config_of, few_digits, run_stage, weights
-from utils import mining
 from utils.errors import UserError
 from utils.optimizers import build_optimizer
 
@@ -101,7 +100,9 @@ def test_without_labels_label_metrics_are_absent_and_the_weights_are_the_same(
         assert same_weights(folder, finished[stage]), stage
         assert not (folder / "confusion_matrix.png").exists()
         names = {name for line in log_of(folder) for name in line}
-        assert not {name for name in names if "ACC" in name or "NMI" in name or "right" in name or "NN" in name}
+        assert not {
+            name for name in names if "ACC" in name or "NMI" in name or "right" in name or "NN" in name
+        }
     assert "val/used_clusters" in epochs_of(tmp_path / "digits" / "scan")[0]
     model = str(tmp_path / "digits" / "pretext" / "model.pth.tar")
     with pytest.raises(UserError, match="label"):
@@ -118,15 +119,21 @@ def test_a_trained_model_given_to_simclr_is_mined_with_and_not_trained(finished,
     folder = take_over(finished["pretext"] / "model.pth.tar", tmp_path)
     assert same_weights(folder, finished["pretext"])
     for split in ("train", "val"):
-        mined, expected = (np.load(place / f"topk-{split}-neighbors.npy") for place in (folder, finished["pretext"]))
+        mined, expected = (
+            np.load(place / f"topk-{split}-neighbors.npy") for place in (folder, finished["pretext"])
+        )
         assert np.array_equal(mined, expected)
     recorded = {"model.pth.tar", "topk-train-neighbors.npy", "topk-val-neighbors.npy"}
-    files = recorded | {f"{name}.json" for name in recorded} | {"neighbors.png", "config.yml", "finished.json"}
+    files = (
+        recorded | {f"{name}.json" for name in recorded} | {"neighbors.png", "config.yml", "finished.json"}
+    )
     assert {path.name for path in folder.iterdir() if path.is_file()} == files | {"log.jsonl", ".lock"}
     assert same_weights(run_stage("scan", tmp_path), finished["scan"])  # SCAN goes on from there
 
 
-def test_bare_weights_in_the_checkpoints_place_as_in_the_published_tutorial_are_taken_by_name(finished, tmp_path):
+def test_bare_weights_in_the_checkpoints_place_as_in_the_published_tutorial_are_taken_by_name(
+    finished, tmp_path
+):
     place = tmp_path / "digits" / "pretext" / "checkpoint.pth.tar"
     place.parent.mkdir(parents=True)
     place.write_bytes((finished["pretext"] / "model.pth.tar").read_bytes())
@@ -162,7 +169,7 @@ def test_a_model_that_was_taken_over_is_not_replaced_by_training(finished, tmp_p
 
 
 def test_a_model_that_is_no_simclr_model_is_named_before_the_data_set_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(mining, "build_dataset", None)
+    monkeypatch.setattr(simclr, "open_splits", None)
     with pytest.raises(UserError, match=r"typo\.pth\.tar not found"):
         take_over(tmp_path / "typo.pth.tar", tmp_path)
 
@@ -209,7 +216,9 @@ def test_scan_keeps_the_best_epoch_before_it_was_stopped(finished, tmp_path, mon
 
 
 @pytest.mark.usefixtures("no_pictures")
-def test_scan_makes_its_best_model_again_where_no_checkpoint_holds_that_epoch(finished, tmp_path, monkeypatch):
+def test_scan_makes_its_best_model_again_where_no_checkpoint_holds_that_epoch(
+    finished, tmp_path, monkeypatch
+):
     """Of short epochs the first is saved and the second is not."""
     losses = iter([-1.0, -3.0, -3.0, -2.0])  # epochs 1 and 2, then 2 and 3
     monkeypatch.setattr(scan, "scan_validation", lambda *_: {"total_loss": next(losses)})
@@ -223,7 +232,9 @@ def test_scan_makes_its_best_model_again_where_no_checkpoint_holds_that_epoch(fi
 
 
 @pytest.mark.parametrize("stage", SCRIPTS)
-def test_a_restarted_run_goes_on_after_the_last_whole_epoch_and_ends_the_same(stage, tmp_path, finished, monkeypatch):
+def test_a_restarted_run_goes_on_after_the_last_whole_epoch_and_ends_the_same(
+    stage, tmp_path, finished, monkeypatch
+):
     overrides = [f"pretext_dir={finished['pretext']}", f"scan_dir={finished['scan']}"]
     overrides += ["confidence_threshold=0.15"] if stage == "selflabel" else []
     stop_in_last_epoch(stage, tmp_path, overrides, monkeypatch)
@@ -258,7 +269,9 @@ def scan_with_validation_losses(losses, monkeypatch, tmp_path, finished, *overri
 
 
 def is_epoch(content, after_epoch):
-    return [all(torch.equal(content["model"][name], weights[name]) for name in weights) for weights in after_epoch]
+    return [
+        all(torch.equal(content["model"][name], weights[name]) for name in weights) for weights in after_epoch
+    ]
 
 
 def test_scan_keeps_the_epoch_of_strictly_lowest_validation_loss(finished, tmp_path, monkeypatch):
@@ -302,8 +315,12 @@ def nothing_confident_in(batches):
 
 
 @pytest.mark.parametrize("ema", [[], ["use_ema=True", "ema_alpha=0.5"]], ids=["plain", "EMA"])
-def test_selflabel_skips_and_counts_the_batches_without_a_confident_image(ema, finished, tmp_path, monkeypatch):
-    monkeypatch.setattr(selflabel, "ConfidenceBasedCE", nothing_confident_in({2, 3}))  # of 3: 206 images by 64
+def test_selflabel_skips_and_counts_the_batches_without_a_confident_image(
+    ema, finished, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(
+        selflabel, "ConfidenceBasedCE", nothing_confident_in({2, 3})
+    )  # of 3: 206 images by 64
     folder = run_stage("selflabel", tmp_path, f"scan_dir={finished['scan']}", *ema, epochs=1)
     (epoch,) = epochs_of(folder)
     assert epoch["train/skipped_steps"] == 2
@@ -313,7 +330,9 @@ def test_selflabel_skips_and_counts_the_batches_without_a_confident_image(ema, f
 
 
 def test_selflabel_under_ema_leaves_the_batch_norm_buffers_as_scan_left_them(finished, tmp_path, monkeypatch):
-    monkeypatch.setattr(selflabel, "ConfidenceBasedCE", nothing_confident_in({3}))  # the last step is a skipped one
+    monkeypatch.setattr(
+        selflabel, "ConfidenceBasedCE", nothing_confident_in({3})
+    )  # the last step is a skipped one
     overrides = [f"scan_dir={finished['scan']}", "use_ema=True", "ema_alpha=0.5"]
     trained = weights(run_stage("selflabel", tmp_path, *overrides, epochs=1))
     start = weights(finished["scan"])
@@ -338,7 +357,9 @@ def test_in_bfloat16_every_parameter_is_trained(tmp_path, monkeypatch):
         run_stage(stage, tmp_path, *overrides, epochs=1)
         parameters = [parameter for group in optimizers[-1].param_groups for parameter in group["params"]]
         assert len(parameters) > 60
-        assert all(parameter.grad is not None and parameter.dtype == torch.float32 for parameter in parameters)
+        assert all(
+            parameter.grad is not None and parameter.dtype == torch.float32 for parameter in parameters
+        )
 
 
 def test_selflabel_warns_when_a_cluster_dies(finished, tmp_path, monkeypatch):
@@ -359,16 +380,22 @@ def test_selflabel_counts_clusters_before_and_after_an_epoch_in_the_precision_of
         selflabel, "predict", lambda *a: reduced.append(torch.is_autocast_enabled("cpu")) or predict(*a)
     )
     metrics = {"train/loss": 0.0, "train/confident_share": 1.0}
-    monkeypatch.setattr(selflabel, "train_epoch", lambda *_: metrics)  # which this stem does not allow on a CPU in bf16
+    monkeypatch.setattr(
+        selflabel, "train_epoch", lambda *_: metrics
+    )  # which this stem does not allow on a CPU in bf16
     run_stage("selflabel", tmp_path, f"scan_dir={finished['scan']}", "precision=bf16", epochs=1)
     assert reduced == [False, True, True, False]  # confidence; clusters before, after; the result
 
 
 @pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize("stage", ["scan", "selflabel"])
-def test_a_clustering_stage_ends_with_the_cautions_of_its_last_figures(stage, finished, tmp_path, monkeypatch):
+def test_a_clustering_stage_ends_with_the_cautions_of_its_last_figures(
+    stage, finished, tmp_path, monkeypatch
+):
     judged = []
-    monkeypatch.setattr(SCRIPTS[stage], "cautions", lambda metrics: judged.append(metrics) or ["beware", "twice"])
+    monkeypatch.setattr(
+        SCRIPTS[stage], "cautions", lambda metrics: judged.append(metrics) or ["beware", "twice"]
+    )
     overrides = [f"pretext_dir={finished['pretext']}", f"scan_dir={finished['scan']}"]
     overrides += ["confidence_threshold=0.15"] if stage == "selflabel" else []
     lines = log_of(run_stage(stage, tmp_path, *overrides, epochs=1))
@@ -384,7 +411,9 @@ def test_scan_warns_at_its_start_when_a_batch_has_fewer_than_4_images_a_cluster(
 ):
     monkeypatch.setattr(scan, "train_epoch", lambda *_: {})
     lines = log_of(
-        run_stage("scan", tmp_path, f"pretext_dir={finished['pretext']}", f"batch_size={batch_size}", epochs=1)
+        run_stage(
+            "scan", tmp_path, f"pretext_dir={finished['pretext']}", f"batch_size={batch_size}", epochs=1
+        )
     )
     at_start = lines[: next(number for number, line in enumerate(lines) if "epoch" in line)]
     warnings = [line["warning"] for line in at_start if "warning" in line]
@@ -416,7 +445,9 @@ def test_scan_under_a_prior_trains_and_selects_by_it(finished, tmp_path, monkeyp
 
 @pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize("clusters", [3, 20])
-def test_fewer_and_more_clusters_than_classes_go_through_every_stage_and_figure(clusters, finished, tmp_path, capsys):
+def test_fewer_and_more_clusters_than_classes_go_through_every_stage_and_figure(
+    clusters, finished, tmp_path, capsys
+):
     own = [f"num_classes={clusters}", f"confidence_threshold={1.1 / clusters}"]
     run_stage("scan", tmp_path, f"pretext_dir={finished['pretext']}", own[0], epochs=1)
     folder = run_stage("selflabel", tmp_path, *own, epochs=1)
@@ -427,7 +458,9 @@ def test_fewer_and_more_clusters_than_classes_go_through_every_stage_and_figure(
     model, written = str(folder / "model.pth.tar"), tmp_path / "predictions.csv"
     options = ["--report", "--out", str(written), *SMALL, own[0]]
     evaluation.main(["--config_exp", config_of("selflabel"), "--model", model, *options])
-    printed = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines() if line[:1] == " "}
+    printed = {
+        line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines() if line[:1] == " "
+    }
     assert len(printed["sizes"]) == clusters and sum(map(int, printed["sizes"])) == 52
     assert len(written.read_text().splitlines()) == 53
     page = (folder / "report.html").read_text()
@@ -442,7 +475,16 @@ def test_eval_reports_every_stage(finished, stage, capsys):
     printed = capsys.readouterr().out
     expected = {
         "pretext": ["top 1 ", "top 5 ", "top 20 "],
-        "scan": ["ACC", "ARI", "NMI", "AMI", "ACC Top-5", "hungarian_match", "ACC many-to-one", "used_clusters"],
+        "scan": [
+            "ACC",
+            "ARI",
+            "NMI",
+            "AMI",
+            "ACC Top-5",
+            "hungarian_match",
+            "ACC many-to-one",
+            "used_clusters",
+        ],
     }
     assert all(name in printed for name in expected.get(stage, expected["scan"]))
     for what, name in (("prototypes", "prototypes.png"), ("confusion matrix", "confusion_matrix.png")):
@@ -465,16 +507,20 @@ def test_eval_draws_the_confusion_matrix_that_the_stage_drew(finished, tmp_path)
 
 
 def test_models_of_other_names_have_pictures_of_their_own(finished, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("utils.visualize.ROWS_PER_PAGE", 1)  # as many pages as there are clusters in use
+    monkeypatch.setattr("utils.report.figures.ROWS_PER_PAGE", 1)  # as many pages as there are clusters in use
     for name in ("scan_digits.pth.tar", "seed1.best.pth"):
-        evaluate_scan(shutil.copy(finished["scan"] / "model.pth.tar", tmp_path / name), "--visualize_prototypes")
+        evaluate_scan(
+            shutil.copy(finished["scan"] / "model.pth.tar", tmp_path / name), "--visualize_prototypes"
+        )
     lines, written = capsys.readouterr().out.splitlines(), {path.name for path in tmp_path.glob("*.png")}
     (pages,) = {line.split()[1] for line in lines if line.strip().startswith("used_clusters")}
     assert int(pages) > 1
     for stem in ("scan_digits", "seed1.best"):
         assert f"confusion matrix: {tmp_path / stem}-confusion_matrix.png" in lines
         assert f"prototypes: {tmp_path / stem}-prototypes-1.png to {stem}-prototypes-{pages}.png" in lines
-        own = {f"{stem}-prototypes-{page + 1}.png" for page in range(int(pages))} | {f"{stem}-confusion_matrix.png"}
+        own = {f"{stem}-prototypes-{page + 1}.png" for page in range(int(pages))} | {
+            f"{stem}-confusion_matrix.png"
+        }
         assert own <= written
         written -= own
     assert not written
@@ -482,7 +528,9 @@ def test_models_of_other_names_have_pictures_of_their_own(finished, tmp_path, ca
 
 def test_eval_prints_the_figures_before_it_draws(finished, capsys, monkeypatch):
     printed = []
-    monkeypatch.setattr("utils.results.plot_matching", lambda *_: printed.append(capsys.readouterr().out) or [])
+    monkeypatch.setattr(
+        "utils.report.outputs.plot_matching", lambda *_: printed.append(capsys.readouterr().out) or []
+    )
     evaluate_scan(finished["scan"] / "model.pth.tar")
     assert "ACC Top-5" in printed[0]
 

@@ -13,13 +13,13 @@ import scan
 import sweep
 from data import build_dataset
 from data.augment import val_strategy
+from data.loader.build import eval_loader
 from models import build_model
 from tests.small_runs import SMALL, config_of, few_digits, run_stage
 from utils import mining
 from utils.config import load_config
 from utils.errors import UserError
-from utils.features import eval_loader
-from utils.files import read_record
+from utils.storage.files import read_record
 
 SWEPT = ("--vary", "num_classes=3,10", "--seeds", "0", "1", "epochs=2", "optimizer_kwargs.lr=0.01")
 
@@ -85,9 +85,13 @@ def test_each_row_says_what_the_models_of_its_runs_do(swept, root):
     neighbors = torch.from_numpy(np.load(root / "digits" / "pretext" / "topk-val-neighbors.npy"))
     for row in rows_of(swept):
         runs = [outputs_of(swept / f"num_classes={row['num_classes']},seed={seed}", root) for seed in (0, 1)]
-        losses = [loss_of(probabilities, neighbors) / math.log(int(row["num_classes"])) for _, probabilities in runs]
+        losses = [
+            loss_of(probabilities, neighbors) / math.log(int(row["num_classes"])) for _, probabilities in runs
+        ]
         clusters = [probabilities.argmax(dim=1) for _, probabilities in runs]
-        silhouettes = [silhouette_score(features, found) for (features, _), found in zip(runs, clusters, strict=True)]
+        silhouettes = [
+            silhouette_score(features, found) for (features, _), found in zip(runs, clusters, strict=True)
+        ]
         assert float(row["loss"]) == pytest.approx(np.mean(losses), abs=1e-4)
         assert int(row["used_clusters"]) == min(len(found.unique()) for found in clusters)
         assert float(row["agreement"]) == pytest.approx(adjusted_rand_score(*clusters))
@@ -159,7 +163,16 @@ def test_a_number_of_cached_views_in_the_config_is_kept(root, tmp_path):
 
 def test_lists_and_dotted_keys_are_varied_too_and_combined(root, no_pictures):
     scales = "augmentation_kwargs.random_affine.scale=[0.8,1.2],[0.9, 1.1]"
-    words = ("--vary", scales, "--vary", "optimizer_kwargs.lr=1e-3", "--seeds", "0", "epochs=1", "cached_views=1")
+    words = (
+        "--vary",
+        scales,
+        "--vary",
+        "optimizer_kwargs.lr=1e-3",
+        "--seeds",
+        "0",
+        "epochs=1",
+        "cached_views=1",
+    )
     rows = rows_of(run_sweep(root, *words, run_name="lists"))
     values = [(row["augmentation_kwargs.random_affine.scale"], row["optimizer_kwargs.lr"]) for row in rows]
     assert values == [("[0.8,1.2]", "1e-3"), ("[0.9, 1.1]", "1e-3")]

@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from utils.errors import UserError
 
@@ -37,14 +38,18 @@ def keep_freed_memory() -> None:
     with suppress(OSError, AttributeError):  # another C library
         glibc = ctypes.CDLL("libc.so.6")
         for parameter in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
-            glibc.mallopt(parameter, 2**28)  # larger blocks, kept, would leave holes: 24 GB where 18 are needed
+            glibc.mallopt(
+                parameter, 2**28
+            )  # larger blocks, kept, would leave holes: 24 GB where 18 are needed
 
 
 def choose_device(name: str) -> torch.device:
     """`auto` is CUDA where there is one, else the CPU. Prepares it: a GPU is to try which of its convolutions are the
     fastest for each new size, a CPU to keep memory from batch to batch."""
     if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("device: cuda was asked for, but PyTorch sees no CUDA device: use device=auto or device=cpu")
+        raise UserError(
+            "device: cuda was asked for, but PyTorch sees no CUDA device: use device=auto or device=cpu"
+        )
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cpu":
@@ -52,3 +57,17 @@ def choose_device(name: str) -> torch.device:
     else:
         torch.backends.cudnn.benchmark = True
     return torch.device(name)
+
+
+def near(values: Tensor, device: torch.device) -> Tensor:
+    """The values on the device, if they take at most a quarter of its free memory, else where they are."""
+    fits = device.type == "cuda" and values.nbytes <= torch.cuda.mem_get_info(device)[0] / 4
+    return values.to(device) if fits else values
+
+
+def sent(values: Tensor, device: torch.device) -> Tensor:
+    """The values on the device. The host does not wait until they are there: from pinned memory the device fetches them
+    itself."""
+    if device.type == "cuda" and not values.is_cuda:
+        values = values.pin_memory()
+    return values.to(device, non_blocking=True)

@@ -10,18 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data.batches import Batch, Loader
-from data.dataset import near, sent
-from data.loader import build_loader
-from utils.files import npy_header, recall, stream_recorded
+from utils.storage.files import npy_header, recall, stream_recorded
 
-EVAL_BATCH_SIZE = 512
 IN_MEMORY = 4 * 2**30  # bytes; kept features that take more are memory-mapped
-
-
-def eval_loader(dataset, strategy: tuple, device) -> Loader:
-    """Every image once, in order, under the val transform."""
-    return build_loader(dataset, [strategy], EVAL_BATCH_SIZE, device)
 
 
 @contextmanager
@@ -40,7 +31,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def extract_features(model: nn.Module, loader: Loader) -> Tensor:
+def extract_features(model: nn.Module, loader) -> Tensor:
     """model(images) for all N images: (N, D) float32 on the CPU."""
     features = None
     with evaluating(model):
@@ -52,7 +43,7 @@ def extract_features(model: nn.Module, loader: Loader) -> Tensor:
     return features
 
 
-def predict(model: nn.Module, loader: Loader) -> list[Tensor]:
+def predict(model: nn.Module, loader) -> list[Tensor]:
     """Softmax of a ClusteringModel's logits for all N images: (N, K) float32 on the CPU, one for each head."""
     heads = []
     with evaluating(model):
@@ -64,7 +55,7 @@ def predict(model: nn.Module, loader: Loader) -> list[Tensor]:
     return heads
 
 
-def kept_features(path: Path, model: nn.Module, loader: Loader, passes: int = 1) -> Tensor:
+def kept_features(path: Path, model: nn.Module, loader, passes: int = 1) -> Tensor:
     """model(images) of `passes` passes over a loader in order, each with random numbers of its own: (passes, N, D).
 
     float32 on the CPU; from the `.npy` file `path` if its record says that it was made of the same images, weights and
@@ -82,7 +73,7 @@ def kept_features(path: Path, model: nn.Module, loader: Loader, passes: int = 1)
     return torch.from_numpy(np.load(path, mmap_mode=mode))
 
 
-def _keep(path: Path, facts: dict[str, Any], model: nn.Module, loader: Loader, passes: int) -> None:
+def _keep(path: Path, facts: dict[str, Any], model: nn.Module, loader, passes: int) -> None:
     with stream_recorded(path, facts) as write, evaluating(model):
         begun = False
         for number in range(passes):
@@ -103,23 +94,3 @@ def weights_sha256(model: nn.Module) -> str:
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.cpu().contiguous().numpy())
     return digest.hexdigest()
-
-
-class FeatureLoader(Loader):
-    """Batches of kept features in place of augmented views, for a network whose backbone is frozen.
-
-    features: (V, N, D), on the device if they take at most a quarter of its free memory. Each view of a batch is one of
-    the V of each image, drawn anew."""
-
-    def __init__(self, features: Tensor, *arguments):
-        super().__init__(*arguments)
-        self.features = near(features, self.device)
-
-    def __iter__(self) -> Iterator[Batch]:
-        for step in self.steps(self.first_step):
-            views = []
-            for source in step.sources:
-                which = torch.randint(len(self.features), (len(source),), generator=step.generator)
-                which, source = (index.to(self.features.device, non_blocking=True) for index in (which, source))
-                views.append(sent(self.features[which, source], self.device))  # (B, D)
-            yield self.batch(step, views)

@@ -2,28 +2,20 @@
 
 import torch
 
-from data import build_dataset
-from data.augment import val_strategy
-from data.dataset import is_labelled
-from utils.evaluate import kmeans_accuracy, neighbor_accuracy
-from utils.features import eval_loader
-from utils.neighbors import check_minable, choose_backend, mine_neighbors, recall, weighted_knn
-from utils.run import Run
-from utils.visualize import plot_neighbors
+from utils.evaluate.clustering import kmeans_accuracy, neighbor_accuracy
+from utils.neighbors.search import (
+    VAL_NEIGHBORS,
+    check_minable,
+    choose_backend,
+    mine_neighbors,
+    recall,
+    weighted_knn,
+)
+from utils.report.figures import plot_neighbors
+from utils.run.run import Run
 
-VAL_NEIGHBORS = 5  # mined within the val split: SCAN's validation uses all of them
 RECALL_SAMPLE = 1000  # images that are searched exactly, to judge an index
 KMEANS_LIMIT = 1e10  # images x feature size x classes: above it a baseline would take longer than it is worth
-
-
-def open_splits(run: Run) -> tuple:
-    """Both splits of the run's data set, and by name a loader of each in order under the val transform."""
-    cfg, plain = run.cfg, val_strategy(run.cfg)
-    train_set, val_set = build_dataset(cfg, "train"), build_dataset(cfg, "val")
-    check_before_training(cfg, train_set, val_set)
-    run.uses(train_set, val_set)
-    loaders = {"train": eval_loader(train_set, plain, run.device), "val": eval_loader(val_set, plain, run.device)}
-    return train_set, val_set, loaders
 
 
 def check_before_training(cfg, train_set, val_set) -> None:
@@ -69,12 +61,12 @@ def mine(run: Run, features: dict[str, torch.Tensor], train_set, val_set) -> Non
             share, sample = recall(neighbors, vectors, RECALL_SAMPLE), min(RECALL_SAMPLE, len(dataset))
             found = f"{100 * share:.1f} % of the exact {topk} nearest neighbors of {sample:,} images"
             run.log.note(f"knn_index {index} found {found}")
-        if is_labelled(dataset):
+        if dataset.is_labelled:
             accuracy = neighbor_accuracy(neighbors, dataset.targets, topk)
             run.log.final(f"neighbors of the {split} split", {f"right among the top {topk}": accuracy})
         if split == "train":
             plot_neighbors(dataset, neighbors.numpy(), run.folder / "neighbors.png")
-    if is_labelled(train_set) and is_labelled(val_set):
+    if train_set.is_labelled and val_set.is_labelled:
         baselines = {"weighted kNN": knn_accuracy(features, train_set, val_set, run.device)}
         images, size, classes = *features["train"].shape, len(train_set.classes)
         if images < classes or images * size * classes > KMEANS_LIMIT:

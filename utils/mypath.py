@@ -27,7 +27,9 @@ class MyPath:
         overrides: data set name -> folder, the config's `db_root_dir`; `imagenet` there serves the subsets too.
         Raises UserError for a name without a folder."""
         if name not in DATASET_FOLDERS:
-            raise UserError(f"no folder is known for data set {name!r}: choose one of {', '.join(DATASET_FOLDERS)}")
+            raise UserError(
+                f"no folder is known for data set {name!r}: choose one of {', '.join(DATASET_FOLDERS)}"
+            )
         default, variable = DATASET_FOLDERS[name]
         overrides = overrides or {}
         shared = overrides.get("imagenet") if DATASET_FOLDERS[name] is IMAGENET else None

@@ -31,7 +31,9 @@ def learning_rate(cfg, epoch: int) -> float:
         eta_min = lr * kwargs["lr_decay_rate"] ** 3
         return eta_min + (lr - eta_min) * (1 + math.cos(math.pi * epoch / cfg.epochs)) / 2
     if cfg.scheduler == "step":
-        return lr * kwargs["lr_decay_rate"] ** sum(milestone < epoch for milestone in kwargs["lr_decay_epochs"])
+        return lr * kwargs["lr_decay_rate"] ** sum(
+            milestone < epoch for milestone in kwargs["lr_decay_epochs"]
+        )
     return lr
 
 

@@ -6,7 +6,8 @@ import torch
 from PIL import Image, ImageOps
 from torchvision import transforms
 
-from data.image_files import StreamedDataset, fault_of, read_image, read_square
+from data.dataset import StreamedDataset
+from data.image_files import fault_of, read_image, read_square
 from tests.image_trees import picture
 
 RED, GREEN, BLUE, GREY = (200, 40, 30), (20, 180, 60), (30, 50, 190), (128, 128, 128)
@@ -41,7 +42,9 @@ def test_the_short_side_becomes_256_as_torchvision_resizes(tmp_path, width, heig
     assert np.array_equal(np.asarray(found), np.asarray(expected))
 
 
-@pytest.mark.parametrize("mode, kind", [("RGB", "JPEG"), ("CMYK", "JPEG"), ("P", "PNG"), ("RGBA", "PNG"), ("P", "GIF")])
+@pytest.mark.parametrize(
+    "mode, kind", [("RGB", "JPEG"), ("CMYK", "JPEG"), ("P", "PNG"), ("RGBA", "PNG"), ("P", "GIF")]
+)
 def test_colour_pictures_of_every_mode_keep_their_colours(mode, kind, tmp_path):
     quarters(mode).save(tmp_path / "image", kind)
     with Image.open(tmp_path / "image") as stored:
@@ -52,7 +55,9 @@ def test_colour_pictures_of_every_mode_keep_their_colours(mode, kind, tmp_path):
 
 def test_grey_pictures_are_grey_in_all_three_channels(tmp_path):
     quarters("L", [(v, v, v) for v in (10, 90, 170, 250)]).save(tmp_path / "image.JPEG")
-    assert near(quarters_of(read_image(tmp_path / "image.JPEG")), [(v, v, v) for v in (10, 90, 170, 250)], by=3)
+    assert near(
+        quarters_of(read_image(tmp_path / "image.JPEG")), [(v, v, v) for v in (10, 90, 170, 250)], by=3
+    )
 
 
 def test_pictures_of_16_bits_keep_their_high_byte(tmp_path):
@@ -98,11 +103,15 @@ def test_exif_that_says_nothing_sensible_is_no_reason_to_stop(tmp_path):
 # -- own pictures: the centre square
 
 
-@pytest.mark.parametrize("mode, kind", [("RGB", "JPEG"), ("CMYK", "JPEG"), ("P", "PNG"), ("RGBA", "PNG"), ("P", "GIF")])
+@pytest.mark.parametrize(
+    "mode, kind", [("RGB", "JPEG"), ("CMYK", "JPEG"), ("P", "PNG"), ("RGBA", "PNG"), ("P", "GIF")]
+)
 def test_the_centre_square_of_every_mode_keeps_its_colours(mode, kind, tmp_path):
     quarters(mode).save(tmp_path / "image", kind)
     found = read_square(tmp_path / "image", 64)  # of 512 x 256: a JPEG is decoded at half its size
-    assert found.mode == "RGB" and found.size == (64, 64) and near(quarters_of(found), [RED, GREEN, BLUE, GREY])
+    assert (
+        found.mode == "RGB" and found.size == (64, 64) and near(quarters_of(found), [RED, GREEN, BLUE, GREY])
+    )
 
 
 @pytest.mark.parametrize("orientation", UPRIGHT)
@@ -132,7 +141,9 @@ def test_the_first_of_several_frames_is_taken(tmp_path):
 def test_tiny_and_long_pictures_have_a_centre_square_too(size, tmp_path):
     Image.new("RGB", size, RED).save(tmp_path / "image.png")
     found = read_square(tmp_path / "image.png", 32)
-    assert found.size == (32, 32) and near([found.getpixel((0, 0)), found.getpixel((31, 31))], [RED, RED], by=1)
+    assert found.size == (32, 32) and near(
+        [found.getpixel((0, 0)), found.getpixel((31, 31))], [RED, RED], by=1
+    )
 
 
 def test_pictures_of_16_bits_keep_their_high_byte_as_squares_too(tmp_path):
@@ -141,10 +152,16 @@ def test_pictures_of_16_bits_keep_their_high_byte_as_squares_too(tmp_path):
     assert np.array_equal(np.asarray(read_square(tmp_path / "image.png", 256))[:, 0, 0], np.arange(256))
 
 
-@pytest.mark.parametrize("side, decoded", [(16, (64, 32)), (17, (128, 64)), (64, (256, 128)), (65, (512, 256))])
-def test_a_jpeg_is_decoded_at_the_smallest_size_that_leaves_twice_the_side(side, decoded, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "side, decoded", [(16, (64, 32)), (17, (128, 64)), (64, (256, 128)), (65, (512, 256))]
+)
+def test_a_jpeg_is_decoded_at_the_smallest_size_that_leaves_twice_the_side(
+    side, decoded, tmp_path, monkeypatch
+):
     sizes, fit = [], ImageOps.fit
-    monkeypatch.setattr(ImageOps, "fit", lambda image, *options: sizes.append(image.size) or fit(image, *options))
+    monkeypatch.setattr(
+        ImageOps, "fit", lambda image, *options: sizes.append(image.size) or fit(image, *options)
+    )
     quarters().save(tmp_path / "image", "JPEG")  # 512 x 256
     read_square(tmp_path / "image", side)
     assert sizes == [decoded]
@@ -212,7 +229,12 @@ def test_thinning_takes_evenly_spaced_images_with_their_labels(dataset):
 
 def test_the_fingerprint_follows_names_sizes_and_their_order_alone(dataset):
     files, sizes = dataset.files, dataset.marks
-    others = [(files[::-1], sizes), (files[:9], sizes[:9]), (np.array([b"a", *files[1:]]), sizes), (files, sizes + 1)]
+    others = [
+        (files[::-1], sizes),
+        (files[:9], sizes[:9]),
+        (np.array([b"a", *files[1:]]), sizes),
+        (files, sizes + 1),
+    ]
     changed = [StreamedDataset(dataset.folder, *other, None, []).fingerprint for other in others]
     assert len({dataset.fingerprint, *changed}) == 5
     assert StreamedDataset(dataset.folder, files, sizes, None, []).fingerprint == dataset.fingerprint

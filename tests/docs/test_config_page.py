@@ -1,7 +1,7 @@
 import re
 
 from docs.config_page import PAGE, config_page, row
-from utils.config_keys import KEYS, Key
+from utils.config.keys import KEYS, Key
 
 
 def cells(line) -> list[str]:
@@ -15,7 +15,9 @@ def tables(page) -> dict[str, list[list[str]]]:
     """Heading: rows, without the two lines of the head."""
     headings = re.split(r"^## (.+)\n", page, flags=re.M)[1:]
     texts = dict(zip(headings[::2], headings[1::2], strict=True))
-    return {heading: [cells(line) for line in text.strip().splitlines()][2:] for heading, text in texts.items()}
+    return {
+        heading: [cells(line) for line in text.strip().splitlines()][2:] for heading, text in texts.items()
+    }
 
 
 def test_the_page_in_docs_is_the_one_that_the_key_table_makes():
@@ -32,7 +34,14 @@ def test_every_key_has_one_row_in_the_order_of_the_table():
 def test_the_keys_stand_in_nine_tables_of_six_columns():
     found = tables(config_page())
     assert list(found) == [
-        *("What is run", "The machine", "Data", "Your own pictures, the data set `folder`", "Network", "Method"),
+        *(
+            "What is run",
+            "The machine",
+            "Data",
+            "Your own pictures, the data set `folder`",
+            "Network",
+            "Method",
+        ),
         *("Optimization", "Views for training", "The plain view"),
     ]
     assert all(len(row) == 6 for table in found.values() for row in table)
@@ -56,7 +65,8 @@ def test_a_row_says_all_that_the_table_knows_in_words():
 def test_a_default_may_be_false_or_follow_the_setup():
     assert cells(row(Key("use", "bool", "", "", "", default=False)))[2] == "False"
     assert (
-        cells(row(Key("mined", "int", ">=1", "", "", default={"simclr": 20, "moco": 50})))[2] == "simclr: 20, moco: 50"
+        cells(row(Key("mined", "int", ">=1", "", "", default={"simclr": 20, "moco": 50})))[2]
+        == "simclr: 20, moco: 50"
     )
 
 

@@ -6,7 +6,9 @@ import pytest
 
 from tests.faults.stage_runs import Server, unbroken_runs
 
-collect_ignore = [] if hasattr(os, "waitid") else ["test_kills.py", "test_storage.py"]  # where processes cannot fork
+collect_ignore = (
+    [] if hasattr(os, "waitid") else ["test_kills.py", "test_storage.py"]
+)  # where processes cannot fork
 
 
 @pytest.fixture(scope="session")

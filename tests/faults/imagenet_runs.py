@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 
-from data.folder_scan import FolderScan
-from data.imagenet import FOLDERS, SUFFIX, class_ids
+from data.datasets.imagenet import FOLDERS, SUFFIX, class_ids
+from data.folder.scan import FolderScan
+from models.backbones.resnet import ResNet18
 from models.heads import ContrastiveModel
-from models.resnet import ResNet18
 from tests.image_trees import write_imagenet
 
 CONFIGS = {
@@ -29,7 +29,9 @@ IDS = class_ids("imagenet_50")
 
 def arguments_of(stage: str, here: Path, more: str = "") -> list[str]:
     """As that of the digits' runs: `{here}` is the run's folder, `{outside}` holds results, images and other files."""
-    line = f"--config_exp {CONFIGS['scan' if stage == 'eval' else stage]} root_dir={{outside}}/results {SIZES}"
+    line = (
+        f"--config_exp {CONFIGS['scan' if stage == 'eval' else stage]} root_dir={{outside}}/results {SIZES}"
+    )
     line += f" db_root_dir.imagenet={{outside}}/images{MORE[stage]} {more}"
     return [word.format(here=here, outside=here.parents[1]) for word in line.split()]
 
@@ -43,7 +45,10 @@ def network() -> dict:
 
 def mocos(state: dict, encoder: str = "q") -> dict:
     """Under the names that MoCo gives them."""
-    short = {name.removeprefix("backbone.").replace("contrastive_head", "fc"): value for name, value in state.items()}
+    short = {
+        name.removeprefix("backbone.").replace("contrastive_head", "fc"): value
+        for name, value in state.items()
+    }
     return {f"module.encoder_{encoder}.{name}": value for name, value in short.items()}
 
 

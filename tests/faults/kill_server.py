@@ -20,12 +20,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from data.digits import read_digits
+from data.datasets.digits import read_digits
 from losses import ConfidenceBasedCE
-from models.weights import to_bytes
 from tests.small_runs import SCRIPTS, SMALL, config_of, few_digits
-from utils import command_line, files, mining, run, stopping
-from utils.run import Run
+from utils import mining
+from utils.run import command_line, run
+from utils.run import signals as stopping
+from utils.run.run import Run
+from utils.storage import files
+from utils.storage.torch_files import to_bytes
 
 NOBODY = 65534
 FAULTS = {  # what may happen to a run's folder after a save
@@ -165,7 +168,10 @@ def run_child(orders: dict, report: Reports) -> None:
         os.setuid(NOBODY)
     monkeypatch = pytest.MonkeyPatch()  # for good: the process ends
     few_digits(monkeypatch)
-    for module, picture in ((mining, "plot_neighbors"), *((script, "plot_curves") for script in SCRIPTS.values())):
+    for module, picture in (
+        (mining, "plot_neighbors"),
+        *((script, "plot_curves") for script in SCRIPTS.values()),
+    ):
         monkeypatch.setattr(module, picture, lambda *_: None)
     for stage in ("scan", "selflabel"):
         monkeypatch.setattr(SCRIPTS[stage], "plot_matching", lambda *_: None)
@@ -203,7 +209,10 @@ def fork(orders: dict, errors: int) -> int:
 
 def serve() -> None:
     torch.set_num_threads(1)
-    read_digits("train"), torch.load(io.BytesIO(to_bytes({})))  # what these import, a child may not be allowed to read
+    (
+        read_digits("train"),
+        torch.load(io.BytesIO(to_bytes({}))),
+    )  # what these import, a child may not be allowed to read
     report = Reports(1)
     for line in sys.stdin:
         reading, writing = os.pipe()  # no file, as a file may find no room

@@ -15,14 +15,16 @@ import numpy as np
 import torch
 
 from tests.faults.kill_server import digest, place_of
-from utils.checkpoints import load_checkpoint
 from utils.errors import RunError
+from utils.run.checkpoints import load_checkpoint
 
 ROOT = Path(__file__).parents[2]
 LONGEST = 60  # seconds that a run may take
 SETTINGS = ("epochs=4", "knn_every=2", "knn_backend=torch")
 SELFLABEL = ("confidence_threshold=0.15",)
-REST = 30  # seconds between checkpoints, more than a run takes: of its epochs the first and the last are saved
+REST = (
+    30  # seconds between checkpoints, more than a run takes: of its epochs the first and the last are saved
+)
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,9 @@ class Scenario:
 
 SCENARIOS = {
     "simclr": Scenario("pretext"),
-    "scan": Scenario("scan", ("num_heads=2", "optimizer_kwargs.lr=0.0025", "epochs=6")),  # the third one is the best
+    "scan": Scenario(
+        "scan", ("num_heads=2", "optimizer_kwargs.lr=0.0025", "epochs=6")
+    ),  # the third one is the best
     "selflabel": Scenario("selflabel", SELFLABEL),
     "selflabel, EMA": Scenario("selflabel", (*SELFLABEL, "use_ema=True", "ema_alpha=0.5"), skips=True),
 }
@@ -90,7 +94,12 @@ class Server:
         command = [sys.executable, "-m", "tests.faults.kill_server"]
         threads = {"OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
-            command, cwd=ROOT, env=os.environ | threads, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            command,
+            cwd=ROOT,
+            env=os.environ | threads,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         self.reports = queue.Queue()
         threading.Thread(target=self._listen, daemon=True).start()
@@ -106,7 +115,9 @@ class Server:
             self.run.signal(signal.SIGKILL)
             self.run.end()
 
-    def start(self, scenario: Scenario, *overrides, rest=0, kill_at=None, fault=None, as_nobody=False) -> StageRun:
+    def start(
+        self, scenario: Scenario, *overrides, rest=0, kill_at=None, fault=None, as_nobody=False
+    ) -> StageRun:
         """Start a stage. rest: the run's REST. kill_at: [point, file, n], see `NamedPoints`. fault: [n, its name],
         after the n-th save."""
         self.end()
@@ -182,7 +193,9 @@ class Unbroken:
         saving = ["save_minutes=1e-6"] if stepwise else []
         return server.start(self.scenario, *self.overrides, f"root_dir={root}", *saving, **orders)
 
-    def left_by(self, run: StageRun, root: Path, before: tuple | None = None) -> tuple[tuple[int, int] | None, str]:
+    def left_by(
+        self, run: StageRun, root: Path, before: tuple | None = None
+    ) -> tuple[tuple[int, int] | None, str]:
         """The place of the checkpoint that a stopped run has left, and what is wrong with it: nothing, if it is whole
         and holds all that was there before and that the run has reported as saved."""
         saved = max((tuple(event["place"]) for event in run.reported("saved")), default=before)

@@ -31,10 +31,19 @@ class Chain:
     def __init__(self, name: str, reference: Unbroken, root: Path, rng: random.Random):
         self.name, self.reference, self.root, self.rng = name, reference, root, rng
         self.stepwise, self.saved = rng.random() < 0.75, None
-        self.kills, self.missed, self.within_epochs, self.lost, self.different, self.odd = [], 0, 0, [], [], []
+        self.kills, self.missed, self.within_epochs, self.lost, self.different, self.odd = (
+            [],
+            0,
+            0,
+            [],
+            [],
+            [],
+        )
 
     def start(self, server, **orders) -> StageRun:
-        return self.reference.start(server, self.root, self.stepwise, rest=0 if self.stepwise else REST, **orders)
+        return self.reference.start(
+            server, self.root, self.stepwise, rest=0 if self.stepwise else REST, **orders
+        )
 
     def kill_at_points(self, server, points: list[tuple[str, str]]) -> "Chain":
         passed = self.reference.points[self.stepwise]
@@ -98,7 +107,9 @@ class Chain:
         steps = [tuple(event["place"]) for event in run.reported("step")][-1:]
         reached = steps + [(epoch + 1, 0) for epoch, step in steps if step == STEPS]
         if later > 1 or self.saved not in reached:
-            self.odd.append(f"{self.root}: {self.saved} is saved, the last step was {steps}, {later} after the signal")
+            self.odd.append(
+                f"{self.root}: {self.saved} is saved, the last step was {steps}, {later} after the signal"
+            )
 
     def run_to_the_end(self, server) -> "Chain":
         run, folder = self.start(server), self.reference.folder_in(self.root)
@@ -130,15 +141,21 @@ def run_chains(servers, jobs) -> list[Chain]:
 
 
 def print_counts(title: str, chains: list[Chain], capsys) -> None:
-    by_stage = Counter({name: sum(len(chain.kills) for chain in chains if chain.name == name) for name in SCENARIOS})
+    by_stage = Counter(
+        {name: sum(len(chain.kills) for chain in chains if chain.name == name) for name in SCENARIOS}
+    )
     points = Counter(tuple(where.split(", ")) for chain in chains for where in chain.kills)
     with capsys.disabled():
         stages = "; ".join(f"{name}: {number}" for name, number in by_stage.items())
-        print(f"\n{title}: {by_stage.total()} ({stages}), {sum(chain.missed for chain in chains)} runs ended before")
+        print(
+            f"\n{title}: {by_stage.total()} ({stages}), {sum(chain.missed for chain in chains)} runs ended before"
+        )
         for target in sorted({target for target, *_ in points}):
             numbers = [" ".join((*rest, str(n))) for (other, *rest), n in points.items() if other == target]
             print(f"    {target}: {', '.join(sorted(numbers))}")
-        print(f"    checkpoints amid an epoch that runs went on from: {sum(chain.within_epochs for chain in chains)}")
+        print(
+            f"    checkpoints amid an epoch that runs went on from: {sum(chain.within_epochs for chain in chains)}"
+        )
         print(f"    lost checkpoints: {sum(len(chain.lost) for chain in chains)}")
         print(f"    different results: {sum(len(chain.different) for chain in chains)}")
 
@@ -182,20 +199,30 @@ def test_killed_at_any_moment_after_its_first_checkpoint_a_stage_loses_none_and_
     while sum(len(chain.kills) for chain in chains) < 100 and len(chains) < 100:
         names = random.Random(len(chains)).sample(list(SCENARIOS), len(SCENARIOS))
         roots = {name: tmp_path / f"{len(chains)}-{number}" for number, name in enumerate(names)}
-        new = [Chain(name, unbroken[name], root, random.Random(f"{root.name} {SEED}")) for name, root in roots.items()]
+        new = [
+            Chain(name, unbroken[name], root, random.Random(f"{root.name} {SEED}"))
+            for name, root in roots.items()
+        ]
         chains += run_chains(servers, [chain.kill_at_moments for chain in new])
     print_counts("kills at random moments", chains, capsys)
     check(chains, at_least=100)
 
 
-@pytest.mark.parametrize("signals, impatient", [(36, False), (16, True)], ids=["once", "twice in quick succession"])
+@pytest.mark.parametrize(
+    "signals, impatient", [(36, False), (16, True)], ids=["once", "twice in quick succession"]
+)
 def test_stopped_by_a_signal_a_stage_says_so_in_a_line_and_goes_on_from_the_very_step(
     signals, impatient, servers, unbroken, tmp_path, capsys
 ):
     jobs = []
     for number in range(signals):
-        name, rng = list(SCENARIOS)[number % len(SCENARIOS)], random.Random(f"signal {number} {impatient} {SEED}")
-        jobs.append(partial(Chain(name, unbroken[name], tmp_path / str(number), rng).stop, impatient=impatient))
+        name, rng = (
+            list(SCENARIOS)[number % len(SCENARIOS)],
+            random.Random(f"signal {number} {impatient} {SEED}"),
+        )
+        jobs.append(
+            partial(Chain(name, unbroken[name], tmp_path / str(number), rng).stop, impatient=impatient)
+        )
     chains = run_chains(servers, jobs)
     print_counts("SIGINT and SIGTERM at random moments", chains, capsys)
     check(chains, at_least=signals * 3 // 4)

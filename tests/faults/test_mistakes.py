@@ -29,18 +29,18 @@ import moco
 import scan
 import selflabel
 import simclr
-from data import fashion_mnist
 from data.dataset import ResidentDataset
+from data.datasets import fashion_mnist
 from losses import ConfidenceBasedCE, SCANLoss, SimCLRLoss
+from models.backbones.resnet import ResNet18
 from models.heads import ContrastiveModel
-from models.resnet import ResNet18
 from tests.faults import imagenet_runs
 from tests.small_runs import SCRIPTS, SMALL, config_of, few_digits
-from utils import config
-from utils import neighbors as search
-from utils.checkpoints import load_checkpoint
-from utils.command_line import command
-from utils.run import Run
+from utils.config import load as config
+from utils.neighbors import search as search
+from utils.run.checkpoints import load_checkpoint
+from utils.run.command_line import command
+from utils.run.run import Run
 
 STAGES = ("pretext", "scan", "selflabel")
 MAINS = {stage: script.main for stage, script in SCRIPTS.items()} | {"eval": evaluation.main}
@@ -64,7 +64,9 @@ def arguments_of(stage: str, here: Path, more: str = "") -> list[str]:
     """The command line of a stage, or of eval for the SCAN model, in the results folder `here`; `{here}` in `more` is
     that folder, `{outside}` the one with all results and other files."""
     plain = f"--config_exp {config_of('scan' if stage == 'eval' else stage)} epochs=2"
-    plain += {"selflabel": " confidence_threshold=0.05", "eval": " --model {here}/scan/model.pth.tar"}.get(stage, "")
+    plain += {"selflabel": " confidence_threshold=0.05", "eval": " --model {here}/scan/model.pth.tar"}.get(
+        stage, ""
+    )
     words = [*plain.split(), "root_dir={outside}/results", *TINY, *more.split()]
     return [word.format(here=here, outside=here.parents[1]) for word in words]
 
@@ -267,7 +269,9 @@ def torch_file(thing):
 
 def model_is(name, change):
     """The model file holds change(its content), without a record."""
-    return unrecorded(name, lambda content: torch_file(change(torch.load(io.BytesIO(content), weights_only=True))))
+    return unrecorded(
+        name, lambda content: torch_file(change(torch.load(io.BytesIO(content), weights_only=True)))
+    )
 
 
 def doubled(state):
@@ -283,7 +287,11 @@ def last_layer_elsewhere(value):
 
     def do(here, patch):
         state = ContrastiveModel(ResNet18("imagenet", width=2), "mlp", 128).state_dict()
-        state |= {name: torch.full_like(state[name], value) for name in state if name.startswith("contrastive_head.2")}
+        state |= {
+            name: torch.full_like(state[name], value)
+            for name in state
+            if name.startswith("contrastive_head.2")
+        }
         torch.save(state, here.parents[1] / "model.pth.tar")
 
     return do
@@ -322,7 +330,9 @@ def images_are(change, split="train"):
     def do(here, patch):
         right = data.DATASETS["digits"]
         whole = right(split)
-        other = ResidentDataset(change(whole.images), whole.targets[: len(change(whole.images))], whole.classes)
+        other = ResidentDataset(
+            change(whole.images), whole.targets[: len(change(whole.images))], whole.classes
+        )
         patch.setitem(data.DATASETS, "digits", lambda name: other if name == split else right(name))
 
     return do
@@ -445,7 +455,11 @@ NAME_PRETEXT, NAME_SCAN = r"\bpretext_dir=\.\.\.", r"\bscan_dir=\.\.\."
 
 MISSING_FILES = {
     "SCAN before SimCLR": Case(
-        "scan", "", r"/pretext/model\.pth\.tar not found", RUN_SIMCLR + r" root_dir=\S+/results`", removed("pretext")
+        "scan",
+        "",
+        r"/pretext/model\.pth\.tar not found",
+        RUN_SIMCLR + r" root_dir=\S+/results`",
+        removed("pretext"),
     ),
     "a model without its neighbors": Case(
         "scan", "", r"/topk-train-neighbors\.npy not found", RUN_SIMCLR, removed(TRAIN_NEIGHBORS)
@@ -464,7 +478,9 @@ MISSING_FILES = {
         only("model.pth.tar"),
         has=("pretext",),
     ),
-    "self-labelling before SCAN": Case("selflabel", "", r"/scan/model\.pth\.tar not found", RUN_SCAN, removed("scan")),
+    "self-labelling before SCAN": Case(
+        "selflabel", "", r"/scan/model\.pth\.tar not found", RUN_SCAN, removed("scan")
+    ),
     "pretext_dir with a typing mistake": Case(
         "scan", "pretext_dir={here}/pretxt", r"/pretxt/model\.pth\.tar not found", NAME_PRETEXT
     ),
@@ -607,7 +623,9 @@ DOES_NOT_FIT = {
         r"--out \S+/tables/table\.csv",
         r"give a file .*in a folder that there is",
     ),
-    "a table in the place of a folder": Case("eval", "--out {here}", r"--out \S+/digits", r"give a file such as"),
+    "a table in the place of a folder": Case(
+        "eval", "--out {here}", r"--out \S+/digits", r"give a file such as"
+    ),
     "another form of the head than that of the model to mine with": Case(
         "pretext",
         "run_name=second --model {here}/pretext/model.pth.tar model_kwargs.head=linear",
@@ -617,7 +635,11 @@ DOES_NOT_FIT = {
     ),
 } | {
     f"a SCAN model whose best head is {head!r}, for {stage}": Case(
-        stage, "", rf"/scan/model\.pth\.tar .*\bhead '?{head}", r"no whole scan model", model_is(SCAN_MODEL, best(head))
+        stage,
+        "",
+        rf"/scan/model\.pth\.tar .*\bhead '?{head}",
+        r"no whole scan model",
+        model_is(SCAN_MODEL, best(head)),
     )
     for stage in ("selflabel", "eval")
     for head in (7, "first")
@@ -715,8 +737,12 @@ def unreadable_neighbors(change) -> Case:
 
 
 NEIGHBORS = {
-    "neighbors of fewer images": wrong_neighbors(r"\(100, 21\), but the split has 206", lambda right: right[:100]),
-    "neighbors that are no whole numbers": wrong_neighbors(r"float64 \(206, 21\)", lambda right: right.astype(float)),
+    "neighbors of fewer images": wrong_neighbors(
+        r"\(100, 21\), but the split has 206", lambda right: right[:100]
+    ),
+    "neighbors that are no whole numbers": wrong_neighbors(
+        r"float64 \(206, 21\)", lambda right: right.astype(float)
+    ),
     "neighbors in one row": wrong_neighbors(r"int64 \(4326,\)", lambda right: right.reshape(-1)),
     "no neighbors in any row": wrong_neighbors(r"int64 \(206, 0\)", lambda right: right[:, :0]),
     "a neighbor beyond the last image": wrong_neighbors(r"image 206, but .* 0 to 205", with_one(206)),
@@ -724,7 +750,9 @@ NEIGHBORS = {
     "a negative val neighbor": wrong_neighbors(r"image -1, but .* 0 to 51", with_one(-1), "val"),
     "a neighbor file of zero bytes": unreadable_neighbors(emptied),
     "a neighbor file cut off": unreadable_neighbors(cut_off),
-    "a neighbor file with a damaged header": unreadable_neighbors(lambda content: content[:10] + b":" + content[11:]),
+    "a neighbor file with a damaged header": unreadable_neighbors(
+        lambda content: content[:10] + b":" + content[11:]
+    ),
     "a neighbor file whose header promises more than there is": unreadable_neighbors(
         lambda content: content.replace(b"21), }" + b" " * 13, b"9" * 16 + b"), }")
     ),
@@ -792,7 +820,12 @@ SIZES = {
         images_are(lambda images: images[:20], "val"),
     ),
     "images that do not fit into memory": Case(
-        "pretext", "", r"not enough memory \(Unable to allocate", r"free|max_images|lower", no_memory_for_images, 3
+        "pretext",
+        "",
+        r"not enough memory \(Unable to allocate",
+        r"free|max_images|lower",
+        no_memory_for_images,
+        3,
     ),
     "eval where the GPU's memory is full": Case(
         "eval", "", r"not enough memory \(CUDA out of memory", r"device=cpu", no_memory_for_predictions, 3
@@ -824,28 +857,45 @@ SIZES = {
 CONFIG = {
     "an unknown key": Case("pretext", "epoch=3", r"unknown key 'epoch'", r"nearest one is 'epochs'"),
     "an unknown key in a mapping": Case(
-        "pretext", "optimizer_kwargs.learning_rate=0.1", r"'optimizer_kwargs\.learning_rate'", r"nearest one is"
+        "pretext",
+        "optimizer_kwargs.learning_rate=0.1",
+        r"'optimizer_kwargs\.learning_rate'",
+        r"nearest one is",
     ),
     "a key outside its mapping": Case("pretext", "lr=0.1", r"unknown key 'lr'", r"'optimizer_kwargs\.lr'"),
     "an unknown key in the YAML": Case(
-        "pretext", EXP, r"exp\.yml: unknown key 'optimiser'", r"'optimizer'", recipe_with("optimizer:", "optimiser:")
+        "pretext",
+        EXP,
+        r"exp\.yml: unknown key 'optimiser'",
+        r"'optimizer'",
+        recipe_with("optimizer:", "optimiser:"),
     ),
     "a word for a number": Case("pretext", "epochs=many", r"epochs .*not many", r"a whole number"),
     "half an epoch": Case("pretext", "epochs=1.5", r"epochs .*not 1\.5", r"a whole number"),
     "no epochs": Case("scan", "epochs=0", r"epochs .*not 0", r"a whole number >=1"),
-    "a learning rate that is not finite": Case("pretext", "optimizer_kwargs.lr=nan", r"lr .*not nan", r"a number"),
+    "a learning rate that is not finite": Case(
+        "pretext", "optimizer_kwargs.lr=nan", r"lr .*not nan", r"a number"
+    ),
     "no value": Case("pretext", "seed=", r"seed .*not empty", r"a whole number"),
     "a negative seed": Case("scan", "seed=-1", r"seed .*not -1", r"a whole number >=0"),
     "a number for a mapping": Case(
         "pretext", "optimizer_kwargs=0.1", r"optimizer_kwargs .*not 0\.1", r"a mapping of keys"
     ),
     "one number for a range": Case(
-        "pretext", "augmentation_kwargs.random_affine.scale=0.8", r"scale .*not 0\.8", r"two numbers \[low, high\]"
+        "pretext",
+        "augmentation_kwargs.random_affine.scale=0.8",
+        r"scale .*not 0\.8",
+        r"two numbers \[low, high\]",
     ),
     "an unknown device": Case("pretext", "device=gpu", r"device .*not gpu", r"one of auto, cpu, cuda"),
-    "an unknown data set": Case("pretext", "train_db_name=mnist", r"train_db_name .*not mnist", r"one of .*digits"),
+    "an unknown data set": Case(
+        "pretext", "train_db_name=mnist", r"train_db_name .*not mnist", r"one of .*digits"
+    ),
     "more clusters than images": Case(
-        "scan", "num_classes=207", r"num_classes 207 is more than the 206 training images", r"lower it, or add images"
+        "scan",
+        "num_classes=207",
+        r"num_classes 207 is more than the 206 training images",
+        r"lower it, or add images",
     ),
     "no cluster": Case("scan", "num_classes=0", r"num_classes .*not 0", r"a whole number >=2"),
     "one cluster": Case("scan", "num_classes=1", r"num_classes .*not 1", r"a whole number >=2"),
@@ -871,16 +921,28 @@ CONFIG = {
         r"exp\.yml, line 20",
         recipe_with("epochs: 60", "epochs: 60\nepochs: 7"),
     ),
-    "a tab": Case("pretext", EXP, r"character '\\t'", r"exp\.yml, line 9", recipe_with("  head: mlp", "\thead: mlp")),
-    "a list for a config": Case(
-        "pretext", EXP, r"exp\.yml: .*not \[digits\]", r"lines of `key: value`", written(b"- digits\n", "exp.yml")
+    "a tab": Case(
+        "pretext", EXP, r"character '\\t'", r"exp\.yml, line 9", recipe_with("  head: mlp", "\thead: mlp")
     ),
-    "an empty config": Case("pretext", EXP, r"lacks: setup, ", r"add them to its YAML", written(b"", "exp.yml")),
+    "a list for a config": Case(
+        "pretext",
+        EXP,
+        r"exp\.yml: .*not \[digits\]",
+        r"lines of `key: value`",
+        written(b"- digits\n", "exp.yml"),
+    ),
+    "an empty config": Case(
+        "pretext", EXP, r"lacks: setup, ", r"add them to its YAML", written(b"", "exp.yml")
+    ),
     "a config without a key that the stage needs": Case(
         "pretext", EXP, r"lacks: scheduler;", r"add them to its YAML", recipe_with("scheduler: cosine", "")
     ),
     "a picture for a config": Case(
-        "pretext", EXP, r"exp\.yml", r"not a text file in UTF-8", written(b"\x89PNG\r\n\x1a\n\xff\xd8", "exp.yml")
+        "pretext",
+        EXP,
+        r"exp\.yml",
+        r"not a text file in UTF-8",
+        written(b"\x89PNG\r\n\x1a\n\xff\xd8", "exp.yml"),
     ),
     "a config that is not there": Case(
         "pretext",
@@ -895,10 +957,15 @@ CONFIG = {
         r"give one of those under configs/",
     ),
     "an env file that is not there": Case(
-        "pretext", "--config_env {outside}/env.yml", r"/env\.yml: No such file", r"did you mean configs/env\.yml\?"
+        "pretext",
+        "--config_env {outside}/env.yml",
+        r"/env\.yml: No such file",
+        r"did you mean configs/env\.yml\?",
     ),
     "an override without =": Case("pretext", "seed", r"'seed' sets nothing", r"write it as key=value"),
-    "a run_name that leads elsewhere": Case("pretext", "run_name=../mine", r"run_name \.\./mine", r"root_dir=\.\.\."),
+    "a run_name that leads elsewhere": Case(
+        "pretext", "run_name=../mine", r"run_name \.\./mine", r"root_dir=\.\.\."
+    ),
 }
 
 COMBINATIONS = {
@@ -909,7 +976,10 @@ COMBINATIONS = {
         r"give a momentum, or nesterov: False",
     ),
     "SGD without its keys": Case(
-        "pretext", "optimizer=sgd", r"lacks: optimizer_kwargs\.momentum, optimizer_kwargs\.nesterov", r"add them"
+        "pretext",
+        "optimizer=sgd",
+        r"lacks: optimizer_kwargs\.momentum, optimizer_kwargs\.nesterov",
+        r"add them",
     ),
     "a decaying rate without a decay": Case(
         "scan", "scheduler=cosine", r"lacks: scheduler_kwargs\.lr_decay_rate", r"add them"
@@ -959,7 +1029,9 @@ COMBINATIONS = {
 }
 
 
-def resumed(stage: str, arguments: str, value: str, given=nothing, remedy=r"run_name=\.\.\..*--restart") -> Case:
+def resumed(
+    stage: str, arguments: str, value: str, given=nothing, remedy=r"run_name=\.\.\..*--restart"
+) -> Case:
     """The stage itself has been run before."""
     return Case(stage, arguments, value, remedy, given, has=(stage,))
 
@@ -967,9 +1039,13 @@ def resumed(stage: str, arguments: str, value: str, given=nothing, remedy=r"run_
 RESUMED = {
     "going on with another number of clusters": resumed("scan", "num_classes=12", r"num_classes: 10 -> 12"),
     "going on with another backbone": resumed(
-        "pretext", "backbone=resnet50 model_kwargs.width=64", r"backbone: resnet18 -> resnet50; .*width: 2 -> 64"
+        "pretext",
+        "backbone=resnet50 model_kwargs.width=64",
+        r"backbone: resnet18 -> resnet50; .*width: 2 -> 64",
     ),
-    "going on with another width": resumed("selflabel", "model_kwargs.width=8", r"model_kwargs\.width: 2 -> 8"),
+    "going on with another width": resumed(
+        "selflabel", "model_kwargs.width=8", r"model_kwargs\.width: 2 -> 8"
+    ),
     "going on with another optimizer": resumed(
         "pretext",
         "optimizer=sgd optimizer_kwargs.momentum=0.9 optimizer_kwargs.nesterov=True",
@@ -996,7 +1072,10 @@ RESUMED = {
         in_turn(model_is(PRETEXT_MODEL, doubled), bare(PRETEXT_MODEL)),
     ),
     "fewer epochs than are finished": resumed(
-        "pretext", "epochs=1", r"after epoch 2, more than epochs: 1", remedy=r"at least as many epochs, or .*--restart"
+        "pretext",
+        "epochs=1",
+        r"after epoch 2, more than epochs: 1",
+        remedy=r"at least as many epochs, or .*--restart",
     ),
     "a checkpoint without the settings it was made with": resumed(
         "pretext",
@@ -1005,7 +1084,10 @@ RESUMED = {
         removed("pretext/config.yml"),
     ),
     "settings beside a checkpoint that cannot be read": resumed(
-        "pretext", "epochs=3", r"/pretext/config\.yml, line 1: ", changed("pretext/config.yml", lambda _: b"{")
+        "pretext",
+        "epochs=3",
+        r"/pretext/config\.yml, line 1: ",
+        changed("pretext/config.yml", lambda _: b"{"),
     ),
     "another model than the one that was trained here": resumed(
         "pretext",
@@ -1035,9 +1117,15 @@ def no_checkpoint(value: str, *damage) -> Case:
 DAMAGED_CHECKPOINTS = {
     "a checkpoint of zero bytes": no_checkpoint(r"\(0 bytes\) is damaged", changed(CHECKPOINT, emptied)),
     "a checkpoint cut off": no_checkpoint(r"\(\d{6} bytes\) is damaged", changed(CHECKPOINT, cut_off)),
-    "a flipped bit in a checkpoint": no_checkpoint(r"\(\d{6} bytes\) is damaged", changed(CHECKPOINT, bit_flipped)),
-    "a bare checkpoint of zero bytes": no_checkpoint(r"\(0 bytes\) cannot be read", unrecorded(CHECKPOINT, emptied)),
-    "a bare checkpoint cut off": no_checkpoint(r"\(\d{6} bytes\) cannot be read", unrecorded(CHECKPOINT, cut_off)),
+    "a flipped bit in a checkpoint": no_checkpoint(
+        r"\(\d{6} bytes\) is damaged", changed(CHECKPOINT, bit_flipped)
+    ),
+    "a bare checkpoint of zero bytes": no_checkpoint(
+        r"\(0 bytes\) cannot be read", unrecorded(CHECKPOINT, emptied)
+    ),
+    "a bare checkpoint cut off": no_checkpoint(
+        r"\(\d{6} bytes\) cannot be read", unrecorded(CHECKPOINT, cut_off)
+    ),
     "a checkpoint with foreign classes": no_checkpoint(
         r"\(\d+ bytes\) cannot be read.*nothing in it was run", foreign(CHECKPOINT, in_a_torch_file)
     ),
@@ -1046,7 +1134,10 @@ DAMAGED_CHECKPOINTS = {
         "epochs=3",
         r"/checkpoint\.pth\.tar \(0 bytes\) is damaged.*/previous_checkpoint\.pth\.tar \(\d+ bytes\) is damaged",
         BEGIN_ANEW,
-        in_turn(changed("scan/checkpoint.pth.tar", emptied), changed("scan/previous_checkpoint.pth.tar", bit_flipped)),
+        in_turn(
+            changed("scan/checkpoint.pth.tar", emptied),
+            changed("scan/previous_checkpoint.pth.tar", bit_flipped),
+        ),
         3,
         ("scan",),
     ),
@@ -1056,7 +1147,9 @@ DAMAGED_CHECKPOINTS = {
         "",
         r"/pretext/checkpoint\.pth\.tar .*\b" + name,
         r"--restart|move it away",
-        in_turn(one_checkpoint("pretext"), model_is(CHECKPOINT, lambda content, other=other: content | other)),
+        in_turn(
+            one_checkpoint("pretext"), model_is(CHECKPOINT, lambda content, other=other: content | other)
+        ),
         has=("pretext",),
     )
     for what, name, other in (
@@ -1074,14 +1167,34 @@ STARTS = {  # stage: the model that it starts from, what else is given, and what
     "eval": (SCAN_MODEL, "", ()),
 }
 DAMAGED_MODELS = {
-    f"{what}, for {stage}": Case(stage, arguments, r"/model\.pth\.tar " + value, remedy, given(model), code, has)
+    f"{what}, for {stage}": Case(
+        stage, arguments, r"/model\.pth\.tar " + value, remedy, given(model), code, has
+    )
     for stage, (model, arguments, has) in STARTS.items()
     for what, given, value, remedy, code in (
-        ("a model of zero bytes", lambda model: changed(model, emptied), r"\(0 bytes\) is damaged", PUT_BACK, 3),
+        (
+            "a model of zero bytes",
+            lambda model: changed(model, emptied),
+            r"\(0 bytes\) is damaged",
+            PUT_BACK,
+            3,
+        ),
         ("a model cut off", lambda model: changed(model, cut_off), r"\(\d+ bytes\) is damaged", PUT_BACK, 3),
         ("a flipped bit in a model", lambda model: changed(model, bit_flipped), r".*is damaged", PUT_BACK, 3),
-        ("a bare model of zero bytes", lambda model: bare(model, emptied), r"\(0 bytes\) cannot be read", ANEW, 2),
-        ("a bare model cut off", lambda model: bare(model, cut_off), r"\(\d+ bytes\) cannot be read", ANEW, 2),
+        (
+            "a bare model of zero bytes",
+            lambda model: bare(model, emptied),
+            r"\(0 bytes\) cannot be read",
+            ANEW,
+            2,
+        ),
+        (
+            "a bare model cut off",
+            lambda model: bare(model, cut_off),
+            r"\(\d+ bytes\) cannot be read",
+            ANEW,
+            2,
+        ),
         ("a pickle of foreign classes", lambda model: in_turn(foreign(model), bare(model)), *NOTHING_RUN),
         (
             "a model with foreign classes",
@@ -1244,13 +1357,17 @@ def other_weights(content):
 def mocos_whole_training():
     state = imagenet_runs.network()
     return {
-        "state_dict": imagenet_runs.mocos(state) | imagenet_runs.mocos(state, "k") | {"module.queue": torch.ones(3)}
+        "state_dict": imagenet_runs.mocos(state)
+        | imagenet_runs.mocos(state, "k")
+        | {"module.queue": torch.ones(3)}
     }
 
 
 def plain_resnet():
     state = imagenet_runs.network()
-    plain = {name.removeprefix("backbone."): value for name, value in state.items() if name.startswith("backbone.")}
+    plain = {
+        name.removeprefix("backbone."): value for name, value in state.items() if name.startswith("backbone.")
+    }
     return plain | {"fc.weight": torch.zeros(1000, 16), "fc.bias": torch.zeros(1000)}
 
 
@@ -1321,11 +1438,17 @@ OTHERS_WEIGHTS = {
         r"check backbone, model_kwargs",
     ),
     "a SCAN model for MoCo's": Case(
-        "moco", "--model {here}/scan/model.pth.tar", r"/scan/model\.pth\.tar is a scan model", r"give the model\.pth"
+        "moco",
+        "--model {here}/scan/model.pth.tar",
+        r"/scan/model\.pth\.tar is a scan model",
+        r"give the model\.pth",
     ),
     "a moco config for scan.py": Case("scan", AS_PRETEXT, r"setup: moco", r"run it with moco\.py"),
     "self-labelling from a model that was mined with": Case(
-        "selflabel", "scan_dir={here}/pretext", r"/pretext/model\.pth\.tar is a pretext model", r"that scan\.py wrote"
+        "selflabel",
+        "scan_dir={here}/pretext",
+        r"/pretext/model\.pth\.tar is a pretext model",
+        r"that scan\.py wrote",
     ),
 }
 
@@ -1403,13 +1526,22 @@ IMAGE_FILES = {
 
 IMAGENET_SETTINGS = {
     "no more images than MoCo's neighbors": Case(
-        "moco", "--restart num_neighbors=100", r"100 train images are too few to mine 100", r"lower num_neighbors"
+        "moco",
+        "--restart num_neighbors=100",
+        r"100 train images are too few to mine 100",
+        r"lower num_neighbors",
     ),
     "a plain view larger than 256 px": Case(
-        "moco", "--restart transformation_kwargs.crop_size=300", r"crop_size 300 is larger", r"set it to at most 256"
+        "moco",
+        "--restart transformation_kwargs.crop_size=300",
+        r"crop_size 300 is larger",
+        r"set it to at most 256",
     ),
     "an index of faiss for PyTorch's search": Case(
-        "moco", "--restart knn_backend=torch knn_index=HNSW32", r"knn_index 'HNSW32' needs faiss", r"knn_index=Flat"
+        "moco",
+        "--restart knn_backend=torch knn_index=HNSW32",
+        r"knn_index 'HNSW32' needs faiss",
+        r"knn_index=Flat",
     ),
     "views kept for a backbone that is trained": Case(
         "scan",
@@ -1465,8 +1597,18 @@ def test_a_mistake_on_imagenet_is_one_line_with_the_value_and_the_remedy_and_not
 
 COMMAND_LINE = {  # a whole command line, and what is said of it
     "no config": ("pretext", "seed=1", r"--config_exp", r"configs/|--help"),
-    "an option that does not exist": ("pretext", "--config_exp x.yml --epochs 3", r"--epochs", r"key=value|--help"),
-    "--model for scan.py": ("scan", "--config_exp x.yml --model x.pth.tar", r"--model", r"pretext_dir|--help"),
+    "an option that does not exist": (
+        "pretext",
+        "--config_exp x.yml --epochs 3",
+        r"--epochs",
+        r"key=value|--help",
+    ),
+    "--model for scan.py": (
+        "scan",
+        "--config_exp x.yml --model x.pth.tar",
+        r"--model",
+        r"pretext_dir|--help",
+    ),
     "eval without a model": ("eval", "--config_exp x.yml", r"--model", r"model\.pth\.tar|--help"),
 }
 
@@ -1645,7 +1787,9 @@ def test_after_running_out_of_memory_the_same_command_goes_on_from_the_last_chec
     assert load_checkpoint(here / stage / "checkpoint.pth.tar")[0]["epoch"] == 3
 
 
-def test_an_epoch_of_self_labelling_without_a_confident_image_ends_with_the_confidences_and_what_to_do(stages, give):
+def test_an_epoch_of_self_labelling_without_a_confident_image_ends_with_the_confidences_and_what_to_do(
+    stages, give
+):
     here = stages(before("selflabel"))
     found = snapshot(here)
     ended = give("selflabel", here, "confidence_threshold=0.9999")
@@ -1675,7 +1819,9 @@ def test_published_files_without_records_are_taken_as_they_are(stages, give):
 def test_a_published_model_is_mined_with(stages, give, finished):
     here = stages([])
     shutil.copy(finished / "pretext/model.pth.tar", here.parents[1] / "simclr.pth.tar")
-    assert_done(give("pretext", here, "--model {outside}/simclr.pth.tar"), r"loaded 120 of 120 backbone tensors")
+    assert_done(
+        give("pretext", here, "--model {outside}/simclr.pth.tar"), r"loaded 120 of 120 backbone tensors"
+    )
     assert_done(give("scan", here))
 
 
@@ -1705,7 +1851,11 @@ def test_what_was_moved_aside_before_stays_where_it_is(stages, give):
     found = snapshot(here)
     assert_done(give("scan", here, "--restart epochs=1"))
     left = snapshot(here)
-    kept = {name.replace("scan.old-1", "scan.old-2"): found[name] for name in found if name.startswith("scan.old-1")}
+    kept = {
+        name.replace("scan.old-1", "scan.old-2"): found[name]
+        for name in found
+        if name.startswith("scan.old-1")
+    }
     assert {name: left[name] for name in left if name.startswith("scan.old-2")} == kept
     assert {name: left[name] for name in left if name.startswith("scan.old-1")} == {
         name: found[name] for name in found if name.startswith("scan.old-1")
@@ -1725,9 +1875,7 @@ def test_a_damaged_checkpoint_is_kept_aside_and_the_one_before_it_taken(damage, 
     here = stages(before("selflabel"))
     in_turn(changed("scan/checkpoint.pth.tar", damage), removed("scan/finished.json"))(here, None)
     damaged = (here / "scan/checkpoint.pth.tar").read_bytes()
-    note = (
-        rf"warning: \S+/checkpoint\.pth\.tar \({len(damaged)} bytes\) is damaged.*going on from the checkpoint before"
-    )
+    note = rf"warning: \S+/checkpoint\.pth\.tar \({len(damaged)} bytes\) is damaged.*going on from the checkpoint before"
     assert_done(give("scan", here), note, r"resumed after epoch 1")
     assert (here / "scan/damaged_checkpoint.pth.tar").read_bytes() == damaged
     assert load_checkpoint(here / "scan/checkpoint.pth.tar")[0]["epoch"] == 2
@@ -1748,7 +1896,9 @@ def test_fewer_neighbors_than_were_mined_are_the_nearest_of_them(stages, give):
 
 def test_a_finished_stage_mines_more_neighbors_with_its_own_model(stages, give):
     here = stages(before("scan"))
-    assert_done(give("pretext", here, "--model {here}/pretext/model.pth.tar num_neighbors=30"), r"nothing is trained")
+    assert_done(
+        give("pretext", here, "--model {here}/pretext/model.pth.tar num_neighbors=30"), r"nothing is trained"
+    )
     assert np.load(here / "pretext/topk-train-neighbors.npy").shape == (206, 31)
 
 
@@ -1756,5 +1906,7 @@ def test_auto_takes_the_cpu_and_torch_where_there_is_no_cuda_and_no_faiss(stages
     here = stages([])
     in_turn(without_cuda, without_faiss)(here, monkeypatch)
     assert_done(
-        give("pretext", here, "device=auto knn_backend=auto epochs=1"), r"\(cpu, seed 0\)", r"images with torch"
+        give("pretext", here, "device=auto knn_backend=auto epochs=1"),
+        r"\(cpu, seed 0\)",
+        r"images with torch",
     )

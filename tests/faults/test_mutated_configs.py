@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from utils.config import check_stage, load_config, save_config
-from utils.config_keys import KEYS
+from utils.config.keys import KEYS
 from utils.errors import UserError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -17,15 +17,105 @@ SHIPPED = sorted(CONFIGS.glob("*/*.yml"))
 NAMES = [key.name for key in KEYS]
 
 ODD_VALUES = [
-    *("", "null", "~", "0", "1", "2", "-1", "0.5", "1e30", "-1e30", "1e300", "1e-300", "nan", ".nan", "inf", "-.inf"),
-    *("text", "adam", "True", "tru", "yes", "no?", "[1, 2]", "[]", "[[[[1]]]]", "[0.2, 1.0]", "{a: 1}", "{}", "- 1"),
-    *("ünïcode 漢字 🙂", "'", '"', "'it''s'", '"a\\nb"', '"\\0"', '"\\uD800"', '"\\UFFFFFFFF"', "\t1", "1\t", "a: b"),
-    *("0x10", "010", "1_000", "1:30", "٣", "# nothing", "@x", "`x", "%x", "|", "> folded", "..", "/absolute", "../up"),
-    *("!!python/object/apply:os.system [id]", "!!binary aGk=", "!foo!bar 1", "&a 1", "*a", "&a [*a]", "<<", "? a"),
-    *("9" * 5000, "x" * 5000, "word " * 1000, "[" * 3000, "{a: " * 3000, "[" * 200 + "]" * 200, "\u2028", "\x07"),
+    *(
+        "",
+        "null",
+        "~",
+        "0",
+        "1",
+        "2",
+        "-1",
+        "0.5",
+        "1e30",
+        "-1e30",
+        "1e300",
+        "1e-300",
+        "nan",
+        ".nan",
+        "inf",
+        "-.inf",
+    ),
+    *(
+        "text",
+        "adam",
+        "True",
+        "tru",
+        "yes",
+        "no?",
+        "[1, 2]",
+        "[]",
+        "[[[[1]]]]",
+        "[0.2, 1.0]",
+        "{a: 1}",
+        "{}",
+        "- 1",
+    ),
+    *(
+        "ünïcode 漢字 🙂",
+        "'",
+        '"',
+        "'it''s'",
+        '"a\\nb"',
+        '"\\0"',
+        '"\\uD800"',
+        '"\\UFFFFFFFF"',
+        "\t1",
+        "1\t",
+        "a: b",
+    ),
+    *(
+        "0x10",
+        "010",
+        "1_000",
+        "1:30",
+        "٣",
+        "# nothing",
+        "@x",
+        "`x",
+        "%x",
+        "|",
+        "> folded",
+        "..",
+        "/absolute",
+        "../up",
+    ),
+    *(
+        "!!python/object/apply:os.system [id]",
+        "!!binary aGk=",
+        "!foo!bar 1",
+        "&a 1",
+        "*a",
+        "&a [*a]",
+        "<<",
+        "? a",
+    ),
+    *(
+        "9" * 5000,
+        "x" * 5000,
+        "word " * 1000,
+        "[" * 3000,
+        "{a: " * 3000,
+        "[" * 200 + "]" * 200,
+        "\u2028",
+        "\x07",
+    ),
 ]
 PLAUSIBLE_TEXTS = [
-    *("007", "no", "~", "~/x", "/data", "..", "a/../b", "a..b", "a b  c", "'#1: {x}'", "ü/漢字", "'\u2028'", "x" * 300),
+    *(
+        "007",
+        "no",
+        "~",
+        "~/x",
+        "/data",
+        "..",
+        "a/../b",
+        "a..b",
+        "a b  c",
+        "'#1: {x}'",
+        "ü/漢字",
+        "'\u2028'",
+        "x" * 300,
+    ),
 ]
 
 
@@ -79,7 +169,9 @@ def insert_characters(rng, lines):
     place = rng.randrange(len(lines))
     column = rng.randrange(len(lines[place]) + 1)
     lines[place] = (
-        lines[place][:column] + rng.choice(list("{}[],:#&*!|>'\"%@`\t-?~.\\é\x00\x7f\ufeff")) + lines[place][column:]
+        lines[place][:column]
+        + rng.choice(list("{}[],:#&*!|>'\"%@`\t-?~.\\é\x00\x7f\ufeff"))
+        + lines[place][column:]
     )
 
 
@@ -92,13 +184,16 @@ def use_anchors(rng, lines):
 
 def add_a_tag(rng, lines):
     place = rng.randrange(len(lines))
-    tag = rng.choice(["!!str", "!!int", "!!map", "!!null", "!", "!local", "!!python/object:os.system", "!<x>", "!a!b"])
+    tag = rng.choice(
+        ["!!str", "!!int", "!!map", "!!null", "!", "!local", "!!python/object:os.system", "!<x>", "!a!b"]
+    )
     lines[place] = with_value(lines[place], f"{tag} {value_of(lines[place])}")
 
 
 def add_a_document(rng, lines):
     lines.insert(
-        rng.randrange(len(lines) + 1), rng.choice(["---", "...", "--- seed: 1", "%YAML 1.1", "%YAML 9.9", "%X"])
+        rng.randrange(len(lines) + 1),
+        rng.choice(["---", "...", "--- seed: 1", "%YAML 1.1", "%YAML 9.9", "%X"]),
     )
 
 
@@ -122,8 +217,28 @@ def change_the_tree(rng, lines):
     while isinstance(place[word], dict) and rng.random() < 0.8:
         place = place[word]
         word = rng.choice(list(place))
-    odd = [None, True, -1, 0, 3, 10**400, 1e30, 1e-9, float("nan"), "", "x" * 5000, "a\nb", "é", [], [1], {}, {"a": {}}]
-    place[word] = rng.choice([*odd, [0.1, 0.9], [0.5] * 3, [[1]] * 3, tree.get("normalize", {"mean": 0}), b"\xff"])
+    odd = [
+        None,
+        True,
+        -1,
+        0,
+        3,
+        10**400,
+        1e30,
+        1e-9,
+        float("nan"),
+        "",
+        "x" * 5000,
+        "a\nb",
+        "é",
+        [],
+        [1],
+        {},
+        {"a": {}},
+    ]
+    place[word] = rng.choice(
+        [*odd, [0.1, 0.9], [0.5] * 3, [[1]] * 3, tree.get("normalize", {"mean": 0}), b"\xff"]
+    )
     lines[:] = yaml.safe_dump(tree, allow_unicode=rng.random() < 0.5).splitlines()
 
 
@@ -139,7 +254,9 @@ def cut_off(rng, content: bytes) -> bytes:
 
 
 def recode(rng, content: bytes) -> bytes:
-    return content.decode().encode(rng.choice(["utf-16", "utf-16-le", "utf-32", "utf-7", "utf-8-sig", "cp500"]))
+    return content.decode().encode(
+        rng.choice(["utf-16", "utf-16-le", "utf-32", "utf-7", "utf-8-sig", "cp500"])
+    )
 
 
 def override(rng) -> str:
@@ -169,7 +286,9 @@ def plausible_override(rng) -> str:
     if key.type in ("str", "path"):
         return f"{key.name}={rng.choice(PLAUSIBLE_TEXTS)}"
     bounds = [bound.strip("<>=") for bound in key.allowed.split()]
-    numbers = [rng.choice(["0", "0.5", "1", "2", "3.0", "1e-9", "1e2", "1_0", "True", *bounds * 3]) for _ in range(3)]
+    numbers = [
+        rng.choice(["0", "0.5", "1", "2", "3.0", "1e-9", "1e2", "1_0", "True", *bounds * 3]) for _ in range(3)
+    ]
     number_of = {"ints": rng.randrange(4), "floats": rng.randrange(4), "range": 2, "rgb": 3}
     value = f"[{', '.join(numbers[: number_of[key.type]])}]" if key.type in number_of else numbers[0]
     return f"{key.name}={value}"
@@ -177,7 +296,15 @@ def plausible_override(rng) -> str:
 
 OF_LINES = [
     *(delete_a_line, change_a_value, misspell_a_key, repeat_a_line, swap_two_values, break_the_indentation),
-    *(insert_characters, use_anchors, add_a_tag, add_a_document, nest_deeply, multiply_aliases, change_the_tree),
+    *(
+        insert_characters,
+        use_anchors,
+        add_a_tag,
+        add_a_document,
+        nest_deeply,
+        multiply_aliases,
+        change_the_tree,
+    ),
 ]
 OF_BYTES = [flip_bytes, cut_off, recode]
 OVERRIDES = [override, plausible_override]
@@ -231,7 +358,11 @@ def fits(key, value) -> bool:
         ("use_ema", [True, False], [1, "True"]),
         ("optimizer", ["sgd"], ["SGD", "", ["sgd"]]),
         ("run_name", ["007", "a b"], ["", "a\nb", 7]),
-        ("augmentation_kwargs.random_resized_crop.scale", [[0.2, 1.0]], [[1.0, 0.2], [0.2], [0.2, 1], 0.2, [0.2, 1.1]]),
+        (
+            "augmentation_kwargs.random_resized_crop.scale",
+            [[0.2, 1.0]],
+            [[1.0, 0.2], [0.2], [0.2, 1], 0.2, [0.2, 1.1]],
+        ),
         ("scheduler_kwargs.lr_decay_epochs", [[], [3, 5]], [[3.0], [-1], 3]),
         ("criterion_kwargs.cluster_prior", [[], [0.5, 3.0]], [[3], [0.0], 3.0]),
     ],
@@ -261,7 +392,9 @@ def assert_one_helpful_line(message):
 
 
 @pytest.mark.slow
-def test_2000_mutated_configs_are_valid_or_refused_in_one_line_that_names_the_source(tmp_path, monkeypatch, capsys):
+def test_2000_mutated_configs_are_valid_or_refused_in_one_line_that_names_the_source(
+    tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     rng = random.Random(0)
     valid, refused = Counter(), Counter()
@@ -280,7 +413,9 @@ def test_2000_mutated_configs_are_valid_or_refused_in_one_line_that_names_the_so
                 assert_one_helpful_line(str(error))
                 refused[kind] += 1
         except Exception as error:
-            pytest.fail(f"number {number}, {path.stem}, {kind.__name__}: {error!r}\n{content[-3000:]}\n{overrides}")
+            pytest.fail(
+                f"number {number}, {path.stem}, {kind.__name__}: {error!r}\n{content[-3000:]}\n{overrides}"
+            )
     with capsys.disabled():
         print(f"\n{valid.total()} mutated configs are valid, {refused.total()} are refused")
         for kind in KINDS:

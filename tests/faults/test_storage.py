@@ -11,7 +11,7 @@ import pytest
 
 from tests.faults.kill_server import NOBODY, place_of
 from tests.faults.stage_runs import ROOT, SCENARIOS, StageRun, Unbroken, result_of
-from utils.checkpoints import load_checkpoint
+from utils.run.checkpoints import load_checkpoint
 
 pytestmark = pytest.mark.slow
 STAGES = ("simclr", "scan", "selflabel")
@@ -109,18 +109,24 @@ def killed_after_two_saves(server, reference: Unbroken, root: Path) -> Path:
 
 
 DAMAGES = [empty, cut, flip]
-EVERY_DAMAGE = [(stage, change, seed) for seed, change in enumerate([*DAMAGES, flip, flip]) for stage in STAGES]
+EVERY_DAMAGE = [
+    (stage, change, seed) for seed, change in enumerate([*DAMAGES, flip, flip]) for stage in STAGES
+]
 
 
 @pytest.mark.parametrize("stage, change, seed", EVERY_DAMAGE)
-def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_taken(stage, change, seed, server, unbroken, tmp_path):
+def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_taken(
+    stage, change, seed, server, unbroken, tmp_path
+):
     reference = unbroken[stage]
     folder = killed_after_two_saves(server, reference, tmp_path)
     damage(folder / "checkpoint.pth.tar", change, seed)
     damaged = (folder / "checkpoint.pth.tar").read_bytes()
     assert_goes_on_to_the_same_end(server, reference, tmp_path)
     assert (folder / "damaged_checkpoint.pth.tar").read_bytes() == damaged
-    (warning,) = (line for line in (folder / "log.jsonl").read_text().splitlines() if '{"warning": "/' in line)
+    (warning,) = (
+        line for line in (folder / "log.jsonl").read_text().splitlines() if '{"warning": "/' in line
+    )
     assert f"{folder / 'checkpoint.pth.tar'} ({len(damaged)} bytes) is damaged" in warning
     assert "going on from the checkpoint before" in warning
 
@@ -136,14 +142,18 @@ def test_a_damaged_record_costs_an_epoch_at_most(change, server, unbroken, tmp_p
 
 @pytest.mark.parametrize("change", DAMAGES)
 @pytest.mark.parametrize("stage", STAGES)
-def test_with_both_checkpoints_damaged_a_run_refuses_and_overwrites_nothing(stage, change, server, unbroken, tmp_path):
+def test_with_both_checkpoints_damaged_a_run_refuses_and_overwrites_nothing(
+    stage, change, server, unbroken, tmp_path
+):
     reference = unbroken[stage]
     folder = killed_after_two_saves(server, reference, tmp_path)
     for name in ("checkpoint.pth.tar", "previous_checkpoint.pth.tar"):
         damage(folder / name, change, 0)
     before = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"}
     run = reference.start(server, tmp_path, stepwise=False)
-    assert_ended_in_one_line(run, 3, folder / "checkpoint.pth.tar", "no whole checkpoint is left", "--restart")
+    assert_ended_in_one_line(
+        run, 3, folder / "checkpoint.pth.tar", "no whole checkpoint is left", "--restart"
+    )
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"} == before
 
 
@@ -156,7 +166,9 @@ def test_a_second_run_in_a_folder_is_refused_while_the_first_is_alive_and_not_af
     assert first.follow("saved")
     first.signal(signal.SIGSTOP)
     second = reference.start(servers[1], tmp_path, stepwise=False)
-    assert_ended_in_one_line(second, 2, reference.folder_in(tmp_path), "another run is at work", f"process {first.pid}")
+    assert_ended_in_one_line(
+        second, 2, reference.folder_in(tmp_path), "another run is at work", f"process {first.pid}"
+    )
     assert reference.left_by(first, tmp_path)[1] == ""
     first.signal(signal.SIGKILL)
     assert first.end() == -signal.SIGKILL

@@ -73,7 +73,9 @@ def test_uniform_guessing_has_full_entropy_and_consistency_ln_k():
 def test_entropy_is_of_the_anchors_alone():
     anchors, neighbors = 50 * torch.eye(4), torch.zeros(4, 4)
     assert scan_loss(anchors, neighbors, 1.0).entropy.item() == pytest.approx(math.log(4))
-    assert scan_loss(50 * torch.eye(4)[[0, 0, 0, 0]], anchors, 1.0).entropy.item() == pytest.approx(0, abs=1e-5)
+    assert scan_loss(50 * torch.eye(4)[[0, 0, 0, 0]], anchors, 1.0).entropy.item() == pytest.approx(
+        0, abs=1e-5
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -90,7 +92,9 @@ def test_a_batch_collapsed_into_one_cluster_is_finite_in_value_and_gradient(scal
 def test_a_mean_under_1e_8_is_floored_there_not_shifted():
     anchors = torch.tensor([[0.0, -19.5, -19.5]])  # 3.4e-9 in each of the last two
     expected = -2 * 1e-8 * math.log(1e-8) + 2 * math.exp(-19.5)  # -p log p is 1 - p near p = 1
-    assert scan_loss(anchors, anchors, 1.0).entropy.item() == pytest.approx(expected, abs=1e-8)  # shifted: 4.9e-7
+    assert scan_loss(anchors, anchors, 1.0).entropy.item() == pytest.approx(
+        expected, abs=1e-8
+    )  # shifted: 4.9e-7
 
 
 def test_under_the_floor_a_cluster_gives_no_entropy_gradient_of_its_own():
@@ -183,7 +187,9 @@ def test_the_entropy_under_a_prior_is_ln_k_minus_the_divergence_from_it():
     anchors, neighbors = random_logits()
     mean, prior = anchors.double().softmax(dim=1).mean(dim=0).tolist(), [0.1, 0.2, 0.3, 0.4]
     divergence = sum(p * math.log(p / q) for p, q in zip(mean, prior, strict=True))
-    assert scan_loss(anchors, neighbors, 5.0, prior).entropy.item() == pytest.approx(math.log(4) - divergence, rel=1e-5)
+    assert scan_loss(anchors, neighbors, 5.0, prior).entropy.item() == pytest.approx(
+        math.log(4) - divergence, rel=1e-5
+    )
 
 
 def test_the_entropy_under_a_prior_is_highest_and_ln_k_where_the_clusters_have_its_shares():
@@ -226,7 +232,11 @@ def test_a_prior_of_another_length_is_an_error_that_names_both(prior):
 
 def test_the_module_face_hands_its_prior_on():
     logits = random_logits()
-    assert SCANLoss(2.0, [1, 2, 3, 4])(*logits) == scan_loss(*logits, 2.0, [1, 2, 3, 4]) != scan_loss(*logits, 2.0)
+    assert (
+        SCANLoss(2.0, [1, 2, 3, 4])(*logits)
+        == scan_loss(*logits, 2.0, [1, 2, 3, 4])
+        != scan_loss(*logits, 2.0)
+    )
 
 
 def test_the_module_tells_how_low_the_losses_can_get():

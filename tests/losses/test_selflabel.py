@@ -21,7 +21,9 @@ def loop_loss(weak_logits, strong_logits, threshold, apply_class_balancing):
 
 def random_logits(batch=40, clusters=4, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    return 6 * torch.randn(batch, clusters, generator=generator), torch.randn(batch, clusters, generator=generator)
+    return 6 * torch.randn(batch, clusters, generator=generator), torch.randn(
+        batch, clusters, generator=generator
+    )
 
 
 def confident(clusters, num_clusters=4):
@@ -49,12 +51,18 @@ def test_balancing_counts_each_cluster_present_the_same():
     # Three images in cluster 0, one in cluster 1. Cross-entropies: ln 4 for uniform logits, 0 for a sure hit.
     weak = confident([0, 0, 0, 1])
     strong = torch.cat([torch.zeros(3, 4), confident([1])])
-    assert confidence_based_ce(weak, strong, 0.99, True).loss.item() == pytest.approx(math.log(4) / 2, rel=1e-6)
-    assert confidence_based_ce(weak, strong, 0.99, False).loss.item() == pytest.approx(3 * math.log(4) / 4, rel=1e-6)
+    assert confidence_based_ce(weak, strong, 0.99, True).loss.item() == pytest.approx(
+        math.log(4) / 2, rel=1e-6
+    )
+    assert confidence_based_ce(weak, strong, 0.99, False).loss.item() == pytest.approx(
+        3 * math.log(4) / 4, rel=1e-6
+    )
 
 
 def test_only_kept_images_count_towards_the_balance():
-    weak = torch.cat([confident([0, 1]), torch.tensor([[1.0, 0, 0, 0]] * 5)])  # five unsure images of cluster 0
+    weak = torch.cat(
+        [confident([0, 1]), torch.tensor([[1.0, 0, 0, 0]] * 5)]
+    )  # five unsure images of cluster 0
     strong = torch.cat([torch.zeros(1, 4), confident([1]), torch.randn(5, 4)])
     loss, n_kept = confidence_based_ce(weak, strong, 0.99, True)
     assert n_kept.item() == 2

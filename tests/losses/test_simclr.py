@@ -12,7 +12,9 @@ def loop_loss(features, temperature):
     views = [(i, v) for v in range(2) for i in range(len(features))]
     losses = []
     for i in range(len(features)):
-        scores = {view: torch.dot(features[i, 0], features[view]) / temperature for view in views if view != (i, 0)}
+        scores = {
+            view: torch.dot(features[i, 0], features[view]) / temperature for view in views if view != (i, 0)
+        }
         losses.append(torch.stack(list(scores.values())).exp().sum().log() - scores[i, 1])
     return torch.stack(losses).mean()
 
@@ -34,7 +36,9 @@ def test_value_and_gradient_equal_a_float64_loop_of_the_formula(temperature):
 
 def test_features_are_used_as_they_come_without_normalising():
     features = 1.5 * unit_views()
-    assert simclr_loss(features, 1.0).item() == pytest.approx(loop_loss(features.double(), 1.0).item(), rel=1e-5)
+    assert simclr_loss(features, 1.0).item() == pytest.approx(
+        loop_loss(features.double(), 1.0).item(), rel=1e-5
+    )
 
 
 def test_a_hand_worked_batch_of_two():

@@ -10,8 +10,8 @@ from torch import nn
 from models import build_model
 from models.heads import ClusteringModel, ContrastiveModel
 from utils.config import load_config
+from utils.console import say_once
 from utils.errors import UserError
-from utils.logger import say_once
 
 NORM = ("weight", "bias", "running_mean", "running_var")
 SMALL, IMAGENET = ("cifar10", "cifar20", "stl10"), ("imagenet_50", "imagenet_100", "imagenet_200")
@@ -64,7 +64,9 @@ def linear_of(name, size_in, size_out):
 
 
 def published_model(cfg):
-    backbone, dim = {"resnet18": (published_resnet18, 512), "resnet50": (published_resnet50, 2048)}[cfg.backbone]
+    backbone, dim = {"resnet18": (published_resnet18, 512), "resnet50": (published_resnet50, 2048)}[
+        cfg.backbone
+    ]
     tensors = {f"backbone.{name}": shape for name, shape in backbone().items()}
     if cfg.setup in ("simclr", "moco"):
         return tensors | linear_of("contrastive_head.0", dim, dim) | linear_of("contrastive_head.2", dim, 128)
@@ -80,7 +82,9 @@ def test_a_published_config_builds_the_published_names_and_shapes(path):
 
 def test_the_published_resnet18_has_the_well_known_number_of_parameters():
     backbone = model_of("configs/scan/scan_cifar10.yml").backbone
-    assert sum(parameter.numel() for parameter in backbone.parameters()) == 11_173_962 - (512 * 10 + 10)  # less its fc
+    assert sum(parameter.numel() for parameter in backbone.parameters()) == 11_173_962 - (
+        512 * 10 + 10
+    )  # less its fc
 
 
 # -- the form of the first layers
@@ -92,7 +96,9 @@ AUTO = "model_kwargs.stem=auto"
 
 def stem_of(model):
     sides = []
-    model.backbone.layer1.register_forward_hook(lambda module, arguments, output: sides.append(output.shape[-1]))
+    model.backbone.layer1.register_forward_hook(
+        lambda module, arguments, output: sides.append(output.shape[-1])
+    )
     model(torch.empty(2, 3, 96, 96, device="meta"))
     return next(stem for stem, side in FIRST_STAGE.items() if [side] == sides)
 
@@ -206,7 +212,10 @@ def test_heads_start_as_pytorchs_linear_layers_do_each_with_its_own_draw():
     backbone = nn.Module()
     backbone.features_dim = 512
     bound = 1 / math.sqrt(512)  # of nn.Linear's uniform draw
-    contrastive, clustering = ContrastiveModel(backbone, "mlp", 128), ClusteringModel(backbone, 10, num_heads=2)
+    contrastive, clustering = (
+        ContrastiveModel(backbone, "mlp", 128),
+        ClusteringModel(backbone, 10, num_heads=2),
+    )
     weights = [contrastive.contrastive_head[0], contrastive.contrastive_head[2], *clustering.cluster_head]
     for layer in weights:
         assert 0.99 * bound < layer.weight.abs().max() <= bound

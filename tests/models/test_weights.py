@@ -15,21 +15,13 @@ import numpy as np
 import pytest
 import torch
 
+from models.backbones.resnet import ResNet18
 from models.heads import ClusteringModel, ContrastiveModel
-from models.resnet import ResNet18
-from models.weights import (
-    describe,
-    load_backbone,
-    load_best_head,
-    load_strictly,
-    load_whole,
-    read_file,
-    read_tensors,
-    read_weights,
-    to_bytes,
-)
+from models.weights import load_backbone, load_best_head, load_whole, read_weights
 from utils.errors import RunError, UserError
-from utils.files import save_recorded
+from utils.storage.files import save_recorded
+from utils.storage.state_dicts import describe, load_strictly
+from utils.storage.torch_files import read_file, read_tensors, to_bytes
 
 CLUSTERS, HEADS = 5, 3
 FORMATS = pytest.mark.parametrize("zipped", [True, False], ids=["zip format", "legacy format"])
@@ -92,7 +84,9 @@ def path(tmp_path):
 
 
 @FORMATS
-def test_load_backbone_takes_every_backbone_tensor_and_leaves_the_heads(clustering, pretext_state, path, zipped):
+def test_load_backbone_takes_every_backbone_tensor_and_leaves_the_heads(
+    clustering, pretext_state, path, zipped
+):
     torch.save(pretext_state, path, _use_new_zipfile_serialization=zipped)
     heads = copy_of(clustering.cluster_head)
     loaded = load_backbone(clustering, path)
@@ -133,7 +127,9 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_load_backbone_refuses_what_does_not_fit_naming_it_and_loads_nothing(case, clustering, pretext_state, path):
+def test_load_backbone_refuses_what_does_not_fit_naming_it_and_loads_nothing(
+    case, clustering, pretext_state, path
+):
     spoil, phrase = WRONG[case]
     spoil(pretext_state)
     torch.save(pretext_state, path)
@@ -163,7 +159,9 @@ def test_load_best_head_takes_that_head_alone_as_the_first(clustering, scan_stat
     torch.save({"model": scan_state, "head": head}, path)
     assert load_best_head(clustering, path) == head
     expected = {name: value for name, value in scan_state.items() if name.startswith("backbone.")}
-    expected |= {f"cluster_head.0.{part}": scan_state[f"cluster_head.{head}.{part}"] for part in ("weight", "bias")}
+    expected |= {
+        f"cluster_head.0.{part}": scan_state[f"cluster_head.{head}.{part}"] for part in ("weight", "bias")
+    }
     assert same(copy_of(clustering), expected)
 
 
@@ -202,7 +200,9 @@ def test_a_file_is_read_as_its_own_stage_and_refused_as_another_naming_both_and_
         read_weights(path, wanted)
     message = str(error.value)
     seems = {"pretext": "mlp head of 8", "scan": "3 heads of 5 clusters", "selflabel": "1 head of 5 clusters"}
-    assert message.startswith(f"{path} is a {found} model, not a {wanted} model (resnet18 of width 2 with a 3 x 3 stem")
+    assert message.startswith(
+        f"{path} is a {found} model, not a {wanted} model (resnet18 of width 2 with a 3 x 3 stem"
+    )
     assert f"{seems[found]}): give" in message and message.endswith(f"that {MADE_BY[wanted]} wrote")
 
 
@@ -213,14 +213,18 @@ def test_a_backbone_alone_is_a_pretext_model(path, pretext_state):
 
 def test_a_file_of_no_stage_is_named_as_such(path):
     torch.save({"fc1.weight": torch.zeros(1), "fc1.bias": torch.zeros(1)}, path)
-    with pytest.raises(UserError, match=r"holds no model of ours: .* but tensors such as fc1\.weight, fc1\.bias"):
+    with pytest.raises(
+        UserError, match=r"holds no model of ours: .* but tensors such as fc1\.weight, fc1\.bias"
+    ):
         read_weights(path)
 
 
 @WITH_CHECKPOINTS
 def test_several_heads_without_a_best_one_are_refused(path, scan_state, is_checkpoint):
     torch.save(content_of("selflabel", scan_state, is_checkpoint), path)
-    with pytest.raises(UserError, match=r"holds 3 heads and does not say which is the best \(.*3 heads of 5 clusters"):
+    with pytest.raises(
+        UserError, match=r"holds 3 heads and does not say which is the best \(.*3 heads of 5 clusters"
+    ):
         read_weights(path)
 
 
@@ -234,7 +238,9 @@ def test_a_head_that_a_scan_model_does_not_have_is_a_users_mistake(path, scan_st
     with pytest.raises(UserError) as error:
         read_weights(path)
     shown = "tensor([[1., 1.], [1., 1.]])" if isinstance(head, torch.Tensor) else repr(head)
-    assert f"names head {shown} as its best, but holds 3 heads" in str(error.value) and "\n" not in str(error.value)
+    assert f"names head {shown} as its best, but holds 3 heads" in str(error.value) and "\n" not in str(
+        error.value
+    )
 
 
 # -- the forms in which a model comes
@@ -267,7 +273,9 @@ def expected_outputs(stage):
         return inputs @ state[f"{layer}.weight"].T + state[f"{layer}.bias"]
 
     if stage != "pretext":
-        return torch.stack([linear(features, f"cluster_head.{head}") for head in range(len(network.cluster_head))])
+        return torch.stack(
+            [linear(features, f"cluster_head.{head}") for head in range(len(network.cluster_head))]
+        )
     projected = linear(linear(features, "contrastive_head.0").clamp(min=0), "contrastive_head.2")
     return (projected / projected.square().sum(dim=1, keepdim=True).sqrt())[None]
 
@@ -286,12 +294,16 @@ def test_every_form_of_a_model_gives_the_outputs_of_the_network_that_was_saved(
     assert (weights.head, weights.form) == (2 if stage == "scan" else 0, form)
     loaded = NETWORKS[stage]()
     said = load_whole(loaded, weights, path)
-    assert said == f"loaded 120 of 120 backbone tensors from {path} ({form})"  # 20 convolutions, 20 norms of 5
+    assert (
+        said == f"loaded 120 of 120 backbone tensors from {path} ({form})"
+    )  # 20 convolutions, 20 norms of 5
     torch.testing.assert_close(outputs(loaded), expected_outputs(stage))
 
 
 @WITH_CHECKPOINTS
-def test_the_next_stage_starts_with_the_backbones_features_and_the_best_heads_logits(path, clustering, is_checkpoint):
+def test_the_next_stage_starts_with_the_backbones_features_and_the_best_heads_logits(
+    path, clustering, is_checkpoint
+):
     for stage, load in {"pretext": load_backbone, "scan": load_best_head}.items():
         network = trained(stage)
         wrapped = {f"module.{name}": value for name, value in network.state_dict().items()}
@@ -307,7 +319,9 @@ def test_a_pretext_model_without_a_head_gives_unit_length_backbone_features(path
     loaded = NETWORKS["pretext"]()
     load_whole(loaded, read_weights(path, "pretext"), path)
     features = network.backbone(IMAGES)
-    torch.testing.assert_close(outputs(loaded)[0], features / features.square().sum(dim=1, keepdim=True).sqrt())
+    torch.testing.assert_close(
+        outputs(loaded)[0], features / features.square().sum(dim=1, keepdim=True).sqrt()
+    )
 
 
 def test_weights_that_stand_twice_in_a_file_are_refused(path, pretext_state):
@@ -407,7 +421,10 @@ NDARRAY = b"cnumpy\nndarray\n"
 ABUSES = {
     "a dtype of objects": dtype(b"O8"),
     "an object": scalar(dtype(b"O8"), b""),
-    "a whole dtype of objects": dtype(b"O8") + b"(K\x03" + text(b"|") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK?tb",
+    "a whole dtype of objects": dtype(b"O8")
+    + b"(K\x03"
+    + text(b"|")
+    + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK?tb",
     "raw memory": scalar(dtype(b"V8"), b"8 bytes."),
     "a date": scalar(dtype(b"M8"), bytes(8)),
     "a record": scalar(b"cnumpy\ndtype\n]" + text(b"x") + dtype(b"i8") + b"\x86a\x85R", bytes(8)),
@@ -418,7 +435,11 @@ ABUSES = {
     "an integer that claims to be a pointer": number(0, b"i8", state=PLAIN[:-1] + b"\x04"),
     "a dtype's class": b"cnumpy.dtypes\nInt64DType\n)R",
     "an array": b"cnumpy._core.multiarray\n_reconstruct\n" + NDARRAY + b"K\x00\x85" + text(b"b") + b"\x87R",
-    "an array of NumPy 1": b"cnumpy.core.multiarray\n_reconstruct\n" + NDARRAY + b"K\x00\x85" + text(b"b") + b"\x87R",
+    "an array of NumPy 1": b"cnumpy.core.multiarray\n_reconstruct\n"
+    + NDARRAY
+    + b"K\x00\x85"
+    + text(b"b")
+    + b"\x87R",
     "another function": b"cnumpy._core.multiarray\nfrombuffer\n" + text(b"i8") + b"\x85R",
     "the loader": b"cnumpy\nload\n" + text(b"/dev/null") + b"\x85R",
 }
@@ -450,7 +471,10 @@ def test_other_things_of_numpy_are_refused(what, path, scan_state):
             lambda: ContrastiveModel(ResNet18("stl", 2), "mlp", 8),
             "resnet18 of width 2 with a 3 x 3 stem, mlp head of 8",
         ),
-        (lambda: ContrastiveModel(ResNet18("imagenet", 4), "linear", 9), "width 4 with a 7 x 7 stem, linear head of 9"),
+        (
+            lambda: ContrastiveModel(ResNet18("imagenet", 4), "linear", 9),
+            "width 4 with a 7 x 7 stem, linear head of 9",
+        ),
         (lambda: ClusteringModel(ResNet18("cifar", 2), 5, 3), "with a 3 x 3 stem, 3 heads of 5 clusters"),
         (lambda: ClusteringModel(ResNet18("cifar", 2), 5, 1), "with a 3 x 3 stem, 1 head of 5 clusters"),
     ],
@@ -480,7 +504,10 @@ def test_resnet50_with_ten_heads_is_named_so():
             {"conv1.weight": torch.zeros(()), "cluster_head": torch.zeros(2, 2)},
             "tensors such as conv1.weight, cluster_head",
         ),
-        ({"conv1.weight": torch.zeros(2, 3, 3, 3), "cluster_head": None}, "resnet18 of width 2 with a 3 x 3 stem"),
+        (
+            {"conv1.weight": torch.zeros(2, 3, 3, 3), "cluster_head": None},
+            "resnet18 of width 2 with a 3 x 3 stem",
+        ),
         ({"conv1.weight": torch.zeros(2, 3, 3, 3, device="meta")}, "tensors such as conv1.weight"),
     ],
     ids=["nothing", "no tensors", "scalar", "no head", "no values"],
@@ -509,7 +536,9 @@ def test_a_file_that_its_record_says_is_damaged_is_refused(path, pretext_state):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    with pytest.raises(RunError, match=re.escape(f"{path} ({len(content)} bytes) is damaged or another file")):
+    with pytest.raises(
+        RunError, match=re.escape(f"{path} ({len(content)} bytes) is damaged or another file")
+    ):
         read_weights(path)
 
 

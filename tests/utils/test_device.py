@@ -10,7 +10,9 @@ from utils.errors import UserError
     "name, has_cuda, expected",
     [("auto", False, "cpu"), ("auto", True, "cuda"), ("cpu", True, "cpu"), ("cuda", True, "cuda")],
 )
-def test_the_device_is_the_one_named_and_auto_is_cuda_where_there_is_one(name, has_cuda, expected, monkeypatch):
+def test_the_device_is_the_one_named_and_auto_is_cuda_where_there_is_one(
+    name, has_cuda, expected, monkeypatch
+):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: has_cuda)
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
     assert choose_device(name) == torch.device(expected)
@@ -38,7 +40,9 @@ def limited(monkeypatch, folder, limit):
     [(1000, 1000 - 900 + 700), ("max", 5000 * 1024), (10**9, 5000 * 1024), (100, 0)],
     ids=["container", "no limit", "more than the machine has", "above its limit"],
 )
-def test_memory_is_free_as_far_as_machine_and_container_have_it_kept_files_included(limit, free, tmp_path, monkeypatch):
+def test_memory_is_free_as_far_as_machine_and_container_have_it_kept_files_included(
+    limit, free, tmp_path, monkeypatch
+):
     limited(monkeypatch, tmp_path, limit)
     assert free_memory() == free
 

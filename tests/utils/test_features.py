@@ -5,12 +5,14 @@ import pytest
 import torch
 from torch import nn
 
-from data.augment_steps import Cutout, Normalize
+from data.augment.steps import Cutout, Normalize
 from data.dataset import ResidentDataset
 from data.loader import build_loader
+from data.loader.build import EVAL_BATCH_SIZE, eval_loader
+from data.loader.features import FeatureLoader
 from utils import features as module
-from utils.features import EVAL_BATCH_SIZE, FeatureLoader, eval_loader, extract_features, kept_features, predict
-from utils.files import read_record
+from utils.features import extract_features, kept_features, predict
+from utils.storage.files import read_record
 
 COUNT = EVAL_BATCH_SIZE + 1  # the last batch is a single image
 TO_UNIT = (Normalize(mean=[0.0, 0.0, 0.0], std=[1.0, 1.0, 1.0]),)
@@ -81,7 +83,9 @@ def test_predictions_are_the_softmax_of_every_image_for_each_head(loader):
         for image in (0, 1, 255, 256, COUNT - 1):
             powers = [math.exp(sign * color / 32) for color in colors_of_all()[image]]
             expected = [power / sum(powers) for power in powers]
-            assert head[image].tolist() == pytest.approx(expected, rel=0.05 if sign < 0 else 1e-4)  # bfloat16: 3 digits
+            assert head[image].tolist() == pytest.approx(
+                expected, rel=0.05 if sign < 0 else 1e-4
+            )  # bfloat16: 3 digits
 
 
 def test_the_network_is_called_in_eval_mode_without_gradients_and_tf32(network_and_call, loader):
@@ -147,7 +151,9 @@ def test_kept_features_are_those_that_are_extracted_and_the_network_is_run_once(
 def test_above_the_budget_they_stay_on_disk_and_cannot_be_changed_there(loader, path, monkeypatch):
     whole = kept_features(path, Backbone(), loader)
     opened, load = [], np.load
-    monkeypatch.setattr(np, "load", lambda place, mmap_mode: opened.append(mmap_mode) or load(place, mmap_mode))
+    monkeypatch.setattr(
+        np, "load", lambda place, mmap_mode: opened.append(mmap_mode) or load(place, mmap_mode)
+    )
     assert torch.equal(kept_features(path, Backbone(), loader), whole)
     monkeypatch.setattr(module, "IN_MEMORY", path.stat().st_size - 1)
     mapped = kept_features(path, Backbone(), loader)
@@ -169,7 +175,9 @@ def other_images(network, loader):
 
 
 def other_transform(network, loader):
-    return network, eval_loader(loader.dataset, (Normalize(mean=[0.5, 0.0, 0.0], std=[1.0, 1.0, 1.0]),), "cpu")
+    return network, eval_loader(
+        loader.dataset, (Normalize(mean=[0.5, 0.0, 0.0], std=[1.0, 1.0, 1.0]),), "cpu"
+    )
 
 
 @pytest.mark.parametrize("change", [other_weights, other_images, other_transform])
@@ -218,7 +226,9 @@ def test_each_pass_draws_its_own_views_by_its_number_and_the_seed(path):
         assert torch.equal(kept[number], extract_features(network, loader))
     assert len({view.numpy().tobytes() for view in kept}) == 3
     assert read_record(path)["passes"] == 3
-    assert not torch.equal(kept_features(path, network, build_loader(dataset, [CUT], 16, seed=4), passes=3), kept)
+    assert not torch.equal(
+        kept_features(path, network, build_loader(dataset, [CUT], 16, seed=4), passes=3), kept
+    )
 
 
 # -- batches of kept features
@@ -233,7 +243,9 @@ def numbered_features():
 
 
 def feature_loader(train=True, neighbors=None, batch_size=16):
-    dataset = ResidentDataset(torch.zeros(IMAGES, 3, 2, 2, dtype=torch.uint8), torch.arange(IMAGES) % 5, list("abcde"))
+    dataset = ResidentDataset(
+        torch.zeros(IMAGES, 3, 2, 2, dtype=torch.uint8), torch.arange(IMAGES) % 5, list("abcde")
+    )
     return FeatureLoader(numbered_features(), dataset, [None, None], batch_size, "cpu", train, neighbors, 7)
 
 
@@ -246,7 +258,10 @@ def test_a_batch_of_features_has_the_images_and_neighbors_that_a_batch_of_views_
         views.set_epoch(epoch)
         for batch, step, of_views in zip(loader, views.steps(0), views, strict=True):
             assert torch.equal(batch.index, of_views.index) and torch.equal(batch.target, of_views.target)
-            assert all(torch.equal(view[:, 1].long(), who) for view, who in zip(batch.views, step.sources, strict=True))
+            assert all(
+                torch.equal(view[:, 1].long(), who)
+                for view, who in zip(batch.views, step.sources, strict=True)
+            )
 
 
 def test_every_view_of_an_image_is_drawn_anew_each_time_and_as_often_as_the_others():

@@ -41,6 +41,7 @@ class Split:
     """Labels alone: no picture is drawn here."""
 
     classes = tuple("abc"[:CLASSES])
+    is_labelled = True
 
     def __init__(self, count):
         self.targets = torch.arange(count) % CLASSES
@@ -55,7 +56,9 @@ def mined(**settings):
     run, splits = RecordedRun(SimpleNamespace(**cfg | settings)), {"train": Split(TRAIN), "val": Split(VAL)}
     noise = torch.Generator().manual_seed(0)
     features = {
-        name: F.normalize(torch.eye(8)[split.targets] + 0.1 * torch.randn(len(split), 8, generator=noise), dim=1)
+        name: F.normalize(
+            torch.eye(8)[split.targets] + 0.1 * torch.randn(len(split), 8, generator=noise), dim=1
+        )
         for name, split in splits.items()
     }
     mine(run, features, splits["train"], splits["val"])
@@ -89,7 +92,9 @@ def test_the_log_says_how_many_of_the_exact_neighbors_an_index_found(monkeypatch
 def test_with_all_lists_searched_all_the_exact_neighbors_are_found():
     pytest.importorskip("faiss")
     run = mined(knn_index="IVF8,Flat")  # at least 8 lists are searched
-    assert f"knn_index IVF8,Flat found 100.0 % of the exact 10 nearest neighbors of {TRAIN} images" in run.notes
+    assert (
+        f"knn_index IVF8,Flat found 100.0 % of the exact 10 nearest neighbors of {TRAIN} images" in run.notes
+    )
 
 
 def test_flat_is_exact_and_no_share_of_it_is_told():
@@ -103,7 +108,11 @@ def test_k_means_is_left_out_where_it_takes_long_and_the_log_says_so(monkeypatch
     monkeypatch.setattr(mining, "KMEANS_LIMIT", size - 1)
     run = mined()
     assert run.finals[title].keys() == {"weighted kNN"}
-    assert [note for note in run.notes if "k-means left out" in note and "120 features of size 8, 3 classes" in note]
+    assert [
+        note
+        for note in run.notes
+        if "k-means left out" in note and "120 features of size 8, 3 classes" in note
+    ]
 
 
 def test_imagenet_50_has_its_k_means_and_imagenet_100_has_none():
@@ -115,13 +124,19 @@ def test_imagenet_50_has_its_k_means_and_imagenet_100_has_none():
 
 def small_config(**settings):
     """The digits' config with a narrow network."""
-    return load_config(None, "configs/pretext/simclr_digits.yml", [f"{key}={value}" for key, value in settings.items()])
+    return load_config(
+        None, "configs/pretext/simclr_digits.yml", [f"{key}={value}" for key, value in settings.items()]
+    )
 
 
 @pytest.mark.parametrize("layer", ["head", "backbone"])
 @pytest.mark.parametrize(
     "network",
-    [{"model_kwargs.width": 4}, {"model_kwargs.width": 64}, {"model_kwargs.width": 64, "backbone": "resnet50"}],
+    [
+        {"model_kwargs.width": 4},
+        {"model_kwargs.width": 64},
+        {"model_kwargs.width": 64, "backbone": "resnet50"},
+    ],
 )
 def test_the_size_of_the_features_is_known_before_there_is_a_model(network, layer):
     cfg = small_config(feature_layer=layer, **network)
@@ -143,7 +158,9 @@ def test_the_size_of_the_features_is_known_before_there_is_a_model(network, laye
 def test_an_index_that_does_not_serve_is_known_before_training(settings, reason):
     pytest.importorskip("faiss")
     check_before_training(small_config(knn_index="PQ64"), range(206), range(52))
-    check_before_training(small_config(knn_index="IVF206,Flat"), range(206), range(52))  # val has fewer, and is Flat
+    check_before_training(
+        small_config(knn_index="IVF206,Flat"), range(206), range(52)
+    )  # val has fewer, and is Flat
     with pytest.raises(UserError, match=f"knn_index '{settings['knn_index']}' .*{reason}"):
         check_before_training(small_config(**settings), range(206), range(52))
 
@@ -153,5 +170,7 @@ def test_a_whole_pretext_run_takes_an_index(monkeypatch, tmp_path):
     few_digits(monkeypatch)
     folder = run_stage("pretext", tmp_path, "knn_index=HNSW16", epochs=1)
     notes = [json.loads(line).get("note", "") for line in (folder / "log.jsonl").read_text().splitlines()]
-    assert any(note.startswith("knn_index HNSW16 found ") and note.endswith("of 206 images") for note in notes)
+    assert any(
+        note.startswith("knn_index HNSW16 found ") and note.endswith("of 206 images") for note in notes
+    )
     assert "mined the 20 nearest neighbors of 206 train images with faiss" in notes

@@ -24,7 +24,9 @@ def no_variables(monkeypatch):
 def test_each_data_set_has_a_folder_of_its_own_and_the_imagenet_names_share_one():
     folders = {name: MyPath.db_root_dir(name) for name in VARIABLES}
     assert all(folder.startswith("datasets/") for folder in folders.values())
-    assert len({folders[name] for name in ("cifar-10", "cifar-20", "stl-10", "fashion-mnist", "imagenet")}) == 5
+    assert (
+        len({folders[name] for name in ("cifar-10", "cifar-20", "stl-10", "fashion-mnist", "imagenet")}) == 5
+    )
     assert {folders[name] for name in VARIABLES if name.startswith("imagenet")} == {folders["imagenet"]}
 
 

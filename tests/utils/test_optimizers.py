@@ -65,7 +65,9 @@ def test_adam_is_plain_with_l2_in_the_gradient_of_every_parameter_also_in_a_file
         m, v = memory["m"] / (1 - 0.9**step), memory["v"] / (1 - 0.999**step)
         return weight - lr * m / (math.sqrt(v) + 1e-8)
 
-    cfg = config(path, "optimizer=adam", f"optimizer_kwargs.lr={lr}", f"optimizer_kwargs.weight_decay={decay}")
+    cfg = config(
+        path, "optimizer=adam", f"optimizer_kwargs.lr={lr}", f"optimizer_kwargs.weight_decay={decay}"
+    )
     check(train(cfg), by_hand(update))
 
 
@@ -83,7 +85,9 @@ def test_sgd_has_momentum_without_nesterov_and_l2_in_the_gradient_of_every_param
 
 def test_adams_guard_against_a_division_by_zero_is_1e_8():
     weight = nn.Parameter(torch.zeros(1, dtype=torch.float64))
-    weight.grad = torch.full_like(weight, 1e-8)  # m = v ** 0.5 = 1e-8 after the correction, so half a step of lr
+    weight.grad = torch.full_like(
+        weight, 1e-8
+    )  # m = v ** 0.5 = 1e-8 after the correction, so half a step of lr
     build_optimizer(config(ADAM), [weight]).step()
     assert weight.item() == pytest.approx(-0.0001 / 2)
 

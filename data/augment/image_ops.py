@@ -1,0 +1,241 @@
+"""Pillow's image operations on a whole batch, each image with its own parameter.
+
+Images are uint8 (B, 3, H, W) in and out, parameters (B,) on the images' device unless said otherwise. The results are
+Pillow's to the bit, apart from the two resampled ones (within one grey level) and hue (float32 in place of double).
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def _per_image(values: Tensor) -> Tensor:
+    return values.view(-1, 1, 1, 1)
+
+
+def _cut_off(values: Tensor) -> Tensor:
+    """To 8 bits, not rounded. By way of int16, as a CPU takes three times as long from float to uint8 at once."""
+    return values.short().clamp_(0, 255).to(torch.uint8)
+
+
+def _choose(chosen: Tensor, these, others):
+    """torch.where with 1 and 0 for True and False, in whole numbers: a CPU takes several times as long over a mask."""
+    return others + (these - others) * chosen
+
+
+def _blend(degenerate: Tensor, images: Tensor, factor: Tensor) -> Tensor:
+    """Pillow's Image.blend, in float32, which `images` are: they are written over. Factor 0 gives `degenerate`."""
+    return _cut_off(images.sub_(degenerate).mul_(_per_image(factor)).add_(degenerate))
+
+
+def _luma(images: Tensor) -> Tensor:
+    """Float (B, 3, H, W) to float (B, 1, H, W): ITU-R 601 in Pillow's 16-bit fixed point, all exact in float32."""
+    red, green, blue = images.split(1, dim=1)
+    luma = (red * 19595).add_(green, alpha=38470).add_(blue, alpha=7471).add_(0x8000)
+    return luma.div_(0x10000).floor_()
+
+
+def greyscale(images: Tensor) -> Tensor:
+    """To luma: (B, 1, H, W)."""
+    return _cut_off(_luma(images.float()))
+
+
+def saturation(images: Tensor, factor: Tensor) -> Tensor:
+    """ImageEnhance.Color: towards grey."""
+    images = images.float()
+    return _blend(_luma(images), images, factor)
+
+
+def contrast(images: Tensor, factor: Tensor) -> Tensor:
+    """ImageEnhance.Contrast: towards the image's mean grey."""
+    images = images.float()
+    mean = _luma(images).double().mean(dim=(1, 2, 3), keepdim=True)
+    return _blend((mean + 0.5).floor().float(), images, factor)
+
+
+def brightness(images: Tensor, factor: Tensor) -> Tensor:
+    """ImageEnhance.Brightness: towards black."""
+    return _cut_off(images.float().mul_(_per_image(factor)))
+
+
+def sharpness(images: Tensor, factor: Tensor) -> Tensor:
+    """ImageEnhance.Sharpness: towards the 3 x 3 smoothed image (centre 5, others 1); the border stays as it is."""
+    width = images.shape[3]
+    rows = F.pad(
+        images.short().flatten(2), (width + 1, width + 1)
+    )  # end to end, which is wrong for the border alone
+    across = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]  # sums of three neighbors in a row
+    neighborhood = (
+        across[..., : -2 * width] + across[..., width:-width] + across[..., 2 * width :]
+    )  # (B, 3, H*W)
+    images = images.float()
+    mean = neighborhood.view_as(images).float().add_(images, alpha=4).div_(13)
+    smooth = images.clone()
+    smooth[..., 1:-1, 1:-1] = mean.add_(0.5).floor_()[..., 1:-1, 1:-1]
+    return _blend(smooth, images, factor)
+
+
+def hue(images: Tensor, shift: Tensor) -> Tensor:
+    """Turn the hue by `shift` of the circle (-0.5 to 0.5), in Pillow's HSV with 8 bits a channel."""
+    red, green, blue = images.unbind(dim=1)  # (B, H, W) each
+    value = torch.maximum(torch.maximum(red, green), blue)
+    chroma = value - torch.minimum(torch.minimum(red, green), blue)
+    is_red, is_green = (red == value).short(), (green == value).short()
+    red, green, blue = images.short().unbind(dim=1)
+    value, chroma = value.float(), chroma.float()
+    angle = _choose(is_red, green - blue, _choose(is_green, blue - red, red - green)) / chroma.clamp(min=1)
+    angle.add_(_choose(is_red, 0, _choose(is_green, 2, 4))).div_(6)  # of the circle
+    angle = angle.sub_(angle.floor()).mul_(255).short().to(torch.uint8)
+    angle.add_((shift * 255).int().to(torch.uint8).view(-1, 1, 1))  # past 255 it starts again at 0
+    angle = (angle * 6.0).div_(255)  # in sixths: [0, 6]
+    chroma = chroma.div_(value.clamp(min=1)).mul_(255).floor_().div_(255).mul_(value)
+    value.add_(0.5)  # to be cut off
+    without = torch.sub(value, chroma, alpha=2)
+    turned = torch.empty_like(images)
+    turned[:, 0] = torch.addcmul(without, chroma, (angle - 3).abs_().clamp_(1, 2)).short()
+    value.add_(chroma)
+    for channel, place in ((1, 2), (2, 4)):  # green and blue are whole around these sixths of the circle
+        share = (angle - place).abs_().clamp_(1, 2)
+        turned[:, channel] = torch.addcmul(value, chroma, share, value=-1).short()
+    return turned
+
+
+def solarize(images: Tensor, threshold: Tensor) -> Tensor:
+    """Invert every value at or above the threshold."""
+    brightest_kept = _per_image(threshold.ceil().clamp(0, 256) - 1).short()
+    above = (brightest_kept - images.short()) >> 15  # all bits, by the sign, or none
+    return images ^ above.to(torch.uint8)  # 255 - x is x ^ 255
+
+
+def posterize(images: Tensor, bits: Tensor) -> Tensor:
+    """Keep the highest `bits` bits (1 to 8) of each value."""
+    return images & _per_image(256 - 2 ** (8 - bits.int())).to(torch.uint8)
+
+
+def autocontrast(images: Tensor) -> Tensor:
+    """Stretch each channel from its darkest to black and its brightest to white; a flat channel stays."""
+    low, high = images.amin(dim=(2, 3), keepdim=True).double(), images.amax(dim=(2, 3), keepdim=True).double()
+    scale = (torch.full_like(low, 255) / (high - low)).where(
+        high > low, 1
+    )  # 255 / x would be 255 times a reciprocal
+    offset = (-low * scale).where(high > low, 0)
+    return _cut_off(images.double().mul_(scale).add_(offset))
+
+
+def equalize(images: Tensor) -> Tensor:
+    """Equalise each channel's histogram by Pillow's integer rule; a channel of one value stays."""
+    channels = images.flatten(2).flatten(0, 1).long()  # (B*3, H*W)
+    ones = channels.new_ones((), dtype=torch.int32).expand_as(channels)
+    histogram = ones.new_zeros(len(channels), 256).scatter_add_(1, channels, ones)
+    count_of_brightest = histogram.gather(1, channels.amax(dim=1, keepdim=True))  # (B*3, 1)
+    step = (channels.shape[1] - count_of_brightest) // 255
+    below = histogram.cumsum(dim=1) - histogram  # pixels darker than each level
+    table = ((step // 2 + below) / step.clamp(min=1)).clamp_(max=255)  # (B*3, 256)
+    table = _cut_off(table.where(step > 0, torch.arange(256, device=images.device)))
+    return table.gather(1, channels).view_as(images)
+
+
+def affine_matrix(a, b, c, d, e, f, like: Tensor) -> Tensor:
+    """(B, 6) float64 matrix rows from numbers and (B,) tensors."""
+    like = like.double()
+    entries = (
+        entry if isinstance(entry, Tensor) else like.new_full((), entry) for entry in (a, b, c, d, e, f)
+    )
+    return torch.stack([entry.expand(len(like)) for entry in entries], dim=1)
+
+
+def rotation(angle: Tensor, height: int, width: int) -> Tensor:
+    """The matrix of Pillow's Image.rotate: counter-clockwise, degrees, about the centre. angle (B,) -> (B, 6)."""
+    angle = -torch.deg2rad(angle.double())
+    cos, sin, x, y = angle.cos(), angle.sin(), width / 2, height / 2
+    return affine_matrix(cos, sin, x - cos * x - sin * y, -sin, cos, y + sin * x - cos * y, angle)
+
+
+def affine_nearest(images: Tensor, matrix: Tensor) -> Tensor:
+    """Image.transform(AFFINE, NEAREST), black outside, in Pillow's 16.16 fixed point.
+
+    matrix: (B, 6) float64 (a, b, c, d, e, f): output pixel (x, y) shows input (ax + by + c, dx + ey + f)."""
+    height, width = images.shape[2:]
+    a, b, c, d, e, f = matrix.double().unbind(dim=1)
+    fixed = torch.stack([a, b, c + 0.5 * (a + b), d, e, f + 0.5 * (d + e)], dim=1)
+    fixed = (fixed * 65536 + 0.5).floor().int().to(images.device, non_blocking=True)  # (B, 6)
+    a, b, c, d, e, f = fixed.view(-1, 6, 1, 1).unbind(dim=1)
+    x = torch.arange(width, device=images.device, dtype=torch.int32).view(1, 1, -1)
+    y = torch.arange(height, device=images.device, dtype=torch.int32).view(1, -1, 1)
+    column, row = (a * x + c + b * y) >> 16, (d * x + f + e * y) >> 16  # (B, H, W)
+    column, row = (
+        column.clamp_(-1, width).add_(1),
+        row.clamp_(-1, height).add_(1),
+    )  # in the image with a black border
+    source = row.mul_(width + 2).add_(column).flatten(1).long()  # (B, H*W)
+    bordered = F.pad(images, (1, 1, 1, 1)).flatten(2)
+    return bordered.gather(2, source[:, None].expand(-1, images.shape[1], -1)).view_as(images)
+
+
+def affine_bilinear(images: Tensor, matrix: Tensor) -> Tensor:
+    """Image.transform(AFFINE, BILINEAR), black outside; matrix as for `affine_nearest`."""
+    height, width = images.shape[2:]
+    matrix = matrix.float().to(images.device, non_blocking=True).view(-1, 2, 3)
+    x = torch.arange(width, device=images.device).expand(height, -1) + 0.5
+    y = torch.arange(height, device=images.device).view(-1, 1).expand(-1, width) + 0.5
+    points = torch.stack([x, y, torch.ones_like(x)], dim=-1)  # (H, W, 3): pixel centres
+    points = (points.view(1, -1, 3) @ matrix.transpose(1, 2)).view(-1, height, width, 2)  # in the input
+    size = torch.tensor([width, height]).to(images.device, non_blocking=True)
+    x, y = points.unbind(dim=-1)
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)  # (B, H, W)
+    moved = F.grid_sample(images.float(), 2 * points / size - 1, padding_mode="border", align_corners=False)
+    moved = _cut_off(moved + 1e-3)  # cut off, as Pillow does, but not where float32 makes 254.9999 of white
+    return moved * inside[:, None]
+
+
+def _triangle_weights(start: Tensor, length: Tensor, size: int, pixels: int) -> Tensor:
+    """Pillow's antialiased bilinear filter from [start, start + length) of `pixels` input pixels to `size` output ones.
+
+    Returns (B, size, pixels), rows summing to 1."""
+    scale = (length / size).view(-1, 1, 1)
+    center = (torch.arange(size, device=start.device) + 0.5).view(1, -1, 1) * scale
+    position = torch.arange(pixels, device=start.device).view(1, 1, -1) - start.view(-1, 1, 1)
+    weights = (1 - (position + 0.5 - center).abs() / scale.clamp(min=1)).clamp_(min=0)
+    weights = weights * ((position >= 0) & (position < length.view(-1, 1, 1)))
+    return weights / weights.sum(dim=2, keepdim=True)
+
+
+def _sources(start: Tensor, length: Tensor, size: int, pixels: int) -> Tensor:
+    """Where the centres of `size` output pixels lie among `pixels` input ones, -1 to 1 from edge to edge, no nearer to
+    the edge of [start, start + length) than its outermost centres. (B, size)."""
+    place = (torch.arange(size, device=start.device) + 0.5) * (length / size)[
+        :, None
+    ] - 0.5  # in pixels of the box
+    place = torch.minimum(place.clamp(min=0), length[:, None] - 1) + start[:, None]
+    return (2 * place + 1) / pixels - 1
+
+
+def resized_crop(images: Tensor, box: Tensor, size: int) -> Tensor:
+    """Crop each image to its box and resize it to (size, size): bilinear, antialiased when shrinking.
+
+    box: (B, 4) top, left, height, width, whole numbers inside the image; on the CPU, where it is known without waiting
+    whether any of them shrinks."""
+    batch, channels, height, width = images.shape
+    shrinks = bool((box[:, 2:] > size).any())
+    top, left, box_height, box_width = box.float().to(images.device, non_blocking=True).unbind(dim=1)
+    if not shrinks:  # two neighbors each way give each pixel
+        down, across = _sources(top, box_height, size, height), _sources(left, box_width, size, width)
+        points = torch.view_as_real(across[:, None, :] + 1j * down[:, :, None])  # (B, size, size, 2)
+        enlarged = F.grid_sample(images.float(), points, padding_mode="border", align_corners=False)
+        return _cut_off(enlarged.add_(0.5))
+    across = _triangle_weights(left, box_width, size, width)  # (B, size, W)
+    down = _triangle_weights(top, box_height, size, height)  # (B, size, H)
+    narrowed = torch.bmm(images.float().view(batch, -1, width), across.transpose(1, 2))  # (B, 3*H, size)
+    narrowed = narrowed.view(batch, channels, height, size).transpose(1, 2).reshape(batch, height, -1)
+    resized = (
+        torch.bmm(down, narrowed).view(batch, size, channels, size).transpose(1, 2)
+    )  # (B, 3, size, size)
+    return _cut_off(resized + 0.5).contiguous()
+
+
+def crop(images: Tensor, top: Tensor, left: Tensor, size: int) -> Tensor:
+    """Cut a (size, size) square out of each image at its own whole-numbered (top, left)."""
+    rows = top.long()[:, None] + torch.arange(size, device=images.device)  # (B, size)
+    columns = left.long()[:, None] + torch.arange(size, device=images.device)
+    batch = torch.arange(len(images), device=images.device).view(-1, 1, 1)
+    return images.permute(0, 2, 3, 1)[batch, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

@@ -1,0 +1,164 @@
+"""ResNet-18 and ResNet-50 against arXiv:1512.03385, table 1 and figure 2, in the forms that SCAN published."""
+
+import math
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+from torch.nn import functional as F
+
+from models.backbones.resnet import ResNet18, resnet50
+
+
+def names_and_shapes(model):
+    return {name: tuple(value.shape) for name, value in model.state_dict().items()}
+
+
+def on_meta(build, *arguments):
+    """The network without memory or arithmetic: names and shapes alone."""
+    with torch.device("meta"):
+        return build(*arguments)
+
+
+def randomised(model, seed=0):
+    """Every tensor drawn anew, so that no term of a forward pass is 0 or 1 by initialisation."""
+    generator = torch.Generator().manual_seed(seed)
+    model = model.double()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(0.5 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+    return model
+
+
+# -- forward pass
+
+
+def batch_norm(x, weights, name):
+    """Train mode: mean and biased variance of the batch, epsilon 1e-5."""
+    mean = x.mean(dim=(0, 2, 3), keepdim=True)
+    variance = ((x - mean) ** 2).mean(dim=(0, 2, 3), keepdim=True)
+    scale, shift = weights[f"{name}.weight"].view(1, -1, 1, 1), weights[f"{name}.bias"].view(1, -1, 1, 1)
+    return (x - mean) / (variance + 1e-5).sqrt() * scale + shift
+
+
+def forward_by_hand(x, weights, stem):
+    """ResNet-18 written out: images (B, 3, H, W) to the last feature map (B, D, h, w)."""
+
+    def convolution(x, name, stride, padding):
+        return F.conv2d(x, weights[f"{name}.weight"], stride=stride, padding=padding)
+
+    stride, padding, pool = {"cifar": (1, 1, None), "stl": (1, 1, (2, 2, 1)), "imagenet": (2, 3, (3, 2, 1))}[
+        stem
+    ]
+    x = batch_norm(convolution(x, "conv1", stride, padding), weights, "bn1").relu()
+    if pool:
+        kernel, stride, padding = pool
+        x = F.max_pool2d(x, kernel, stride=stride, padding=padding)
+    for stage in (1, 2, 3, 4):
+        for block in (0, 1):
+            name, stride = f"layer{stage}.{block}", 2 if stage > 1 and block == 0 else 1
+            out = batch_norm(convolution(x, f"{name}.conv1", stride, 1), weights, f"{name}.bn1").relu()
+            out = batch_norm(convolution(out, f"{name}.conv2", 1, 1), weights, f"{name}.bn2")
+            if stage > 1 and block == 0:
+                shortcut = convolution(x, f"{name}.shortcut.0", stride, 0)
+                x = batch_norm(shortcut, weights, f"{name}.shortcut.1")
+            x = (out + x).relu()
+    return x
+
+
+@pytest.mark.parametrize("stem, size", [("cifar", 32), ("stl", 96), ("imagenet", 64)])
+def test_resnet18_equals_the_formula_written_out_with_a_global_average_pool(stem, size):
+    model = randomised(ResNet18(stem, width=2))
+    images = torch.randn(3, 3, size, size, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    feature_map = forward_by_hand(images, model.state_dict(), stem)
+    expected = torch.stack(
+        [channel.sum(dim=(1, 2)) / channel[0].numel() for channel in feature_map.unbind(1)], dim=1
+    )
+    torch.testing.assert_close(model(images), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_the_pool_of_the_stl_form_is_the_published_7x7_at_96_px():
+    model = randomised(ResNet18("stl", width=2))
+    images = torch.randn(3, 3, 96, 96, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    published = F.avg_pool2d(forward_by_hand(images, model.state_dict(), "stl"), 7, stride=1).flatten(1)
+    torch.testing.assert_close(model(images), published, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "build, stem, pixels, sizes",
+    [
+        (ResNet18, "cifar", 32, [32, 32, 16, 8, 4]),
+        (ResNet18, "stl", 96, [49, 49, 25, 13, 7]),
+        (ResNet18, "imagenet", 224, [56, 56, 28, 14, 7]),
+        (resnet50, "imagenet", 224, [56, 56, 28, 14, 7]),
+        (resnet50, "cifar", 32, [32, 32, 16, 8, 4]),
+        (resnet50, "stl", 96, [49, 49, 25, 13, 7]),
+    ],
+)
+def test_feature_maps_have_the_published_sides_after_stem_and_stages(build, stem, pixels, sizes):
+    model, seen = on_meta(build, stem), []
+    for module in (model.maxpool, model.layer1, model.layer2, model.layer3, model.layer4):
+        module.register_forward_hook(lambda module, arguments, output: seen.append(output.shape[2:]))
+    model(torch.empty(2, 3, pixels, pixels, device="meta"))
+    assert seen == [(size, size) for size in sizes]
+
+
+@pytest.mark.parametrize("build, dim", [(ResNet18, 512), (resnet50, 2048)])
+@pytest.mark.parametrize("pixels", [64, 160])
+def test_features_are_one_row_an_image_whatever_its_size(build, dim, pixels):
+    model = on_meta(build, "stl")
+    assert model(torch.empty(3, 3, pixels, pixels, device="meta")).shape == (3, dim)
+    assert model.features_dim == dim
+
+
+# -- parameters
+
+
+def resnet18_parameters(width, stem_kernel):
+    """Weights of convolutions without bias, and two numbers a channel for each batch norm."""
+    total = 3 * stem_kernel**2 * width + 2 * width
+    before = width
+    for channels in (width, 2 * width, 4 * width, 8 * width):
+        first = 9 * before * channels + 9 * channels * channels + 4 * channels
+        shortcut = before * channels + 2 * channels if before != channels else 0
+        second = 2 * 9 * channels * channels + 4 * channels
+        total += first + shortcut + second
+        before = channels
+    return total
+
+
+@pytest.mark.parametrize("stem, kernel", [("cifar", 3), ("stl", 3), ("imagenet", 7)])
+@pytest.mark.parametrize("width", [16, 64])
+def test_resnet18_has_as_many_parameters_as_the_formula_says(stem, kernel, width):
+    parameters = on_meta(ResNet18, stem, width).parameters()
+    assert sum(parameter.numel() for parameter in parameters) == resnet18_parameters(width, kernel)
+
+
+def test_resnet50_has_torchvisions_names_and_shapes_without_fc():
+    expected = names_and_shapes(on_meta(torchvision.models.resnet50))
+    expected = {name: shape for name, shape in expected.items() if not name.startswith("fc.")}
+    assert names_and_shapes(on_meta(resnet50, "imagenet")) == expected
+
+
+@pytest.mark.parametrize("stem", ["cifar", "stl"])
+def test_another_stem_changes_nothing_of_resnet50_but_its_first_convolution(stem):
+    expected = names_and_shapes(on_meta(resnet50, "imagenet")) | {"conv1.weight": (64, 3, 3, 3)}
+    assert names_and_shapes(on_meta(resnet50, stem)) == expected
+
+
+@pytest.mark.parametrize("build", [ResNet18, resnet50])
+def test_convolutions_start_kaiming_normal_by_fan_out_and_batch_norms_at_1_and_0(build):
+    torch.manual_seed(0)
+    model = build("stl")
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d):
+            weight, count = module.weight.detach(), module.weight.numel()
+            std = math.sqrt(2 / (module.out_channels * module.kernel_size[0] * module.kernel_size[1]))
+            assert weight.std().item() == pytest.approx(std, rel=5 / math.sqrt(2 * count)), name
+            assert weight.mean().item() == pytest.approx(0, abs=5 * std / math.sqrt(count)), name
+            assert weight.abs().max() > 2.5 * std, f"{name} is not normal: a uniform one ends at 1.73 std"
+        if isinstance(module, nn.BatchNorm2d):
+            assert (module.weight == 1).all() and (module.bias == 0).all(), name
+            assert (module.running_mean == 0).all() and (module.running_var == 1).all(), name
+            assert (module.eps, module.momentum) == (1e-5, 0.1), name

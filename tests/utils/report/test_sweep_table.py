@@ -1,0 +1,145 @@
+"""What is made of measured runs: agreement, the suggested number of clusters, rows, table and picture."""
+
+import csv
+import io
+import math
+from itertools import combinations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from utils.report.sweep_table import (
+    Variant,
+    agreements,
+    plot_variants,
+    suggest,
+    summary,
+    to_csv,
+    to_lines,
+    verdict,
+)
+
+
+def rand_index_adjusted_for_chance(first, second):
+    """Hubert and Arabie's, over all pairs of images, one by one."""
+    pairs = list(combinations(range(len(first)), 2))
+    together = [(first[i] == first[j], second[i] == second[j]) for i, j in pairs]
+    both, in_first, in_second = (
+        sum(x) for x in ([a and b for a, b in together], *zip(*together, strict=True))
+    )
+    expected = in_first * in_second / len(pairs)
+    return (both - expected) / ((in_first + in_second) / 2 - expected)
+
+
+def test_agreement_is_the_adjusted_rand_index_of_each_pair_of_seeds():
+    predictions = torch.randint(3, (3, 20), generator=torch.Generator().manual_seed(0))
+    predictions[1, :15] = predictions[0, :15]
+    expected = [rand_index_adjusted_for_chance(*pair) for pair in combinations(predictions.tolist(), 2)]
+    assert agreements(list(predictions)) == pytest.approx(expected) and expected[0] > 0.3
+
+
+def test_agreement_does_not_depend_on_how_clusters_are_numbered_and_one_seed_has_none():
+    clusters = torch.tensor([0, 0, 1, 1, 2, 2])
+    assert agreements([clusters, (clusters + 1) % 3]) == [1.0]
+    assert agreements([clusters]) == []
+
+
+def table(*rows):
+    return [dict(zip(("num_classes", "used_clusters", "agreement"), row, strict=True)) for row in rows]
+
+
+@pytest.mark.parametrize(
+    "rows, expected",
+    [
+        ([(5, 5, 0.60), (10, 10, 0.90), (20, 20, 0.70)], 10),  # the highest
+        ([(5, 5, 0.93), (10, 10, 0.90), (20, 20, 0.70)], 10),  # the largest near the highest
+        ([(10, 10, 0.90), (5, 5, 0.93)], 10),  # in any order
+        (
+            [(5, 5, 0.90), (10, 10, 0.85)],
+            10,
+        ),  # 0.05 below is within, though 0.90 - 0.85 is more than 0.05 in floats
+        ([(5, 5, 0.90), (10, 10, 0.849)], 5),
+        (
+            [(5, 5, 0.90), (10, 10, 0.86), (20, 20, 0.82)],
+            10,
+        ),  # near the highest, not near one that is near it
+        ([(5, 5, 0.80), (10, 10, 0.80)], 10),  # a tie
+        ([(5, 5, 0.70), (10, 9, 0.75)], 5),  # an unused cluster
+        ([(5, 5, 0.70), (8, 8, 0.66), (10, 9, 0.99)], 8),  # whose agreement is no measure for the others
+        ([(5, 4, 0.70), (10, 9, 0.75)], None),
+    ],
+)
+def test_the_largest_number_is_suggested_whose_agreement_is_within_a_twentieth_of_the_highest(rows, expected):
+    assert suggest(table(*rows)) == expected
+
+
+def test_the_verdict_says_why_nothing_is_suggested():
+    fit = table((5, 5, 0.7), (10, 10, 0.9))
+    assert verdict(fit, ["num_classes"]) == (10, verdict(fit, ["num_classes"])[1])
+    assert "suggested number of clusters: 10" in verdict(fit, ["num_classes"])[1]
+    for rows, varied, reason in [
+        (table((5, 4, 0.7)), ["num_classes"], "at no number of clusters does every seed use all"),
+        (table((5, 5, None)), ["num_classes"], "takes two seeds or more"),
+        (fit, ["num_heads"], "where num_classes is varied, and nothing else"),
+        (fit, ["num_classes", "num_heads"], "where num_classes is varied, and nothing else"),
+    ]:
+        suggested, sentence = verdict(rows, varied)
+        assert suggested is None and sentence.startswith("no suggestion: ") and reason in sentence
+
+
+def variant(settings, num_classes=4, silhouette=(0.25, 0.75), accuracy=()):
+    measured = {
+        "loss": [-0.5, -0.7],
+        "used_clusters": [num_classes, num_classes - 1],
+        "agreement": [0.5],
+        "silhouette": list(silhouette),
+        "ACC": list(accuracy),
+    }
+    return Variant(settings, num_classes, 2, measured)
+
+
+def test_a_row_has_means_and_sample_deviations_the_least_used_clusters_and_none_for_what_is_unknown():
+    assert summary(variant({"num_heads": "1"})) == {
+        "num_heads": "1",
+        "num_classes": 4,
+        "seeds": 2,
+        "loss": pytest.approx(-0.6),
+        "loss_std": pytest.approx(0.2 / math.sqrt(2)),
+        "used_clusters": 3,
+        "agreement": 0.5,
+        "agreement_std": None,
+        "silhouette": 0.5,
+        "silhouette_std": pytest.approx(0.5 / math.sqrt(2)),
+        "ACC": None,
+    }
+
+
+def test_the_csv_reads_back_with_empty_cells_for_none_and_the_console_shows_a_dash():
+    rows = [summary(variant({"scale": "[0.8,1.2]"}, silhouette=(), accuracy=[0.5, 0.75]))]
+    (read,) = csv.DictReader(io.StringIO(to_csv(rows).decode()))
+    assert list(read) == list(rows[0]) and read == {
+        k: "" if v is None else str(v) for k, v in rows[0].items()
+    }
+    heading, line = to_lines(rows)
+    shown = dict(zip(heading.split(), line.split(), strict=True))
+    assert (shown["scale"], shown["silhouette"], shown["ACC"], len(line)) == (
+        "[0.8,1.2]",
+        "-",
+        "0.625",
+        len(heading),
+    )
+
+
+def red_pixels(path):
+    pixels = np.asarray(Image.open(path).convert("RGB"), dtype=int)
+    return int((pixels[..., 0] - pixels[..., 1] > 80).sum())
+
+
+def test_the_picture_marks_the_suggested_number_and_takes_any_text(tmp_path):
+    variants = [variant({"num_classes": "4"}), variant({"num_classes": "6"}, 6, silhouette=())]
+    plot_variants(variants, 6, tmp_path / "marked.png")
+    assert red_pixels(tmp_path / "marked.png") > 100
+    plot_variants([variant({"run_$": "a_{$"})], None, tmp_path / "text.png")
+    assert red_pixels(tmp_path / "text.png") == 0

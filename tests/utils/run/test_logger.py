@@ -1,0 +1,117 @@
+import json
+import re
+
+import pytest
+
+from utils.console import print_metrics
+from utils.run import logger as module
+from utils.run.logger import Logger
+
+
+@pytest.fixture
+def writer(monkeypatch):
+    """In place of TensorBoard's writer: a list of what it was made and called with."""
+    calls = []
+
+    class Writer:
+        def __init__(self, folder):
+            calls.append(folder)
+
+        def add_scalar(self, name, value, step):
+            calls.append((name, value, step))
+
+        def flush(self):
+            calls.append("flushed")
+
+    monkeypatch.setattr(module, "SummaryWriter", Writer)
+    return calls
+
+
+@pytest.fixture
+def no_tensorboard(monkeypatch):
+    monkeypatch.setattr(module, "SummaryWriter", None)
+
+
+def printed(capsys):
+    """The console's text without colours."""
+    return re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+
+
+def lines_of(folder):
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+METRICS = {"train/loss": -3.25, "train/images_per_second": 1234.5, "val/ACC": 0.8125, "val/used_clusters": 10}
+
+
+def test_an_epoch_is_one_json_line_with_every_metric_and_its_number(no_tensorboard, tmp_path):
+    log = Logger(tmp_path)
+    log.epoch(7, METRICS, "[7/50, 1.0 min left]")
+    assert lines_of(tmp_path) == [{"epoch": 7, **METRICS}]  # on the disk at once, the remark is not in it
+
+
+def test_the_console_shows_the_epoch_every_metric_under_its_split_and_the_remark(
+    no_tensorboard, tmp_path, capsys
+):
+    Logger(tmp_path).epoch(7, METRICS, "[7/50, 1.0 min left]")
+    text = printed(capsys)
+    train, val = (text[text.index(split) :] for split in ("train", "val"))
+    assert re.match(r"epoch +7 ", text)
+    assert re.match(r"train +loss -3\.2500 +images_per_second 1234\b", train)
+    assert re.match(r"val +ACC 0\.8125 +used_clusters 10\b", val)
+    assert "[7/50, 1.0 min left]" in text
+
+
+def test_tensorboard_gets_every_metric_at_its_epoch_where_it_is_installed(writer, tmp_path):
+    log = Logger(tmp_path)
+    log.epoch(1, {"train/loss": 2.0})
+    log.epoch(2, {"train/loss": 1.0, "val/ACC": 0.5})
+    folder, *scalars = writer
+    assert folder == str(tmp_path / "tensorboard")
+    assert scalars == [
+        ("train/loss", 2.0, 1),
+        "flushed",
+        ("train/loss", 1.0, 2),
+        ("val/ACC", 0.5, 2),
+        "flushed",
+    ]
+
+
+def test_a_second_logger_goes_on_in_the_same_file(no_tensorboard, tmp_path):
+    for epoch in (1, 2):
+        Logger(tmp_path).epoch(epoch, {"train/loss": 1.0})
+    assert [line["epoch"] for line in lines_of(tmp_path)] == [1, 2]
+
+
+def test_a_line_that_a_full_disk_cut_off_does_not_spoil_the_next_one(no_tensorboard, tmp_path):
+    (tmp_path / "log.jsonl").write_text('{"epoch": 1}\n{"epo')
+    Logger(tmp_path).note("resumed")
+    assert (tmp_path / "log.jsonl").read_text().splitlines()[-1] == '{"note": "resumed"}'
+
+
+def test_sentences_go_to_console_and_file_and_a_warning_says_that_it_is_one(no_tensorboard, tmp_path, capsys):
+    log = Logger(tmp_path)
+    log.heading("scan on digits")
+    log.note("loaded 120 of 120")
+    log.warn("a cluster died")
+    assert printed(capsys).splitlines() == ["scan on digits", "loaded 120 of 120", "warning: a cluster died"]
+    assert lines_of(tmp_path) == [{"note": "loaded 120 of 120"}, {"warning": "a cluster died"}]
+
+
+def test_final_metrics_are_printed_under_their_title_and_are_one_line_of_the_file(
+    no_tensorboard, tmp_path, capsys
+):
+    metrics = {"ACC": 0.5, "hungarian_match": [[0, 1], [1, 0]]}
+    Logger(tmp_path).final("SCAN on the val split", metrics)
+    assert [line.split() for line in printed(capsys).splitlines()] == [
+        ["SCAN", "on", "the", "val", "split"],
+        ["ACC", "0.5000"],
+        ["hungarian_match", "0>1", "1>0"],
+    ]
+    assert lines_of(tmp_path) == [{"final": "SCAN on the val split", **metrics}]
+
+
+def test_a_long_matching_is_cut_on_the_console(capsys):
+    print_metrics("title", {"hungarian_match": [(k, k) for k in range(21)]})
+    line = printed(capsys).splitlines()[1]
+    assert "19>19" in line and "20>20" not in line and line.endswith("...")

@@ -1,0 +1,11 @@
+"""The config of a run: one table of keys, read from YAML and the command line."""
+
+from utils.config.load import (
+    check_stage,
+    load_config,
+    resume_differences,
+    save_config,
+    view_differences,
+)
+
+__all__ = ["check_stage", "load_config", "resume_differences", "save_config", "view_differences"]
