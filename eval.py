@@ -25,7 +25,7 @@ from utils.report.figures import show
 from utils.report.outputs import config_of, names_for, write_results
 from utils.run.command_line import Parser, command
 from utils.run.inputs import check_data_set
-from utils.stages import STAGE_FOLDERS
+from utils.stages import STAGES
 
 NEIGHBORS = (1, 5, 20)
 ENOUGH = 10  # new pictures for each cluster
@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"--out {arguments.out}: give a file such as table.csv, in a folder that there is")
     weights = read_weights(arguments.model)
     stage = weights.stage
-    if stage != STAGE_FOLDERS[cfg.setup]:
+    if stage != STAGES[cfg.setup].folder:
         raise UserError(
             f"{arguments.model} is a {stage} model, but {arguments.config_exp} is a config of the {cfg.setup} stage: "
             f"give the config under configs/{stage}/"
@@ -122,7 +122,7 @@ def judge_clusters(cfg, arguments, model, loader, images: str, head: int) -> Non
     features = features.to(loader.device)  # where neighbors are searched
     metrics = judge_without_labels(made, dataset, probabilities, features)
     metrics |= evaluate_clusters(probabilities, dataset.targets)
-    stage = STAGE_FOLDERS[cfg.setup]
+    stage = STAGES[cfg.setup].folder
     print_metrics(f"{stage} model {arguments.model} on {images}, head {head}", metrics)
     if (
         not arguments.predict or len(dataset) >= ENOUGH * cfg.num_classes

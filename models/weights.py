@@ -6,7 +6,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from utils.errors import UserError
-from utils.stages import MADE_BY
+from utils.stages import SCRIPT_OF
 from utils.storage.state_dicts import describe, in_short, load_strictly, plain_names
 from utils.storage.torch_files import read_file
 
@@ -38,12 +38,12 @@ def read_weights(path, stage: str | None = None) -> Weights:
     if is_scan and (type(best) is not int or not 0 <= best < heads):
         raise UserError(
             f"{path} names head {in_short(best)} as its best, but holds {heads} heads: it is no whole scan model; "
-            f"give the model.pth.tar that {MADE_BY['scan']} wrote"
+            f"give the model.pth.tar that {SCRIPT_OF['scan']} wrote"
         )
     if heads > 1 and not is_scan:
         raise UserError(
             f"{path} holds {heads} heads and does not say which is the best ({describe(state)}): give the "
-            f"model.pth.tar that {MADE_BY['scan']} wrote"
+            f"model.pth.tar that {SCRIPT_OF['scan']} wrote"
         )
     if heads:
         found = "scan" if is_scan else "selflabel"
@@ -57,7 +57,7 @@ def read_weights(path, stage: str | None = None) -> Weights:
     if stage not in (None, found):
         raise UserError(
             f"{path} is a {found} model, not a {stage} model ({describe(state)}): give the model.pth.tar that "
-            f"{MADE_BY[stage]} wrote"
+            f"{SCRIPT_OF[stage]} wrote"
         )
     return Weights(found, state, best, form)
 

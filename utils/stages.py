@@ -1,7 +1,34 @@
-"""The stages of the method: which script makes what, and what each starts from."""
+"""The stages of the method: what each is run with, where it works, what it starts from and what it leaves."""
 
-STAGE_FOLDERS = {"simclr": "pretext", "moco": "pretext", "scan": "scan", "selflabel": "selflabel"}
-BEFORE = {"scan": "pretext", "selflabel": "scan"}  # the stage that a stage starts from
+from typing import NamedTuple
+
 MODEL = "model.pth.tar"
 NEIGHBORS = {split: f"topk-{split}-neighbors.npy" for split in ("train", "val")}
-MADE_BY = {"pretext": "simclr.py", "scan": "scan.py", "selflabel": "selflabel.py"}
+PRETEXT_FILES = (MODEL, *NEIGHBORS.values())
+
+
+class Stage(NamedTuple):
+    """One row of the table.
+
+    script: the command. folder: under root_dir/<run_name>/. starts_from: the folder of the stage before, "" for the
+    first. needs: the files that it starts from there. leaves: the files that later stages start from."""
+
+    script: str
+    folder: str
+    starts_from: str
+    needs: tuple[str, ...]
+    leaves: tuple[str, ...]
+
+
+STAGES = {  # by the config's `setup`
+    "simclr": Stage("simclr.py", "pretext", "", (), PRETEXT_FILES),
+    "moco": Stage("moco.py", "pretext", "", (), PRETEXT_FILES),
+    "scan": Stage("scan.py", "scan", "pretext", PRETEXT_FILES, (MODEL,)),
+    "selflabel": Stage("selflabel.py", "selflabel", "scan", (MODEL,), (MODEL,)),
+}
+
+SCRIPT_OF = {
+    "pretext": "simclr.py",
+    "scan": "scan.py",
+    "selflabel": "selflabel.py",
+}  # folder: who usually fills it

@@ -174,7 +174,7 @@ def test_load_best_head_refuses_another_number_of_clusters(scan_state, path):
 # -- which stage a file is from
 
 WITH_CHECKPOINTS = pytest.mark.parametrize("is_checkpoint", [False, True], ids=["model file", "checkpoint"])
-MADE_BY = {"pretext": "simclr.py", "scan": "scan.py", "selflabel": "selflabel.py"}
+SCRIPT_OF = {"pretext": "simclr.py", "scan": "scan.py", "selflabel": "selflabel.py"}
 
 
 def content_of(stage, state, is_checkpoint):
@@ -203,7 +203,7 @@ def test_a_file_is_read_as_its_own_stage_and_refused_as_another_naming_both_and_
     assert message.startswith(
         f"{path} is a {found} model, not a {wanted} model (resnet18 of width 2 with a 3 x 3 stem"
     )
-    assert f"{seems[found]}): give" in message and message.endswith(f"that {MADE_BY[wanted]} wrote")
+    assert f"{seems[found]}): give" in message and message.endswith(f"that {SCRIPT_OF[wanted]} wrote")
 
 
 def test_a_backbone_alone_is_a_pretext_model(path, pretext_state):

@@ -21,7 +21,7 @@ from utils.evaluate.label_free_report import nearest
 from utils.report.figures import plot_matching, plot_prototypes
 from utils.report.page import NEIGHBORS as NEIGHBORS_SHOWN
 from utils.report.page import write_report
-from utils.stages import MODEL, STAGE_FOLDERS
+from utils.stages import MODEL, STAGES
 from utils.storage.files import write_whole
 
 COLUMNS = ("path", "cluster", "confidence", "second_cluster", "second_confidence", "name", "label")
@@ -44,7 +44,7 @@ def config_of(model: Path, cfg: EasyDict) -> EasyDict:
 
 def about_run(cfg: EasyDict, model: Path, images: str) -> dict[str, Any]:
     """What the report says of the run that made a model: `title`, `summary`, and `logs` of the stages up to its own."""
-    folders = {"pretext": cfg.pretext_dir, "scan": cfg.scan_dir, STAGE_FOLDERS[cfg.setup]: model.parent}
+    folders = {"pretext": cfg.pretext_dir, "scan": cfg.scan_dir, STAGES[cfg.setup].folder: model.parent}
     if cfg.setup == "scan":
         folders = {"pretext": cfg.pretext_dir, "scan": model.parent}
     logs = {stage: Path(folder, "log.jsonl") for stage, folder in folders.items()}

@@ -8,7 +8,7 @@ from typing import Any
 
 from utils.config import check_stage, load_config
 from utils.errors import UserError
-from utils.stages import BEFORE, MADE_BY, MODEL, NEIGHBORS
+from utils.stages import MODEL, NEIGHBORS, SCRIPT_OF, STAGES
 from utils.storage.files import check_recorded, read_record, sha256_of
 
 
@@ -24,7 +24,7 @@ class Handover:
     RunError for a damaged file. Files without a record are taken as they are: `unrecorded` names them."""
 
     def __init__(self, cfg, folder: Path, names: tuple[str, ...]):
-        self.cfg, self.folder, self.stage = cfg, folder, BEFORE[cfg.setup]
+        self.cfg, self.folder, self.stage = cfg, folder, STAGES[cfg.setup].starts_from
         trained = not (folder / MODEL).is_file() or (folder / "checkpoint.pth.tar").exists()
         for path in (folder / name for name in names):
             if not path.is_file():
@@ -93,7 +93,7 @@ def _describe(facts: dict[str, Any]) -> str:
 
 def command_for(cfg, stage: str, folder: Path, *options: str) -> str:
     """The command that fills `folder`, `root_dir/<run_name>/<stage>`, for the data set of cfg, to paste in a shell."""
-    script, path, made = MADE_BY[stage], "CONFIG", {"root_dir": "results", "on_error": "stop"}
+    script, path, made = SCRIPT_OF[stage], "CONFIG", {"root_dir": "results", "on_error": "stop"}
     own = (
         {f"folder.{key}": value for key, value in cfg.folder.items()} if cfg.train_db_name == "folder" else {}
     )

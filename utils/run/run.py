@@ -23,7 +23,7 @@ from utils.run.inputs import Handover, data_facts, ending
 from utils.run.lock import claim
 from utils.run.logger import Logger
 from utils.run.meter import Progress
-from utils.stages import MODEL, NEIGHBORS, STAGE_FOLDERS
+from utils.stages import MODEL, NEIGHBORS, STAGES
 from utils.storage.files import save_recorded, sha256_of, write_whole
 from utils.storage.state_dicts import load_strictly
 from utils.storage.torch_files import to_bytes
@@ -46,9 +46,9 @@ class Run:
     def __init__(self, cfg: EasyDict, restart: bool = False):
         Run.latest = self.cfg = cfg
         self.restart, self.device = restart, choose_device(cfg.device)
-        self.folder = Path(cfg.root_dir) / cfg.run_name / STAGE_FOLDERS[cfg.setup]
+        self.folder = Path(cfg.root_dir) / cfg.run_name / STAGES[cfg.setup].folder
         self.checkpoint, self.ending = self.folder / "checkpoint.pth.tar", self.folder / "finished.json"
-        self.is_pretext = STAGE_FOLDERS[cfg.setup] == "pretext"
+        self.is_pretext = STAGES[cfg.setup].folder == "pretext"
         self.of_own_pictures = "folder" in (cfg.train_db_name, cfg.val_db_name)
         self.handover, self.data, self.inputs, self.began_with = None, {}, {}, {}
         self.finished_epochs, self.begun_epoch, self.state, self.log = 0, None, {}, None
