@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from data import build_dataset
-from data.augment import val_strategy
+from data.augment import val_transform
 from data.folder.pictures import new_pictures
 from data.loader.build import EVAL_BATCH_SIZE, eval_loader
 from data.loader.features import FeatureLoader
@@ -17,7 +17,7 @@ from utils.config import check_stage, load_config, view_differences
 from utils.console import print_metrics, say
 from utils.device import choose_device
 from utils.errors import UserError
-from utils.evaluate.clustering import cautions, evaluate_clusters, neighbor_accuracy
+from utils.evaluate.clustering import clustering_warnings, evaluate_clusters, neighbor_accuracy
 from utils.evaluate.label_free_report import judge_without_labels
 from utils.features import extract_features, predict
 from utils.neighbors.search import check_minable, mine_neighbors
@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> None:
     say(load_whole(model, weights, arguments.model))
     model = model.to(device, memory_format=torch.channels_last)
     dataset = new_pictures(cfg, arguments.predict) if arguments.predict else build_dataset(cfg, "val")
-    loader = eval_loader(dataset, val_strategy(cfg), device)
+    loader = eval_loader(dataset, val_transform(cfg.transformation_kwargs), device)
     images = f"{arguments.predict or f'the val split of {cfg.val_db_name}'}, {len(dataset)} images"
     if stage == "pretext":
         judge_neighbors(cfg, arguments, model, loader, images)
@@ -127,7 +127,7 @@ def judge_clusters(cfg, arguments, model, loader, images: str, head: int) -> Non
     if (
         not arguments.predict or len(dataset) >= ENOUGH * cfg.num_classes
     ):  # a few new pictures need not fill them all
-        for caution in cautions(metrics):
+        for caution in clustering_warnings(metrics):
             say(f"warning: {caution}")
     pictures = write_results(arguments, made, images, dataset, probabilities, features, metrics, names)
     if arguments.show:

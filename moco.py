@@ -6,14 +6,14 @@ from pathlib import Path
 import torch
 
 from data import open_splits
-from data.augment import val_strategy
+from data.augment import val_transform
 from data.datasets.download import downloading
 from data.loader import eval_loader
 from models import build_model
 from models.foreign import read_pretrained
 from models.heads import feature_layer
 from models.weights import load_whole
-from utils.features import kept_features
+from utils.features import cached_features
 from utils.mining import check_before_training, mine
 from utils.run.command_line import command, stage_arguments, stage_config
 from utils.run.run import Run
@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
     train_set, val_set = open_splits(cfg)
     check_before_training(cfg, train_set, val_set)
     run.uses(train_set, val_set)
-    plain = val_strategy(cfg)
+    plain = val_transform(cfg.transformation_kwargs)
     splits = {
         "train": eval_loader(train_set, plain, run.device),
         "val": eval_loader(val_set, plain, run.device),
@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> None:
 
     features = {}
     for split, loader in splits.items():
-        (features[split],) = kept_features(
+        (features[split],) = cached_features(
             run.folder / f"features-{split}.npy", layer, loader
         )  # (N, D), unit length
     mine(run, features, train_set, val_set)

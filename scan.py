@@ -6,7 +6,7 @@ from functools import partial
 import torch
 
 from data import build_dataset, open_splits
-from data.augment import train_strategy, val_strategy
+from data.augment import train_transform, val_transform
 from data.loader import build_loader
 from data.loader.build import EVAL_BATCH_SIZE, eval_loader
 from data.loader.features import FeatureLoader
@@ -14,9 +14,9 @@ from losses import SCANLoss
 from models import build_model
 from models.weights import load_backbone, read_weights
 from utils.errors import UserError
-from utils.evaluate.clustering import cautions, evaluate_clusters
+from utils.evaluate.clustering import clustering_warnings, evaluate_clusters
 from utils.evaluate.label_free import neighbor_agreement, scan_validation
-from utils.features import extract_features, kept_features, predict
+from utils.features import cached_features, extract_features, predict
 from utils.neighbors.search import load_neighbors
 from utils.optimizers import build_optimizer, set_learning_rate
 from utils.report.figures import plot_curves, plot_matching
@@ -53,7 +53,10 @@ def train_epoch(run: Run, model, loader, criterion, optimizer, epoch: int) -> di
 def main(argv: list[str] | None = None) -> None:
     arguments = stage_arguments(argv, __doc__)
     cfg = stage_config(arguments, "scan")
-    run, strategy = Run(cfg, arguments.restart), train_strategy(cfg)
+    run, strategy = (
+        Run(cfg, arguments.restart),
+        train_transform(cfg.augmentation_strategy, cfg.augmentation_kwargs),
+    )
     pretext = run.starts_from(cfg.pretext_dir, MODEL, *NEIGHBORS.values())
     if run.is_finished(partial(open_splits, cfg)):
         return
@@ -76,13 +79,13 @@ def main(argv: list[str] | None = None) -> None:
         neighbors=neighbors,
         seed=cfg.seed,
     )
-    val_loader = eval_loader(val_set, val_strategy(cfg), run.device)
+    val_loader = eval_loader(val_set, val_transform(cfg.transformation_kwargs), run.device)
     model = model.to(run.device, memory_format=torch.channels_last)
     if cfg.update_cluster_head_only:
         model.backbone.requires_grad_(False)
     criterion = SCANLoss(**cfg.criterion_kwargs)
     optimizer = build_optimizer(
-        cfg, [parameter for parameter in model.parameters() if parameter.requires_grad]
+        cfg.optimizer, cfg.optimizer_kwargs, [p for p in model.parameters() if p.requires_grad]
     )
     state = run.resume(model, optimizer)
     run.log.note(f"loaded {loaded} of {loaded} backbone tensors from {pretext / MODEL}")
@@ -97,7 +100,7 @@ def main(argv: list[str] | None = None) -> None:
         in_order = build_loader(
             train_set, [strategy], EVAL_BATCH_SIZE, run.device
         )  # the same views for every seed
-        features = kept_features(pretext / "cached_views.npy", model.backbone, in_order, cfg.cached_views)
+        features = cached_features(pretext / "cached_views.npy", model.backbone, in_order, cfg.cached_views)
         loader = FeatureLoader(
             features, train_set, loader.views, cfg.batch_size, run.device, True, neighbors, cfg.seed
         )
@@ -131,7 +134,7 @@ def main(argv: list[str] | None = None) -> None:
     probabilities = predict(judged, val_loader)[best.head]
     metrics = evaluate_clusters(probabilities, val_set.targets)
     run.log.final(f"SCAN on the val split, lowest val/total_loss {best_loss:.4f}, head {best.head}", metrics)
-    for caution in cautions(metrics):
+    for caution in clustering_warnings(metrics):
         run.log.warn(caution)
     matrix = plot_matching(val_set, probabilities.argmax(dim=1), metrics, run.folder / "confusion_matrix.png")
     plot_curves(run.folder / "log.jsonl", run.folder / "curves.png")

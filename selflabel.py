@@ -5,7 +5,7 @@ from functools import partial
 import torch
 
 from data import build_dataset, open_splits
-from data.augment import train_strategy, val_strategy
+from data.augment import train_transform, val_transform
 from data.loader import build_loader
 from data.loader.build import eval_loader
 from losses import ConfidenceBasedCE
@@ -13,7 +13,7 @@ from models import build_model
 from models.ema import InPlaceEMA
 from models.weights import count_backbone, load_best_head
 from utils.errors import RunError
-from utils.evaluate.clustering import cautions, evaluate_clusters
+from utils.evaluate.clustering import clustering_warnings, evaluate_clusters
 from utils.features import predict
 from utils.optimizers import build_optimizer, set_learning_rate
 from utils.report.figures import plot_curves, plot_matching
@@ -75,12 +75,15 @@ def main(argv: list[str] | None = None) -> None:
     head = load_best_head(model, start)
     train_set, val_set = build_dataset(cfg, "train"), build_dataset(cfg, "val")
     run.uses(train_set, val_set)
-    weak, strong = val_strategy(cfg), train_strategy(cfg)
+    weak, strong = (
+        val_transform(cfg.transformation_kwargs),
+        train_transform(cfg.augmentation_strategy, cfg.augmentation_kwargs),
+    )
     loader = build_loader(train_set, [weak, strong], cfg.batch_size, run.device, train=True, seed=cfg.seed)
     train_loader, val_loader = (eval_loader(dataset, weak, run.device) for dataset in (train_set, val_set))
     model = model.to(run.device, memory_format=torch.channels_last)
     criterion = ConfidenceBasedCE(cfg.confidence_threshold, **cfg.criterion_kwargs)
-    optimizer = build_optimizer(cfg, model.parameters())
+    optimizer = build_optimizer(cfg.optimizer, cfg.optimizer_kwargs, model.parameters())
     run.resume(model, optimizer)
     loaded = count_backbone(model)
     run.log.note(f"loaded {loaded} of {loaded} backbone tensors and the best head, {head}, from {start}")
@@ -116,7 +119,7 @@ def main(argv: list[str] | None = None) -> None:
     probabilities = predict(model, val_loader)[0]
     metrics = evaluate_clusters(probabilities, val_set.targets)
     run.log.final("self-labelling on the val split, last epoch", metrics)
-    for caution in cautions(metrics):
+    for caution in clustering_warnings(metrics):
         run.log.warn(caution)
     matrix = plot_matching(val_set, probabilities.argmax(dim=1), metrics, run.folder / "confusion_matrix.png")
     plot_curves(run.folder / "log.jsonl", run.folder / "curves.png")

@@ -5,7 +5,7 @@ from functools import partial
 import torch
 
 from data import open_splits, with_unlabeled
-from data.augment import train_strategy, val_strategy
+from data.augment import train_transform, val_transform
 from data.loader import build_loader, eval_loader
 from losses import SimCLRLoss
 from models import build_model
@@ -38,13 +38,13 @@ def train_epoch(run: Run, model, loader, criterion, optimizer, epoch: int) -> di
 
 def train(run: Run, model, train_set, val_set, splits: dict) -> None:
     """SimCLR on the train split and what there is of unlabeled images; kNN accuracy is for information alone."""
-    cfg, strategy = run.cfg, train_strategy(run.cfg)
+    cfg, strategy = run.cfg, train_transform(run.cfg.augmentation_strategy, run.cfg.augmentation_kwargs)
     dataset = with_unlabeled(cfg, train_set)
     loader = build_loader(
         dataset, [strategy, strategy], cfg.batch_size, run.device, train=True, seed=cfg.seed
     )
     criterion = SimCLRLoss(**cfg.criterion_kwargs)
-    optimizer = build_optimizer(cfg, model.parameters())
+    optimizer = build_optimizer(cfg.optimizer, cfg.optimizer_kwargs, model.parameters())
     run.resume(model, optimizer)
     for epoch in run.epochs():
         set_learning_rate(optimizer, cfg, epoch)
@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> None:
     train_set, val_set = open_splits(cfg)
     check_before_training(cfg, train_set, val_set)
     run.uses(train_set, val_set)
-    plain = val_strategy(cfg)
+    plain = val_transform(cfg.transformation_kwargs)
     splits = {
         "train": eval_loader(train_set, plain, run.device),
         "val": eval_loader(val_set, plain, run.device),

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import scan
 from data import build_dataset
-from data.augment import val_strategy
+from data.augment import val_transform
 from data.loader.build import EVAL_BATCH_SIZE, eval_loader
 from data.loader.features import FeatureLoader
 from models import build_model
@@ -25,7 +25,7 @@ from utils.device import choose_device
 from utils.errors import UserError
 from utils.evaluate.clustering import evaluate_clusters
 from utils.evaluate.label_free import silhouette
-from utils.features import kept_features, predict
+from utils.features import cached_features, predict
 from utils.report.figures import read_epochs
 from utils.report.sweep_table import Variant, agreements, plot_variants, summary, to_csv, to_lines, verdict
 from utils.run.command_line import command, stage_arguments, stage_config, stage_parser
@@ -133,8 +133,8 @@ def measure(cfg, val_set, features_path: Path) -> tuple[dict[str, float | None],
     model, weights = build_model(cfg), read_weights(folder / MODEL, "scan")
     load_whole(model, weights, folder / MODEL)
     model = model.to(device, memory_format=torch.channels_last)
-    images = eval_loader(val_set, val_strategy(cfg), device)
-    features = kept_features(features_path, model.backbone, images)  # (1, N, D)
+    images = eval_loader(val_set, val_transform(cfg.transformation_kwargs), device)
+    features = cached_features(features_path, model.backbone, images)  # (1, N, D)
     loader = FeatureLoader(features, val_set, [None], EVAL_BATCH_SIZE, device)
     probabilities = predict(model.cluster_head, loader)[weights.head]  # (N, K)
     predictions = probabilities.argmax(dim=1)

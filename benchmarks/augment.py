@@ -22,7 +22,7 @@ from torchvision import transforms
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.table import Table, against, parser, ratio, save
 from benchmarks.timing import in_turns, seconds
-from data.augment import apply, draw, train_strategy
+from data.augment import apply, draw, train_transform
 from utils.config import load_config
 from utils.device import choose_device
 
@@ -158,7 +158,13 @@ def main(argv: list[str] | None = None) -> None:
         cfg = load_config(None, recipe)
         for batch in [BATCH[size]] if device.type == "cpu" else [BATCH[size], 8 * BATCH[size]]:
             published = FORMS[name](cfg.augmentation_kwargs)
-            times = compare(train_strategy(cfg), published, crops(batch, size), arguments.rounds, device)
+            times = compare(
+                train_transform(cfg.augmentation_strategy, cfg.augmentation_kwargs),
+                published,
+                crops(batch, size),
+                arguments.rounds,
+                device,
+            )
             pillow, batched = (statistics.median(times[form]) for form in ("Pillow", "batched"))
             found = ratio(times["Pillow"], times["batched"])
             void = pillow > VOID * PUBLISHED[name, size]

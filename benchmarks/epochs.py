@@ -12,7 +12,7 @@ import selflabel
 import simclr
 from benchmarks.augment import published_ours, published_plain, published_simclr
 from benchmarks.timing import seconds
-from data.augment import train_strategy, val_strategy
+from data.augment import train_transform, val_transform
 from data.dataset import ResidentDataset
 from data.loader import build_loader
 from data.loader.base import Batch
@@ -133,7 +133,7 @@ def epoch_of(
         return batches_alone
     if stage == "features":
         return features
-    optimizer = build_optimizer(cfg, model.parameters())
+    optimizer = build_optimizer(cfg.optimizer, cfg.optimizer_kwargs, model.parameters())
     train_epoch, others = {
         "simclr": (simclr.train_epoch, (SimCLRLoss(0.1), optimizer)),
         "scan": (scan.train_epoch, (SCANLoss(5.0), optimizer)),
@@ -149,7 +149,10 @@ def epoch_of(
 
 def loader_of(stage: str, cfg, form: str, images: torch.Tensor, batch: int, device: torch.device):
     """The batches of a form's epoch."""
-    strong, plain = train_strategy(cfg), val_strategy(cfg)
+    strong, plain = (
+        train_transform(cfg.augmentation_strategy, cfg.augmentation_kwargs),
+        val_transform(cfg.transformation_kwargs),
+    )
     views = {
         "simclr": [strong, strong],
         "scan": [strong, strong],

@@ -13,7 +13,7 @@ import torch
 from easydict import EasyDict
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from data.augment import train_strategy
+from data.augment import train_transform
 from data.dataset import ResidentDataset
 from data.loader import build_loader
 from data.loader.features import FeatureLoader
@@ -93,7 +93,7 @@ def main() -> None:
     images = torch.randint(256, (arguments.batch * max(STEPS, 1), 3, side, side), dtype=torch.uint8)
     dataset = ResidentDataset(images, None, [])
     neighbors = torch.randint(len(images), (len(images), 21))
-    strategy = train_strategy(cfg)
+    strategy = train_transform(cfg.augmentation_strategy, cfg.augmentation_kwargs)
     model = build_model(cfg).to(memory_format=torch.channels_last)
     model.backbone.requires_grad_(False)
     model.backbone.eval()

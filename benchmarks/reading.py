@@ -22,7 +22,7 @@ from sklearn.datasets import load_sample_images
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.table import Spread, Table, parser, save, spread
 from benchmarks.timing import seconds
-from data.augment import train_strategy, val_strategy
+from data.augment import train_transform, val_transform
 from data.dataset import StreamedDataset
 from data.image_files import fault_of, read_image
 from data.loader.streamed import StreamedLoader
@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> None:
             images = StreamedLoader(dataset, strategies, 1, "cpu").reader.dataset
             return lambda i: images[0, i, (i, (i + shift) % IMAGES)[: len(strategies)]]
 
-        jittered = [train_strategy(scan)] * 2
+        jittered = [train_transform(scan.augmentation_strategy, scan.augmentation_kwargs)] * 2
         loaders = Table(
             "loader, workers",
             "of the decode limit, %",
@@ -93,10 +93,15 @@ def main(argv: list[str] | None = None) -> None:
         cases = {
             "check that it can be read": lambda i: fault_of(dataset.path(i)),
             "decode and resize": lambda i: read_image(dataset.path(i)),
-            "plain view": views([val_strategy(scan)]),
+            "plain view": views([val_transform(scan.transformation_kwargs)]),
             "two `simclr` views of one image": views(jittered),
             "two `simclr` views of two images": views(jittered, shift=7),
-            "plain view and `ours` of one image": views([val_strategy(selflabel), train_strategy(selflabel)]),
+            "plain view and `ours` of one image": views(
+                [
+                    val_transform(selflabel.transformation_kwargs),
+                    train_transform(selflabel.augmentation_strategy, selflabel.augmentation_kwargs),
+                ]
+            ),
         }
         print(f"\n{dataset.marks.mean() / 1000:.0f} kB an image\n")
         table = Table("what", "ms an image")

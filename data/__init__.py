@@ -46,7 +46,7 @@ def build_dataset(cfg, split: str) -> ResidentDataset | StreamedDataset:
     else:
         known = ", ".join(sorted([*DATASETS, *STREAMED, "folder"]))
         raise UserError(f"data set {name!r} has no reader: choose one of {known}")
-    return dataset.thinned(cfg.max_images) if split != "val" and "max_images" in cfg else dataset
+    return dataset.subset(cfg.max_images) if split != "val" and "max_images" in cfg else dataset
 
 
 def with_unlabeled(cfg, train_set: ResidentDataset) -> ResidentDataset:

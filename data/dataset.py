@@ -25,9 +25,9 @@ class ImageList:
         """Whether any image has a known label."""
         return self.targets is not None and bool((self.targets >= 0).any())
 
-    def thinned(self, number: int):
+    def subset(self, number: int):
         """At most `number` of the images, evenly spaced over the order of the data set."""
-        return self if number >= len(self) else self.chosen(evenly_spaced(number, len(self)))
+        return self if number >= len(self) else self.select(evenly_spaced(number, len(self)))
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class StreamedDataset(ImageList):
         """The image for a reader: its file within the folder."""
         return os.fsdecode(self.files[index])
 
-    def chosen(self, rows: Tensor) -> "StreamedDataset":
+    def select(self, rows: Tensor) -> "StreamedDataset":
         """The images at int64 rows (M,), in that order."""
         targets = None if self.targets is None else self.targets[rows]
         return replace(self, files=self.files[rows.numpy()], marks=self.marks[rows.numpy()], targets=targets)
@@ -118,11 +118,11 @@ class ResidentDataset(ImageList):
         """The image for a reader: its file, or its place in the data set."""
         return self.source.name(index) if self.source else str(index)
 
-    def chosen(self, rows: Tensor) -> "ResidentDataset":
+    def select(self, rows: Tensor) -> "ResidentDataset":
         """The images at int64 rows (M,), in that order."""
         targets = None if self.targets is None else self.targets[rows]
         return ResidentDataset(
-            self.images[rows], targets, self.classes, self.source and self.source.chosen(rows)
+            self.images[rows], targets, self.classes, self.source and self.source.select(rows)
         )
 
     def duplicates(self) -> list[list[int]]:

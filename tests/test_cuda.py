@@ -7,7 +7,7 @@ import scan
 import selflabel
 import simclr
 from data import build_dataset
-from data.augment import apply, draw, train_strategy
+from data.augment import apply, draw, train_transform
 from data.loader import build_loader
 from utils.config import load_config
 from utils.neighbors.search import mine_neighbors
@@ -23,7 +23,7 @@ def test_one_table_gives_the_same_views_on_both_devices(config, size):
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (256, 3, size, size), dtype=torch.uint8, generator=generator)
     cfg = load_config(None, f"configs/{config}.yml")
-    table = draw(train_strategy(cfg), len(images), generator)
+    table = draw(train_transform(cfg.augmentation_strategy, cfg.augmentation_kwargs), len(images), generator)
     on_cpu, on_device = apply(images, table), apply(images.to(DEVICE), table).cpu()
     level = 1 / 255 / min(cfg.augmentation_kwargs.normalize.std)  # of the 256 grey levels, normalised
     differing = (on_cpu - on_device).abs() > 0.01 * level
@@ -34,7 +34,8 @@ def test_one_table_gives_the_same_views_on_both_devices(config, size):
 
 def test_a_loader_keeps_resident_images_and_views_on_the_device():
     dataset = build_dataset(load_config(None, "configs/pretext/simclr_digits.yml"), "val")
-    strategy = train_strategy(load_config(None, "configs/pretext/simclr_digits.yml"))
+    cfg = load_config(None, "configs/pretext/simclr_digits.yml")
+    strategy = train_transform(cfg.augmentation_strategy, cfg.augmentation_kwargs)
     loader = build_loader(dataset, [strategy, strategy], 64, DEVICE, train=True)
     assert loader.images.device.type == DEVICE
     assert all(view.device.type == DEVICE for view in next(iter(loader)).views)

@@ -27,7 +27,7 @@ from models.heads import ContrastiveModel
 from tests.image_trees import write_imagenet
 from utils.config import load_config
 from utils.errors import UserError
-from utils.storage.files import read_record
+from utils.storage.files import read_manifest
 
 PRETEXT, SCAN = "configs/pretext/moco_imagenet50.yml", "configs/scan/scan_imagenet_50.yml"
 SELFLABEL = "configs/selflabel/selflabel_imagenet_50.yml"
@@ -273,10 +273,10 @@ def test_with_cached_views_no_training_image_is_read_after_the_first_epoch_begin
     path = mined / "cached_views.npy"
     kept = np.load(path)
     assert kept.shape == (2, 100, 16) and not np.array_equal(kept[0], kept[1])
-    before, begun = read_record(path), len(reads)
+    before, begun = read_manifest(path), len(reads)
     cluster(tmp_path, f"pretext_dir={mined}", "epochs=1", "cached_views=2", "seed=6", "run_name=other")
     again = [path for path in reads[begun:] if "img_val" not in str(path)]
-    assert read_record(path) == before and len(set(again)) == 1  # the first image, as at each start
+    assert read_manifest(path) == before and len(set(again)) == 1  # the first image, as at each start
 
 
 def test_the_kept_model_is_the_best_of_all_epochs_by_the_loss_of_its_own_outputs(

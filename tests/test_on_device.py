@@ -10,7 +10,7 @@ import data.dataset as dataset_module
 import scan
 import selflabel
 import simclr
-from data.augment import STRATEGIES, apply, draw, train_strategy, val_strategy
+from data.augment import STRATEGIES, apply, draw, train_transform, val_transform
 from data.dataset import ResidentDataset
 from data.loader import build_loader
 from data.loader.features import FeatureLoader
@@ -91,7 +91,10 @@ CONFIGS["standard"] = "pretext/simclr_cifar10"
 @pytest.mark.parametrize("size", [32, 40], ids=["as large as the view", "larger"])
 def test_augmenting_does_not_wait(name, size, device):
     cfg = load_config(None, f"configs/{CONFIGS[name]}.yml", [f"augmentation_strategy={name}"])
-    for strategy in (train_strategy(cfg), val_strategy(cfg)):
+    for strategy in (
+        train_transform(cfg.augmentation_strategy, cfg.augmentation_kwargs),
+        val_transform(cfg.transformation_kwargs),
+    ):
         table = draw(strategy, 64, torch.Generator().manual_seed(0))
         pictures = torch.zeros(64, 3, size, size, dtype=torch.uint8, device=device)
         with waiting_is_an_error(device):
@@ -103,14 +106,19 @@ def test_augmenting_does_not_wait(name, size, device):
 @pytest.mark.parametrize("place", [None, "cpu"], ids=["images on the device", "images in host memory"])
 def test_a_step_of_simclr_does_not_wait(place, run, monkeypatch):
     monkeypatch.setattr(dataset_module, "near", lambda values, _: values)
-    loader = loader_for(run, [train_strategy(run.cfg)] * 2, place)
+    loader = loader_for(
+        run, [train_transform(run.cfg.augmentation_strategy, run.cfg.augmentation_kwargs)] * 2, place
+    )
     with waiting_is_an_error(run.device):
         simclr.train_epoch(run, run.model, loader, SimCLRLoss(0.1), run.optimizer, 0)
 
 
 @pytest.mark.parametrize("run", [["scan/scan", "num_heads=2"]], indirect=True)
 def test_a_step_of_scan_does_not_wait(run):
-    strategy, neighbors = train_strategy(run.cfg), torch.zeros(48, 5, dtype=torch.int64)
+    strategy, neighbors = (
+        train_transform(run.cfg.augmentation_strategy, run.cfg.augmentation_kwargs),
+        torch.zeros(48, 5, dtype=torch.int64),
+    )
     loader = loader_for(run, [strategy] * 2, neighbors=neighbors)
     with waiting_is_an_error(run.device):
         scan.train_epoch(run, run.model, loader, SCANLoss(5.0, range(1, 11)), run.optimizer, 0)
@@ -155,7 +163,13 @@ def test_a_step_of_self_labelling_waits_once_to_see_whether_any_image_is_confide
 
     monkeypatch.setattr(Answer, "asked", 0)
     loader, average = (
-        loader_for(run, [val_strategy(run.cfg), train_strategy(run.cfg)]),
+        loader_for(
+            run,
+            [
+                val_transform(run.cfg.transformation_kwargs),
+                train_transform(run.cfg.augmentation_strategy, run.cfg.augmentation_kwargs),
+            ],
+        ),
         InPlaceEMA(run.model, 0.99),
     )
     with waiting_is_an_error(run.device):

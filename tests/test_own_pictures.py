@@ -184,7 +184,7 @@ def test_the_page_and_the_prototypes_get_names_copies_and_the_logs_of_every_stag
         "utils.report.outputs.plot_prototypes",
         lambda dataset, chosen, called, path: rows.update(called) or [],
     )
-    monkeypatch.setattr(evaluation, "cautions", lambda metrics: ["beware"])
+    monkeypatch.setattr(evaluation, "clustering_warnings", lambda metrics: ["beware"])
     names = runs / "selflabel" / "names.csv"
     names.write_text("cluster,name\n3,threes\n")
     evaluate(

@@ -16,7 +16,7 @@ import torch
 
 import eval as evaluation
 import simclr
-from data.augment import train_strategy, val_strategy
+from data.augment import train_transform, val_transform
 from models import build_model
 from tests.official_files import write_cifar10, write_cifar100, write_fashion_mnist, write_stl10
 from tests.small_runs import SCRIPTS, config_of
@@ -106,8 +106,11 @@ def test_every_stage_takes_the_steps_of_its_config_and_hands_over_to_the_next(
         def watched(run, model, loader, criterion, optimizer, *rest):
             (group,) = optimizer.param_groups
             assert set(group["params"]) == set(model.parameters())
-            random = train_strategy(run.cfg)
-            assert loader.views == [val_strategy(run.cfg) if stage == "selflabel" else random, random]
+            random = train_transform(run.cfg.augmentation_strategy, run.cfg.augmentation_kwargs)
+            assert loader.views == [
+                val_transform(run.cfg.transformation_kwargs) if stage == "selflabel" else random,
+                random,
+            ]
             loss = {
                 key: value for key, value in vars(criterion).items() if key not in vars(torch.nn.Module())
             }

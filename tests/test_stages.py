@@ -394,7 +394,7 @@ def test_a_clustering_stage_ends_with_the_cautions_of_its_last_figures(
 ):
     judged = []
     monkeypatch.setattr(
-        SCRIPTS[stage], "cautions", lambda metrics: judged.append(metrics) or ["beware", "twice"]
+        SCRIPTS[stage], "clustering_warnings", lambda metrics: judged.append(metrics) or ["beware", "twice"]
     )
     overrides = [f"pretext_dir={finished['pretext']}", f"scan_dir={finished['scan']}"]
     overrides += ["confidence_threshold=0.15"] if stage == "selflabel" else []

@@ -12,14 +12,14 @@ from sklearn.metrics import adjusted_rand_score, silhouette_score
 import scan
 import sweep
 from data import build_dataset
-from data.augment import val_strategy
+from data.augment import val_transform
 from data.loader.build import eval_loader
 from models import build_model
 from tests.small_runs import SMALL, config_of, few_digits, run_stage
 from utils import mining
 from utils.config import load_config
 from utils.errors import UserError
-from utils.storage.files import read_record
+from utils.storage.files import read_manifest
 
 SWEPT = ("--vary", "num_classes=3,10", "--seeds", "0", "1", "epochs=2", "optimizer_kwargs.lr=0.01")
 
@@ -69,7 +69,7 @@ def outputs_of(run, root):
     model.load_state_dict(content["model"])
     pretext = torch.load(root / "digits" / "pretext" / "model.pth.tar", weights_only=True)
     assert all(torch.equal(content["model"][n], v) for n, v in pretext.items() if n.startswith("backbone."))
-    (batch,) = eval_loader(build_dataset(cfg, "val"), val_strategy(cfg), "cpu")
+    (batch,) = eval_loader(build_dataset(cfg, "val"), val_transform(cfg.transformation_kwargs), "cpu")
     with torch.no_grad():
         features, logits = model.backbone(batch.views[0]), model(batch.views[0])[content["head"]]
     return features / features.norm(dim=1, keepdim=True), logits.softmax(dim=1).double()
@@ -99,7 +99,7 @@ def test_each_row_says_what_the_models_of_its_runs_do(swept, root):
 
 
 def test_all_runs_share_one_extraction_and_train_the_heads_alone(swept, root):
-    assert read_record(root / "digits" / "pretext" / "cached_views.npy")["passes"] == 8
+    assert read_manifest(root / "digits" / "pretext" / "cached_views.npy")["passes"] == 8
     assert {path.name for path in swept.iterdir() if path.is_dir()} == {
         f"num_classes={num_classes},seed={seed}" for num_classes in (3, 10) for seed in (0, 1)
     }
@@ -176,7 +176,7 @@ def test_lists_and_dotted_keys_are_varied_too_and_combined(root, no_pictures):
     rows = rows_of(run_sweep(root, *words, run_name="lists"))
     values = [(row["augmentation_kwargs.random_affine.scale"], row["optimizer_kwargs.lr"]) for row in rows]
     assert values == [("[0.8,1.2]", "1e-3"), ("[0.9, 1.1]", "1e-3")]
-    assert read_record(root / "digits" / "pretext" / "cached_views.npy")["passes"] == 1
+    assert read_manifest(root / "digits" / "pretext" / "cached_views.npy")["passes"] == 1
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from utils.storage.files import npy_header, recall, stream_recorded
+from utils.storage.files import fresh_manifest, new_array
 
 IN_MEMORY = 4 * 2**30  # bytes; kept features that take more are memory-mapped
 
@@ -55,7 +55,7 @@ def predict(model: nn.Module, loader) -> list[Tensor]:
     return heads
 
 
-def kept_features(path: Path, model: nn.Module, loader, passes: int = 1) -> Tensor:
+def cached_features(path: Path, model: nn.Module, loader, passes: int = 1) -> Tensor:
     """model(images) of `passes` passes over a loader in order, each with random numbers of its own: (passes, N, D).
 
     float32 on the CPU; from the `.npy` file `path` if its record says that it was made of the same images, weights and
@@ -67,24 +67,24 @@ def kept_features(path: Path, model: nn.Module, loader, passes: int = 1) -> Tens
         "views": f"{loader.views[0]!r}, seed {loader.seed}",
         "passes": passes,
     }
-    if recall(path, facts) is None:
+    if fresh_manifest(path, facts) is None:
         _keep(path, facts, model, loader, passes)
     mode = "c" if path.stat().st_size > IN_MEMORY else None  # copy on write: PyTorch wants writable memory
     return torch.from_numpy(np.load(path, mmap_mode=mode))
 
 
 def _keep(path: Path, facts: dict[str, Any], model: nn.Module, loader, passes: int) -> None:
-    with stream_recorded(path, facts) as write, evaluating(model):
-        begun = False
+    array = None
+    with ExitStack() as stack:
+        stack.enter_context(evaluating(model))
         for number in range(passes):
             loader.set_epoch(number)
             for batch in loader:
                 rows = model(batch.views[0]).float().cpu().numpy()  # (B, D)
-                if not begun:
+                if array is None:
                     shape = (passes, len(loader.dataset), rows.shape[1])
-                    write(npy_header(shape, np.float32))
-                    begun = True
-                write(rows.astype("<f4").tobytes())
+                    array = stack.enter_context(new_array(path, shape, np.float32, facts))
+                array[number, batch.index] = rows
 
 
 def weights_sha256(model: nn.Module) -> str:

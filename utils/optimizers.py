@@ -12,13 +12,13 @@ OPTIMIZERS = {  # name: class, and the optimizer_kwargs that it reads
 }
 
 
-def build_optimizer(cfg, parameters: Iterable[torch.nn.Parameter]) -> Optimizer:
+def build_optimizer(name: str, kwargs, parameters: Iterable[torch.nn.Parameter]) -> Optimizer:
     """Plain SGD or Adam over all parameters given, weight decay on biases and batch norms too (as published).
 
     Fused: all parameters in one kernel, which takes a gradient in the memory layout of its parameter for granted; that
     is how autograd makes it."""
-    optimizer, reads = OPTIMIZERS[cfg.optimizer]
-    return optimizer(parameters, fused=True, **{name: cfg.optimizer_kwargs[name] for name in reads})
+    optimizer, reads = OPTIMIZERS[name]
+    return optimizer(parameters, fused=True, **{key: kwargs[key] for key in reads})
 
 
 def learning_rate(cfg, epoch: int) -> float:

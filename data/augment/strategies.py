@@ -89,11 +89,11 @@ def _affine_strategy(kwargs) -> tuple:
 STRATEGIES = {"standard": _standard, "simclr": _simclr, "ours": _ours, "affine": _affine_strategy}
 
 
-def train_strategy(cfg) -> tuple:
-    """The random strategy that `augmentation_strategy` and `augmentation_kwargs` describe."""
-    return STRATEGIES[cfg.augmentation_strategy](cfg.augmentation_kwargs)
+def train_transform(strategy: str, kwargs) -> tuple:
+    """The random transform that the keys `augmentation_strategy` and `augmentation_kwargs` describe."""
+    return STRATEGIES[strategy](kwargs)
 
 
-def val_strategy(cfg) -> tuple:
-    """Centre crop and normalise: nothing random."""
-    return CenterCrop(cfg.transformation_kwargs.crop_size), Normalize(**cfg.transformation_kwargs.normalize)
+def val_transform(kwargs) -> tuple:
+    """Centre crop and normalise, nothing random: `transformation_kwargs`."""
+    return CenterCrop(kwargs.crop_size), Normalize(**kwargs.normalize)

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from data.image_files import read_square, reason_of
 from utils.device import cpu_count, free_memory
-from utils.storage.files import npy_header, recall, storage_errors, stream_recorded
+from utils.storage.files import fresh_manifest, new_array, storage_errors
 
 DAY = 24 * 3600  # seconds
 CHUNK = 256  # pictures that wait to be written
@@ -40,12 +40,12 @@ def decode(folder: Path, files: list[str], side: int, memory: Path, num_workers:
     _remove_litter(memory)
     fits = len(files) * 3 * side**2 <= free_memory() / SHARE
     facts = {"holds": "decoded images", "files_sha256": _state_of(folder, files), "side": side}
-    record = recall(memory, facts)
+    record = fresh_manifest(memory, facts)
     if (
         record is None and not fits
     ):  # under another name: at the same time another process may load the pixels
         memory = memory.with_name(f"{memory.stem}-files.npy")
-        record = recall(memory, facts)
+        record = fresh_manifest(memory, facts)
     if record is None:
         record = _read_all(folder, files, side, memory, num_workers, facts, fits)
     pixels = np.load(memory, mmap_mode="c") if fits else None  # copy on write: PyTorch wants writable memory
@@ -87,8 +87,8 @@ def _read_all(
     try:
         with storage_errors(memory):
             memory.parent.mkdir(parents=True, exist_ok=True)
-        with stream_recorded(memory, facts) as write:
-            write(npy_header((len(files) if keep else 0, 3, side, side), np.uint8))
+        shape = (len(files) if keep else 0, 3, side, side)
+        with new_array(memory, shape, np.uint8, facts) as pixels:
             for start in range(0, len(files), CHUNK):
                 names = files[start : start + CHUNK]
                 for name, (digest, result) in zip(names, pool.map(read, names), strict=True):
@@ -97,7 +97,7 @@ def _read_all(
                         facts["faults"][name] = result
                         result = np.zeros((3, side, side), np.uint8)
                     if keep:
-                        write(result.tobytes())
+                        pixels[len(facts["digests"]) - 1] = result
                     bar.update()
     finally:
         pool.shutdown(cancel_futures=True)

@@ -53,7 +53,7 @@ def read_folder(cfg, split: str) -> ResidentDataset | StreamedDataset:
     by_content = torch.from_numpy(files_of(dataset).marks.argsort(kind="stable"))  # equal files side by side
     held_out = torch.zeros(len(dataset), dtype=torch.bool)
     held_out[by_content[:number]] = True
-    return dataset.chosen((held_out if split == "val" else ~held_out).nonzero()[:, 0])
+    return dataset.select((held_out if split == "val" else ~held_out).nonzero()[:, 0])
 
 
 def new_pictures(cfg, path: str) -> ResidentDataset | StreamedDataset:
@@ -104,7 +104,7 @@ def images_in(cfg, path: str) -> ResidentDataset | StreamedDataset:
     if decoded.pixels is not None:
         dataset = ResidentDataset(torch.from_numpy(decoded.pixels), targets, classes, dataset)
     if not readable.all():
-        dataset = dataset.chosen(readable.nonzero()[:, 0])
+        dataset = dataset.select(readable.nonzero()[:, 0])
     _describe(folder, dataset, others, memory)
     return dataset
 

@@ -21,14 +21,14 @@ TARGETS = torch.arange(10) % 3
     ],
 )
 def test_thinned_takes_that_many_images_evenly_spaced_with_their_labels(number, chosen):
-    dataset = ResidentDataset(IMAGES, TARGETS, ["a", "b", "c"]).thinned(number)
+    dataset = ResidentDataset(IMAGES, TARGETS, ["a", "b", "c"]).subset(number)
     assert dataset.images[:, 0, 0, 0].tolist() == dataset.images[:, 2, 1, 1].tolist() == list(chosen)
     assert dataset.targets.tolist() == [index % 3 for index in chosen]
     assert dataset.classes == ["a", "b", "c"]
 
 
 def test_thinned_needs_no_labels():
-    dataset = ResidentDataset(IMAGES, None, []).thinned(5)
+    dataset = ResidentDataset(IMAGES, None, []).subset(5)
     assert len(dataset) == 5 and dataset.targets is None
 
 

@@ -217,14 +217,14 @@ def test_an_image_is_read_when_it_is_asked_for(dataset, tmp_path):
 
 
 def test_thinning_takes_evenly_spaced_images_with_their_labels(dataset):
-    thin = dataset.thinned(4)  # 0, 10/4, 20/4, 30/4
+    thin = dataset.subset(4)  # 0, 10/4, 20/4, 30/4
     assert thin.files.tolist() == [b"0.png", b"2.png", b"5.png", b"7.png"]
     assert (
         thin.marks.tolist() == [0, 2, 5, 7]
         and thin.targets.tolist() == [0, 2, 2, 1]
         and thin.classes == ["a", "b", "c"]
     )
-    assert dataset.thinned(10) is dataset and dataset.thinned(11) is dataset
+    assert dataset.subset(10) is dataset and dataset.subset(11) is dataset
 
 
 def test_the_fingerprint_follows_names_sizes_and_their_order_alone(dataset):

@@ -19,7 +19,7 @@ from models.backbones.resnet import ResNet18
 from models.heads import ClusteringModel, ContrastiveModel
 from models.weights import load_backbone, load_best_head, load_whole, read_weights
 from utils.errors import RunError, UserError
-from utils.storage.files import save_recorded
+from utils.storage.files import save_with_manifest
 from utils.storage.state_dicts import describe, load_strictly
 from utils.storage.torch_files import read_file, read_tensors, to_bytes
 
@@ -531,7 +531,7 @@ def test_a_missing_file_is_named(path):
 
 
 def test_a_file_that_its_record_says_is_damaged_is_refused(path, pretext_state):
-    save_recorded(path, to_bytes(pretext_state), {})
+    save_with_manifest(path, to_bytes(pretext_state), {})
     assert read_weights(path).stage == "pretext"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1

@@ -11,8 +11,8 @@ from data.loader import build_loader
 from data.loader.build import EVAL_BATCH_SIZE, eval_loader
 from data.loader.features import FeatureLoader
 from utils import features as module
-from utils.features import extract_features, kept_features, predict
-from utils.storage.files import read_record
+from utils.features import cached_features, extract_features, predict
+from utils.storage.files import read_manifest
 
 COUNT = EVAL_BATCH_SIZE + 1  # the last batch is a single image
 TO_UNIT = (Normalize(mean=[0.0, 0.0, 0.0], std=[1.0, 1.0, 1.0]),)
@@ -139,9 +139,9 @@ def path(tmp_path):
 
 def test_kept_features_are_those_that_are_extracted_and_the_network_is_run_once(loader, path):
     network = Backbone()
-    first = kept_features(path, network, loader)
+    first = cached_features(path, network, loader)
     calls = len(network.calls)
-    again = kept_features(path, network, loader)
+    again = cached_features(path, network, loader)
     assert len(network.calls) == calls == 2
     assert first.shape == (1, COUNT, 3) and first.dtype == torch.float32
     assert torch.equal(first[0], extract_features(network, loader)) and torch.equal(again, first)
@@ -149,14 +149,14 @@ def test_kept_features_are_those_that_are_extracted_and_the_network_is_run_once(
 
 
 def test_above_the_budget_they_stay_on_disk_and_cannot_be_changed_there(loader, path, monkeypatch):
-    whole = kept_features(path, Backbone(), loader)
+    whole = cached_features(path, Backbone(), loader)
     opened, load = [], np.load
     monkeypatch.setattr(
         np, "load", lambda place, mmap_mode: opened.append(mmap_mode) or load(place, mmap_mode)
     )
-    assert torch.equal(kept_features(path, Backbone(), loader), whole)
+    assert torch.equal(cached_features(path, Backbone(), loader), whole)
     monkeypatch.setattr(module, "IN_MEMORY", path.stat().st_size - 1)
-    mapped = kept_features(path, Backbone(), loader)
+    mapped = cached_features(path, Backbone(), loader)
     assert torch.equal(mapped, whole) and opened == [None, "c"]
     before = path.read_bytes()
     mapped += 1
@@ -183,9 +183,9 @@ def other_transform(network, loader):
 @pytest.mark.parametrize("change", [other_weights, other_images, other_transform])
 def test_features_of_other_weights_images_or_transforms_are_never_taken(change, loader, path):
     network = Backbone()
-    stale = kept_features(path, network, loader)
+    stale = cached_features(path, network, loader)
     network, loader = change(network, loader)
-    fresh = kept_features(path, network, loader)
+    fresh = cached_features(path, network, loader)
     assert torch.equal(fresh[0], extract_features(network, loader)) and not torch.equal(fresh, stale)
 
 
@@ -199,9 +199,9 @@ def test_features_of_other_weights_images_or_transforms_are_never_taken(change, 
     ids=["one byte", "all bytes", "the record"],
 )
 def test_a_damaged_file_is_extracted_anew(spoil, loader, path):
-    whole = kept_features(path, Backbone(), loader)
+    whole = cached_features(path, Backbone(), loader)
     spoil(path)
-    assert torch.equal(kept_features(path, Backbone(), loader), whole)
+    assert torch.equal(cached_features(path, Backbone(), loader), whole)
     assert torch.equal(torch.from_numpy(np.load(path)), whole)
 
 
@@ -209,7 +209,7 @@ def test_an_extraction_that_is_broken_off_leaves_no_file(loader, path):
     network = Backbone()
     network.frozen.register_forward_hook(lambda *_: 1 / 0 if len(network.calls) == 2 else None)
     with pytest.raises(ZeroDivisionError):
-        kept_features(path, network, loader)
+        cached_features(path, network, loader)
     assert list(path.parent.iterdir()) == []
 
 
@@ -219,15 +219,15 @@ CUT = (*TO_UNIT, Cutout(1, 4))
 def test_each_pass_draws_its_own_views_by_its_number_and_the_seed(path):
     dataset = ResidentDataset(numbered_images()[:40] + 1, None, [])
     network, loader = Backbone(), build_loader(dataset, [CUT], 16, seed=3)
-    kept = kept_features(path, network, loader, passes=3)
+    kept = cached_features(path, network, loader, passes=3)
     assert kept.shape == (3, 40, 3)
     for number in range(3):
         loader.set_epoch(number)
         assert torch.equal(kept[number], extract_features(network, loader))
     assert len({view.numpy().tobytes() for view in kept}) == 3
-    assert read_record(path)["passes"] == 3
+    assert read_manifest(path)["passes"] == 3
     assert not torch.equal(
-        kept_features(path, network, build_loader(dataset, [CUT], 16, seed=4), passes=3), kept
+        cached_features(path, network, build_loader(dataset, [CUT], 16, seed=4), passes=3), kept
     )
 
 

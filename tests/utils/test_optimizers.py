@@ -29,7 +29,7 @@ def gradients_for(model, step):
 
 def train(cfg, steps=4):
     model = network()
-    optimizer = build_optimizer(cfg, model.parameters())
+    optimizer = build_optimizer(cfg.optimizer, cfg.optimizer_kwargs, model.parameters())
     for step in range(steps):
         for parameter, gradient in zip(model.parameters(), gradients_for(model, step), strict=True):
             parameter.grad = gradient
@@ -52,6 +52,10 @@ def by_hand(update, steps=4):
 def check(model, weights):
     for (name, parameter), expected in zip(model.named_parameters(), weights, strict=True):
         assert parameter.detach().flatten().tolist() == pytest.approx(expected, rel=1e-9), name
+
+
+def built(cfg, parameters):
+    return build_optimizer(cfg.optimizer, cfg.optimizer_kwargs, parameters)
 
 
 @pytest.mark.parametrize("path", [ADAM, SGD])
@@ -88,7 +92,7 @@ def test_adams_guard_against_a_division_by_zero_is_1e_8():
     weight.grad = torch.full_like(
         weight, 1e-8
     )  # m = v ** 0.5 = 1e-8 after the correction, so half a step of lr
-    build_optimizer(config(ADAM), [weight]).step()
+    built(config(ADAM), [weight]).step()
     assert weight.item() == pytest.approx(-0.0001 / 2)
 
 
@@ -98,7 +102,7 @@ def test_weights_in_channels_last_are_stepped_like_others(optimizer):
     for layout in (torch.contiguous_format, torch.channels_last):
         torch.manual_seed(0)
         convolution = nn.Conv2d(3, 4, 3).double().to(memory_format=layout)
-        chosen = build_optimizer(config(SGD, f"optimizer={optimizer}"), convolution.parameters())
+        chosen = built(config(SGD, f"optimizer={optimizer}"), convolution.parameters())
         for _ in range(3):
             chosen.zero_grad()
             convolution(torch.randn(2, 3, 5, 5, dtype=torch.float64)).square().sum().backward()

@@ -90,7 +90,7 @@ def evaluate_clusters(probabilities: Tensor, targets: Tensor | None) -> dict:
     )
 
 
-def cautions(report: dict) -> list[str]:
+def clustering_warnings(report: dict) -> list[str]:
     """What in a report of `evaluate_clusters` speaks of a clustering that failed, a sentence each."""
     found = []
     if report["largest_share"] > 0.9:

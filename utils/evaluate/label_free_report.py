@@ -17,7 +17,7 @@ from utils.evaluate.label_free import (
 )
 from utils.neighbors.search import VAL_NEIGHBORS, load_neighbors, mine_neighbors
 from utils.stages import NEIGHBORS
-from utils.storage.files import check_recorded
+from utils.storage.files import verify_manifest
 
 
 def judge_without_labels(cfg, dataset, probabilities: torch.Tensor, features: torch.Tensor) -> dict:
@@ -48,7 +48,7 @@ def neighbors_to_judge(cfg, dataset, features: torch.Tensor) -> torch.Tensor:
     Raises UserError for features that cannot be mined."""
     path = Path(cfg.pretext_dir, NEIGHBORS["val"])
     with suppress(RunError, UserError, OSError):
-        record = check_recorded(path)
+        record = verify_manifest(path)
         if record and record.get("images_sha256") == dataset.fingerprint:
             return load_neighbors(path, len(dataset))
     return nearest(features, VAL_NEIGHBORS, cfg.knn_backend)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import RunError, UserError
-from utils.storage.files import read_record, save_recorded, sha256_of
+from utils.storage.files import read_manifest, save_with_manifest, sha256_of
 from utils.storage.torch_files import read_tensors, to_bytes
 
 
@@ -20,7 +20,7 @@ def has_checkpoint(path: Path) -> bool:
 
 def save_checkpoint(path: Path, content: dict[str, Any], facts: Mapping[str, Any]) -> None:
     """Write tensors and plain Python types with a record of `facts`; the checkpoint before is kept beside it."""
-    save_recorded(path, to_bytes(content), facts, previous=previous_of(path))
+    save_with_manifest(path, to_bytes(content), facts, previous=previous_of(path))
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Any] | None, str]:
@@ -34,7 +34,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Any] | None, str]:
         previous_of(path),
     ):  # a kill between two renames leaves a file its record under the other name
         try:
-            record = read_record(file)
+            record = read_manifest(file)
             records |= {record["sha256"]} if record else set()
         except RunError as error:
             faults.append(str(error))

@@ -9,10 +9,10 @@ from typing import Any
 from utils.config import check_stage, load_config
 from utils.errors import UserError
 from utils.stages import MODEL, NEIGHBORS, SCRIPT_OF, STAGES
-from utils.storage.files import check_recorded, read_record, sha256_of
+from utils.storage.files import read_manifest, sha256_of, verify_manifest
 
 
-def data_facts(name: str, split: str, dataset) -> dict[str, Any]:
+def split_metadata(name: str, split: str, dataset) -> dict[str, Any]:
     """What a record says of the images that a file was made from; their labels are not in it."""
     return {"data_set": name, "split": split, "images": len(dataset), "images_sha256": dataset.fingerprint}
 
@@ -35,7 +35,7 @@ class Handover:
                     f"{path} not found, which {cfg.setup}.py starts from: make it with `{command}`, or name the folder "
                     f"that has it in {self.stage}_dir=..."
                 )
-        self.records = {name: record for name in names if (record := check_recorded(folder / name))}
+        self.records = {name: record for name in names if (record := verify_manifest(folder / name))}
         self.unrecorded = [name for name in names if name not in self.records]
         self.digests = {name: sha256_of(folder / name) for name in names}
         for name, record in self.records.items():
@@ -66,7 +66,7 @@ class Handover:
 
 def check_data_set(cfg, path: Path) -> None:
     """Raise UserError if a model's record names another data set than the config was made for."""
-    made = (read_record(path) or {}).get("data_set", cfg.train_db_name)
+    made = (read_manifest(path) or {}).get("data_set", cfg.train_db_name)
     if made != cfg.train_db_name:
         raise UserError(
             f"{path} was trained on {made}, but this config is for train_db_name: {cfg.train_db_name}; give the config "

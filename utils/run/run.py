@@ -19,12 +19,12 @@ from utils.errors import RunError, UserError
 from utils.neighbors.search import neighbors_to_bytes
 from utils.run import signals as stopping
 from utils.run.checkpoints import has_checkpoint, load_checkpoint, place_of, save_checkpoint
-from utils.run.inputs import Handover, data_facts, ending
+from utils.run.inputs import Handover, ending, split_metadata
 from utils.run.lock import claim
 from utils.run.logger import Logger
 from utils.run.meter import Progress
 from utils.stages import MODEL, NEIGHBORS, STAGES
-from utils.storage.files import save_recorded, sha256_of, write_whole
+from utils.storage.files import save_with_manifest, sha256_of, write_whole
 from utils.storage.state_dicts import load_strictly
 from utils.storage.torch_files import to_bytes
 
@@ -88,7 +88,7 @@ class Run:
     def uses(self, train_set, val_set) -> None:
         """Note the images, and check that the files of the stage before were made from them."""
         splits = {"train": (self.cfg.train_db_name, train_set), "val": (self.cfg.val_db_name, val_set)}
-        self.data = {split: data_facts(name, split, dataset) for split, (name, dataset) in splits.items()}
+        self.data = {split: split_metadata(name, split, dataset) for split, (name, dataset) in splits.items()}
         self.inputs |= {f"{split} images": facts["images_sha256"] for split, facts in self.data.items()}
         if self.handover:
             self.handover.check_data(self.data)
@@ -259,13 +259,13 @@ class Run:
             **self.data.get("train", {}),
             "made_from": self.inputs,
         }
-        save_recorded(self.folder / MODEL, to_bytes(content), facts)
+        save_with_manifest(self.folder / MODEL, to_bytes(content), facts)
 
     def save_neighbors(self, split: str, neighbors: Tensor) -> None:
         """Write the neighbor file (N, T + 1) of a split and its record, which names the weights it was mined with."""
         facts = {"holds": "nearest neighbors", **self.data[split], "topk": neighbors.shape[1] - 1}
         facts["weights_sha256"] = sha256_of(self.folder / MODEL)
-        save_recorded(self.folder / NEIGHBORS[split], neighbors_to_bytes(neighbors), facts)
+        save_with_manifest(self.folder / NEIGHBORS[split], neighbors_to_bytes(neighbors), facts)
 
     def finish(self, text: str) -> None:
         """The stage has come to its end: `text` tells what its folder holds."""

@@ -2,10 +2,9 @@
 
 import errno
 import hashlib
-import io
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -79,11 +78,13 @@ def _flush_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def record_path(path: Path) -> Path:
+def manifest_path(path: Path) -> Path:
     return path.with_name(path.name + ".json")
 
 
-def save_recorded(path: Path, content: bytes, facts: Mapping[str, Any], previous: Path | None = None) -> None:
+def save_with_manifest(
+    path: Path, content: bytes, facts: Mapping[str, Any], previous: Path | None = None
+) -> None:
     """Write `content` and, beside it, `<name>.json`: its SHA-256, its size and `facts`, plain values.
 
     previous: where the file that stood there is kept, with its record. At each moment some record has the SHA-256 of
@@ -91,62 +92,44 @@ def save_recorded(path: Path, content: bytes, facts: Mapping[str, Any], previous
     record = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content), **facts}
     replaced = {}
     if previous and path.exists():
-        replaced = {record_path(path): record_path(previous), path: previous}
-    write_whole({record_path(path): json.dumps(record, indent=1).encode(), path: content}, replaced)
+        replaced = {manifest_path(path): manifest_path(previous), path: previous}
+    write_whole({manifest_path(path): json.dumps(record, indent=1).encode(), path: content}, replaced)
 
 
 @contextmanager
-def stream_recorded(path: Path, facts: Mapping[str, Any]) -> Iterator[Callable[[bytes], None]]:
-    """As `save_recorded`, for content that is too large to hold: the block writes it piece by piece."""
-    part, digest, size = part_of(path), hashlib.sha256(), 0
+def new_array(path: Path, shape: tuple[int, ...], dtype, metadata: Mapping[str, Any]) -> Iterator[np.ndarray]:
+    """A `.npy` file with its manifest, as `save_with_manifest`, too large for memory: the block fills the array.
 
-    def write(content: bytes) -> None:
-        nonlocal size
-        with storage_errors(path):
-            file.write(content)
-        digest.update(content)
-        size += len(content)
-
+    The array is memory-mapped under a temporary name. Its space is reserved first, so a full disk is an error here and
+    not a crash later. `metadata` may still be filled in the block."""
+    part = part_of(path)
     try:
         with storage_errors(path):
-            file = open(part, "wb")  # noqa: SIM115 (what the block raises is not of this file)
-        try:
-            yield write
-            with storage_errors(path):
-                file.flush()
-                os.fsync(file.fileno())
-        finally:
-            with storage_errors(path):  # closing writes what a full disk had no room for
-                file.close()
-        record = {"sha256": digest.hexdigest(), "bytes": size, **facts}
-        write_whole({record_path(path): json.dumps(record, indent=1).encode()})
+            array = np.lib.format.open_memmap(part, "w+", dtype, shape)
+            if hasattr(os, "posix_fallocate"):
+                with open(part, "rb+") as file:
+                    os.posix_fallocate(file.fileno(), 0, part.stat().st_size)
+        yield array
         with storage_errors(path):
+            array.flush()
+            manifest = {"sha256": sha256_of(part), "bytes": part.stat().st_size, **metadata}
+            write_whole({manifest_path(path): json.dumps(manifest, indent=1).encode()})
             os.replace(part, path)
             _flush_folder(path.parent)
-    except BaseException:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
-        raise
+    finally:
+        part.unlink(missing_ok=True)
 
 
-def npy_header(shape: tuple[int, ...], dtype: Any) -> bytes:
-    """How a `.npy` file begins that is written piece by piece, in little-endian order."""
-    file = io.BytesIO()
-    descr = np.dtype(dtype).newbyteorder("<").str
-    np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})
-    return file.getvalue()
-
-
-def read_record(path: Path) -> dict[str, Any] | None:
+def read_manifest(path: Path) -> dict[str, Any] | None:
     """What the record beside `path` says; None where there is no record. Raises RunError for a damaged one."""
     try:
-        record = json.loads(record_path(path).read_bytes())
+        record = json.loads(manifest_path(path).read_bytes())
     except FileNotFoundError:
         return None
     except ValueError:
         record = None
     if not isinstance(record, dict) or not isinstance(record.get("sha256"), str):
-        record = record_path(path)
+        record = manifest_path(path)
         raise RunError(
             f"{record} ({record.stat().st_size} bytes) is damaged, it names no SHA-256: make {path} anew"
         )
@@ -161,24 +144,24 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def recall(path: Path, facts: Mapping[str, Any]) -> dict[str, Any] | None:
+def fresh_manifest(path: Path, facts: Mapping[str, Any]) -> dict[str, Any] | None:
     """The record of a file that is whole and was made under these facts; None for any other, which is then made anew:
     that costs no more than time."""
     try:
-        record = check_recorded(path)
+        record = verify_manifest(path)
     except (RunError, OSError):  # damaged, or not there
         return None
     return record if record and facts.items() <= record.items() else None
 
 
-def check_recorded(path: Path) -> dict[str, Any] | None:
+def verify_manifest(path: Path) -> dict[str, Any] | None:
     """The record of `path`, None where there is none. Raises RunError if the file is not the one it was written for:
     PyTorch and NumPy do not notice a flipped bit."""
-    record = read_record(path)
+    record = read_manifest(path)
     if record and sha256_of(path) != record["sha256"]:
         raise RunError(
             f"{path} ({path.stat().st_size} bytes) is damaged or another file: its SHA-256 is not the one in "
-            f"{record_path(path).name}; put the right file back, or make it anew with --restart of its stage (if it is "
+            f"{manifest_path(path).name}; put the right file back, or make it anew with --restart of its stage (if it is "
             "meant to be another one, remove that record)"
         )
     return record

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from utils.errors import UserError
-from utils.storage.files import check_recorded
+from utils.storage.files import verify_manifest
 
 
 class _NumberType:
@@ -49,7 +49,7 @@ def read_file(path) -> dict:
         raise UserError(
             f"{path} not found: run the stage that writes it (--restart if it is finished) or mend the path"
         )
-    check_recorded(Path(path))
+    verify_manifest(Path(path))
     return read_tensors(path)
 
 

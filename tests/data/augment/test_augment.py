@@ -15,7 +15,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from scipy import stats
 from torchvision.transforms import functional as F
 
-from data.augment import Table, apply, draw, train_strategy, val_strategy
+from data.augment import Table, apply, draw, train_transform, val_transform
 from data.augment.crops import CenterCrop, HorizontalFlip, RandomCrop, RandomResizedCrop
 from data.augment.steps import ColorJitter, Cutout, Greyscale, Normalize, RandomAffine
 from data.augment.strong import STRONG_OPERATIONS, StrongOperations
@@ -34,7 +34,12 @@ def seeded(seed=0):
 
 
 def kind(name, **kwargs):
-    return train_strategy(EasyDict(augmentation_strategy=name, augmentation_kwargs=kwargs))
+    return train_transform(name, EasyDict(kwargs))
+
+
+def published(path):
+    cfg = load_config(None, CONFIGS / path)
+    return train_transform(cfg.augmentation_strategy, cfg.augmentation_kwargs)
 
 
 @cache
@@ -44,8 +49,8 @@ def strategies():
     jitter = {"brightness": 0.4}
     return {
         "standard": kind("standard", random_resized_crop={"size": 20}, normalize=normalize),
-        "simclr": train_strategy(load_config(None, CONFIGS / "pretext/simclr_cifar10.yml")),
-        "ours": train_strategy(load_config(None, CONFIGS / "scan/scan_cifar10.yml")),
+        "simclr": published("pretext/simclr_cifar10.yml"),
+        "ours": published("scan/scan_cifar10.yml"),
         "affine": kind(
             "affine", random_affine=AFFINE, color_jitter=jitter, normalize=normalize, cutout_kwargs=cutout
         ),
@@ -595,7 +600,7 @@ def test_the_simclr_strategy_is_torchvisions_within_two_grey_levels_in_99_of_100
 def test_the_validation_strategy_draws_nothing_and_is_torchvisions_centre_crop_normalised(images):
     cfg = EasyDict(transformation_kwargs={"crop_size": 21, "normalize": {"mean": MEAN, "std": STD}})
     generator = seeded()
-    table = draw(val_strategy(cfg), len(images), generator)
+    table = draw(val_transform(cfg.transformation_kwargs), len(images), generator)
     assert table.values.shape == (len(images), 0)
     assert torch.equal(generator.get_state(), seeded().get_state())
     right = [

@@ -10,7 +10,7 @@ from PIL import Image
 
 import data.folder.decoded
 from data import build_dataset
-from data.augment import train_strategy, val_strategy
+from data.augment import train_transform, val_transform
 from data.dataset import ResidentDataset, StreamedDataset
 from data.folder.labels import read_labels
 from data.folder.pictures import images_in, list_pictures, new_pictures
@@ -223,12 +223,25 @@ def test_a_streamed_folder_is_one_size_so_any_strategy_serves_and_plain_views_ar
 ):
     write(folder, *(f"{number}.png" for number in range(6)), size=(50, 40))
     cfg = config(folder, "folder.val_share=0", "num_workers=0")
-    held = next(iter(build_loader(build_dataset(cfg, "train"), [val_strategy(cfg)], 6))).views[0]
+    held = next(
+        iter(build_loader(build_dataset(cfg, "train"), [val_transform(cfg.transformation_kwargs)], 6))
+    ).views[0]
     monkeypatch.setattr(data.folder.decoded, "free_memory", lambda: 0)
     streamed = build_dataset(cfg, "train")
-    assert torch.equal(next(iter(build_loader(streamed, [val_strategy(cfg)], 6))).views[0], held)
-    assert train_strategy(cfg)[0].__class__.__name__ == "RandomAffine"
-    assert next(iter(build_loader(streamed, [train_strategy(cfg)], 6, train=True))).views[0].shape == (
+    assert torch.equal(
+        next(iter(build_loader(streamed, [val_transform(cfg.transformation_kwargs)], 6))).views[0], held
+    )
+    assert (
+        train_transform(cfg.augmentation_strategy, cfg.augmentation_kwargs)[0].__class__.__name__
+        == "RandomAffine"
+    )
+    assert next(
+        iter(
+            build_loader(
+                streamed, [train_transform(cfg.augmentation_strategy, cfg.augmentation_kwargs)], 6, train=True
+            )
+        )
+    ).views[0].shape == (
         6,
         3,
         16,
@@ -321,7 +334,7 @@ def test_a_start_with_less_memory_at_the_same_time_leaves_the_kept_images_alone(
         with monkeypatch.context() as other:
             other.setattr(data.folder.decoded, "free_memory", lambda: 0)
             other.setattr(
-                data.folder.decoded, "recall", lambda *_: None
+                data.folder.decoded, "fresh_manifest", lambda *_: None
             )  # it looked before anything was there
             assert len(build(folder, "train", "folder.val_share=0")) == 2
         return load(path, **options)

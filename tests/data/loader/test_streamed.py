@@ -12,7 +12,7 @@ from PIL import Image
 from torchvision.transforms import functional as pillow
 
 from data import dataset as image_files
-from data.augment import train_strategy, val_strategy
+from data.augment import train_transform, val_transform
 from data.augment.crops import CenterCrop, HorizontalFlip, RandomCrop, RandomResizedCrop
 from data.augment.steps import ColorJitter, Normalize, RandomAffine
 from data.dataset import ResidentDataset, StreamedDataset
@@ -158,7 +158,7 @@ def test_single_images_are_cropped_as_batches_are(width, height, seed):
 
 def test_the_plain_view_is_torchvisions_centre_crop_of_short_side_256(coloured):
     cfg = load_config(None, "configs/pretext/moco_imagenet50.yml")
-    (batch,) = build_loader(coloured, [val_strategy(cfg)], 12)
+    (batch,) = build_loader(coloured, [val_transform(cfg.transformation_kwargs)], 12)
     for image, found in zip(batch.index.tolist(), batch.views[0], strict=True):
         expected = pillow.center_crop(pillow.resize(picture(image, 270 + image, 300), 256), 224)
         expected = pillow.normalize(pillow.to_tensor(expected), [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
@@ -167,7 +167,8 @@ def test_the_plain_view_is_torchvisions_centre_crop_of_short_side_256(coloured):
 
 @pytest.mark.parametrize("experiment", ["scan/scan_imagenet_50", "selflabel/selflabel_imagenet_50"])
 def test_the_published_strategies_give_224_px_views_each_its_own(coloured, experiment):
-    strategy = train_strategy(load_config(None, f"configs/{experiment}.yml"))
+    cfg = load_config(None, f"configs/{experiment}.yml")
+    strategy = train_transform(cfg.augmentation_strategy, cfg.augmentation_kwargs)
     (batch,) = build_loader(coloured, [strategy, strategy], 12, train=True)
     first, second = batch.views
     assert first.shape == second.shape == (12, 3, 224, 224) and first.isfinite().all()

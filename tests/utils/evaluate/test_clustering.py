@@ -9,8 +9,8 @@ from sklearn import metrics as sklearn_metrics
 from sklearn.datasets import make_blobs
 
 from utils.evaluate.clustering import (
-    cautions,
     clustering_metrics,
+    clustering_warnings,
     evaluate_clusters,
     kmeans_accuracy,
     map_clusters,
@@ -269,7 +269,7 @@ def test_how_many_images_are_labelled_is_told_only_where_some_are_not():
     assert (report["labelled images"], report["largest_share"]) == (2, pytest.approx(2 / 3))
 
 
-# -- cautions
+# -- clustering_warnings
 
 
 def report_of(sizes, targets=None):
@@ -281,32 +281,36 @@ def report_of(sizes, targets=None):
 
 
 def test_a_sound_clustering_gives_no_caution_with_labels_or_without():
-    assert cautions(report_of([5, 5])) == cautions(report_of([5, 5], [0] * 5 + [1] * 5)) == []
+    assert (
+        clustering_warnings(report_of([5, 5]))
+        == clustering_warnings(report_of([5, 5], [0] * 5 + [1] * 5))
+        == []
+    )
 
 
 def test_a_cluster_of_more_than_90_percent_is_a_caution_that_gives_its_share():
-    assert cautions(report_of([900, 100])) == []
-    (caution,) = cautions(report_of([901, 99]))
+    assert clustering_warnings(report_of([900, 100])) == []
+    (caution,) = clustering_warnings(report_of([901, 99]))
     assert "one cluster holds 90.1 % of the images" in caution
 
 
 def test_a_high_acc_without_information_is_a_caution_that_gives_both():
     chance = [0, 0, 0, 1] * 20  # three quarters of either cluster are of class 0
-    (caution,) = cautions(report_of([56, 24], chance))  # ACC (42 + 6) / 80, NMI 0
+    (caution,) = clustering_warnings(report_of([56, 24], chance))  # ACC (42 + 6) / 80, NMI 0
     assert "ACC is high only because one class is common" in caution
     assert "0.600" in caution and "NMI 0.000" in caution
-    assert cautions(report_of([40, 40], chance)) == []  # ACC (30 + 10) / 80 is not above a half
+    assert clustering_warnings(report_of([40, 40], chance)) == []  # ACC (30 + 10) / 80 is not above a half
     for nmi, cautioned in ((0.049, True), (0.051, False)):
-        assert bool(cautions(report_of([56, 24]) | {"ACC": 0.6, "NMI": nmi})) == cautioned
+        assert bool(clustering_warnings(report_of([56, 24]) | {"ACC": 0.6, "NMI": nmi})) == cautioned
 
 
 def test_a_cluster_without_images_is_a_caution_that_counts_the_others():
-    (caution,) = cautions(report_of([4, 0, 3, 3]))
+    (caution,) = clustering_warnings(report_of([4, 0, 3, 3]))
     assert "used_clusters is 3" in caution
 
 
 def test_a_collapse_with_labels_is_all_three_cautions():
-    assert len(cautions(report_of([100, 0], [0] * 97 + [1] * 3))) == 3
+    assert len(clustering_warnings(report_of([100, 0], [0] * 97 + [1] * 3))) == 3
 
 
 # -- map_clusters

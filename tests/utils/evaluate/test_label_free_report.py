@@ -10,7 +10,7 @@ from data.dataset import ResidentDataset
 from utils.evaluate.label_free_report import judge_without_labels, nearest, neighbors_to_judge
 from utils.neighbors.search import neighbors_to_bytes
 from utils.stages import NEIGHBORS
-from utils.storage.files import save_recorded
+from utils.storage.files import save_with_manifest
 
 ANGLES = torch.tensor([0.0, 10, 25, 180, 190, 205]).deg2rad()
 FEATURES = torch.stack([ANGLES.cos(), ANGLES.sin()], dim=1) * torch.tensor([[1.0], [9], [2], [5], [1], [3]])
@@ -23,7 +23,9 @@ def config(folder, **more):
 
 
 def keep(folder, fingerprint, neighbors=MINED):
-    save_recorded(folder / NEIGHBORS["val"], neighbors_to_bytes(neighbors), {"images_sha256": fingerprint})
+    save_with_manifest(
+        folder / NEIGHBORS["val"], neighbors_to_bytes(neighbors), {"images_sha256": fingerprint}
+    )
 
 
 def test_the_nearest_are_those_of_the_smallest_angle_as_many_as_there_are():

@@ -4,7 +4,7 @@ import torch
 from utils.errors import RunError
 from utils.run import checkpoints
 from utils.run.checkpoints import has_checkpoint, load_checkpoint, previous_of, save_checkpoint
-from utils.storage.files import record_path, sha256_of
+from utils.storage.files import manifest_path, sha256_of
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_a_damaged_first_checkpoint_has_none_before_it(path):
 
 def test_a_checkpoint_whose_record_is_damaged_gives_way_as_well(path):
     save(path, 1, 2)
-    record_path(path).write_bytes(b"")
+    manifest_path(path).write_bytes(b"")
     content, fault = load_checkpoint(path)
     assert content["epoch"] == 1 and r"checkpoint.pth.tar.json (0 bytes) is damaged" in fault
 
@@ -120,14 +120,14 @@ def test_a_disk_that_cannot_read_the_checkpoint_gives_way_too(path, monkeypatch)
 
 def test_a_single_checkpoint_with_a_damaged_record_is_not_trusted(path):
     save(path, 1)
-    record_path(path).write_bytes(b"")
+    manifest_path(path).write_bytes(b"")
     with pytest.raises(RunError, match=r"checkpoint\.pth\.tar\.json \(0 bytes\) is damaged.*--restart"):
         load_checkpoint(path)
 
 
 def test_a_whole_checkpoint_needs_no_record_of_the_one_before(path):
     save(path, 1, 2)
-    record_path(previous_of(path)).write_bytes(b"")
+    manifest_path(previous_of(path)).write_bytes(b"")
     content, fault = load_checkpoint(path)
     assert (content["epoch"], fault) == (2, "")
 

@@ -6,9 +6,9 @@ import torch
 from data.dataset import ResidentDataset
 from utils.config import load_config, save_config
 from utils.errors import RunError, UserError
-from utils.run.inputs import Handover, check_data_set, command_for, data_facts
+from utils.run.inputs import Handover, check_data_set, command_for, split_metadata
 from utils.stages import MODEL, NEIGHBORS
-from utils.storage.files import save_recorded, sha256_of
+from utils.storage.files import save_with_manifest, sha256_of
 
 NAMES = (MODEL, *NEIGHBORS.values())
 
@@ -17,7 +17,9 @@ def dataset(count, value=0, targets=None):
     return ResidentDataset(torch.full((count, 3, 2, 2), value, dtype=torch.uint8), targets, [])
 
 
-FACTS = {split: data_facts("digits", split, dataset(count)) for split, count in (("train", 5), ("val", 3))}
+FACTS = {
+    split: split_metadata("digits", split, dataset(count)) for split, count in (("train", 5), ("val", 3))
+}
 
 
 @pytest.fixture
@@ -30,10 +32,10 @@ def folder(tmp_path):
     """A pretext folder as simclr.py leaves it, its files some bytes."""
     folder = tmp_path / "digits" / "pretext"
     folder.mkdir(parents=True)
-    save_recorded(folder / MODEL, b"weights", FACTS["train"])
+    save_with_manifest(folder / MODEL, b"weights", FACTS["train"])
     for split, name in NEIGHBORS.items():
         facts = {**FACTS[split], "topk": 2, "weights_sha256": sha256_of(folder / MODEL)}
-        save_recorded(folder / name, b"neighbors", facts)
+        save_with_manifest(folder / name, b"neighbors", facts)
     return folder
 
 
@@ -90,7 +92,7 @@ def test_a_damaged_file_is_a_failure_of_the_storage(cfg, folder, name):
 
 
 def test_neighbors_mined_with_other_weights_are_stale_and_the_remedy_mines_again(cfg, folder):
-    save_recorded(folder / MODEL, b"trained again", FACTS["train"])
+    save_with_manifest(folder / MODEL, b"trained again", FACTS["train"])
     with pytest.raises(UserError, match=rf"train-neighbors\.npy is stale.*--model {folder / MODEL}`"):
         Handover(cfg, folder, NAMES)
 
@@ -126,7 +128,7 @@ def test_neighbors_mined_with_other_weights_are_stale_and_the_remedy_mines_again
     ids=["another number", "other pixels", "another data set", "other val images"],
 )
 def test_files_made_from_other_images_are_refused_telling_both(cfg, folder, split, name, other, told):
-    facts = {**FACTS, split: data_facts(name, split, other)}
+    facts = {**FACTS, split: split_metadata(name, split, other)}
     with pytest.raises(UserError, match=told) as error:
         Handover(cfg, folder, NAMES).check_data(facts)
     assert "--restart`" in str(error.value) and "\n" not in str(error.value)
@@ -135,12 +137,14 @@ def test_files_made_from_other_images_are_refused_telling_both(cfg, folder, spli
 def test_files_of_another_runs_folder_are_not_moved_aside_by_the_remedy(cfg, folder):
     cfg.run_name = "mine"
     with pytest.raises(UserError, match=r"run_name=mine` and give pretext_dir=.*mine/pretext") as error:
-        Handover(cfg, folder, NAMES).check_data({**FACTS, "train": data_facts("digits", "train", dataset(6))})
+        Handover(cfg, folder, NAMES).check_data(
+            {**FACTS, "train": split_metadata("digits", "train", dataset(6))}
+        )
     assert "--restart" not in str(error.value)
 
 
 def test_labels_are_no_part_of_the_facts_and_pixels_and_shape_are():
-    same = data_facts("digits", "train", dataset(5, targets=torch.arange(5)))
+    same = split_metadata("digits", "train", dataset(5, targets=torch.arange(5)))
     assert (
         same
         == FACTS["train"]

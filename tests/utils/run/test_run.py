@@ -16,7 +16,7 @@ from utils.run import run as module
 from utils.run import signals as stopping
 from utils.run.run import Run
 from utils.storage import files
-from utils.storage.files import read_record, save_recorded, sha256_of
+from utils.storage.files import read_manifest, save_with_manifest, sha256_of
 
 EXPERIMENT = "configs/scan/scan_digits.yml"
 
@@ -355,7 +355,7 @@ def pretext(tmp_path):
     def write(content):
         folder = tmp_path / "digits" / "pretext"
         folder.mkdir(parents=True, exist_ok=True)
-        save_recorded(folder / "model.pth.tar", content, {"data_set": "digits"})
+        save_with_manifest(folder / "model.pth.tar", content, {"data_set": "digits"})
         return folder
 
     return write
@@ -410,14 +410,14 @@ def test_model_and_neighbors_carry_the_data_set_split_n_t_and_fingerprints(confi
         "images_sha256": images(4).fingerprint,
     }
     val_facts = {"data_set": "digits", "split": "val", "images": 2, "images_sha256": images(2).fingerprint}
-    assert read_record(model) == {
+    assert read_manifest(model) == {
         "sha256": sha256_of(model),
         "bytes": model.stat().st_size,
         "holds": "model of simclr",
         **train_facts,
         "made_from": {"train images": images(4).fingerprint, "val images": images(2).fingerprint},
     }
-    assert read_record(neighbors) == {
+    assert read_manifest(neighbors) == {
         "sha256": sha256_of(neighbors),
         "bytes": neighbors.stat().st_size,
         "holds": "nearest neighbors",

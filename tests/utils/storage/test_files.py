@@ -4,17 +4,18 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from utils.errors import RunError
 from utils.storage import files
 from utils.storage.files import (
-    check_recorded,
-    read_record,
-    record_path,
-    save_recorded,
+    manifest_path,
+    new_array,
+    read_manifest,
+    save_with_manifest,
     sha256_of,
-    stream_recorded,
+    verify_manifest,
     write_whole,
 )
 
@@ -119,25 +120,25 @@ def test_a_folder_that_has_vanished_is_said_to_be_gone(tmp_path):
 
 
 def test_a_record_beside_the_file_has_its_hash_its_size_and_the_facts(path):
-    save_recorded(path, b"abc", {"holds": "weights", "images": 3})
+    save_with_manifest(path, b"abc", {"holds": "weights", "images": 3})
     record = json.loads((path.parent / "model.pth.tar.json").read_text())
     # the SHA-256 of "abc" is the first example of FIPS 180-2
     digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert record == {"sha256": digest, "bytes": 3, "holds": "weights", "images": 3}
-    assert check_recorded(path) == record
+    assert verify_manifest(path) == record
     assert path.read_bytes() == b"abc"
 
 
 def test_a_file_without_a_record_has_none(path):
-    assert read_record(path) is None and check_recorded(path) is None
+    assert read_manifest(path) is None and verify_manifest(path) is None
 
 
 def test_the_file_before_and_its_record_are_kept_where_they_are_wanted(path):
     previous = path.with_name("previous")
     for content in (b"first", b"second", b"third"):
-        save_recorded(path, content, {"holds": content.decode()}, previous)
-    assert check_recorded(path)["holds"] == "third"
-    assert check_recorded(previous)["holds"] == "second"
+        save_with_manifest(path, content, {"holds": content.decode()}, previous)
+    assert verify_manifest(path)["holds"] == "third"
+    assert verify_manifest(previous)["holds"] == "second"
     assert len(contents(path.parent)) == 4
 
 
@@ -151,20 +152,20 @@ SPOILED = {
 
 @pytest.mark.parametrize("spoil", SPOILED)
 def test_a_file_that_is_not_the_one_of_its_record_is_named_with_its_size(path, spoil):
-    save_recorded(path, b"content", {})
+    save_with_manifest(path, b"content", {})
     spoiled = SPOILED[spoil](b"content")
     path.write_bytes(spoiled)
     with pytest.raises(RunError) as error:
-        check_recorded(path)
+        verify_manifest(path)
     message = str(error.value)
     assert str(path) in message and f"({len(spoiled)} bytes)" in message and "\n" not in message
 
 
 @pytest.mark.parametrize("record", [b"", b"{", b"[]", b"{}", b'{"sha256": 3}', b"\xff"])
 def test_a_damaged_record_is_named_with_its_size(path, record):
-    record_path(path).write_bytes(record)
+    manifest_path(path).write_bytes(record)
     with pytest.raises(RunError, match=rf"model\.pth\.tar\.json \({len(record)} bytes\) is damaged"):
-        check_recorded(path)
+        verify_manifest(path)
 
 
 class Killed(BaseException):
@@ -174,8 +175,8 @@ class Killed(BaseException):
 @pytest.mark.parametrize("survived", range(4))
 def test_killed_between_any_two_renames_some_record_has_the_hash_of_a_whole_file(path, monkeypatch, survived):
     previous, replace, renames = path.with_name("previous"), os.replace, []
-    save_recorded(path, b"first", {}, previous)
-    save_recorded(path, b"second", {}, previous)
+    save_with_manifest(path, b"first", {}, previous)
+    save_with_manifest(path, b"second", {}, previous)
 
     def killed_after(source, target):
         if len(renames) == survived:
@@ -185,8 +186,8 @@ def test_killed_between_any_two_renames_some_record_has_the_hash_of_a_whole_file
 
     monkeypatch.setattr(files.os, "replace", killed_after)
     with pytest.raises(Killed):
-        save_recorded(path, b"third", {}, previous)
-    hashes = {record["sha256"] for file in (path, previous) if (record := read_record(file))}
+        save_with_manifest(path, b"third", {}, previous)
+    hashes = {record["sha256"] for file in (path, previous) if (record := read_manifest(file))}
     whole = [file.read_bytes() for file in (path, previous) if file.exists() and sha256_of(file) in hashes]
     assert b"second" in whole
 
@@ -196,11 +197,11 @@ def test_a_new_file_is_never_without_its_record(path, monkeypatch):
 
     def watched(source, target):
         replace(source, target)
-        seen.append(path.exists() and not record_path(path).exists())
+        seen.append(path.exists() and not manifest_path(path).exists())
 
     path.unlink()
     monkeypatch.setattr(files.os, "replace", watched)
-    save_recorded(path, b"new", {})
+    save_with_manifest(path, b"new", {})
     assert seen == [False, False]
 
 
@@ -210,35 +211,38 @@ def test_sha256_of_reads_large_files_in_blocks(tmp_path):
     assert sha256_of(tmp_path / "large") == hashlib.sha256(content).hexdigest()
 
 
-def test_content_that_is_written_piece_by_piece_has_its_record_before_its_name(tmp_path, monkeypatch):
+def test_an_array_too_large_for_memory_is_filled_in_place_and_its_manifest_stands_first(
+    tmp_path, monkeypatch
+):
     named, replace = [], os.replace
     monkeypatch.setattr(
         os, "replace", lambda part, path: named.append(Path(path).name) or replace(part, path)
     )
-    with stream_recorded(tmp_path / "big.npy", {"holds": "much"}) as write:
-        for piece in (b"one ", b"two ", b"three"):
-            write(piece)
+    path, metadata = tmp_path / "big.npy", {"holds": "much"}
+    with new_array(path, (2, 3), np.uint8, metadata) as array:
+        array[:] = [[1, 2, 3], [4, 5, 6]]
+        metadata["rows"] = 2
     assert named == ["big.npy.json", "big.npy"]
-    assert (tmp_path / "big.npy").read_bytes() == b"one two three"
-    digest = hashlib.sha256(b"one two three").hexdigest()
-    assert check_recorded(tmp_path / "big.npy") == {"sha256": digest, "bytes": 13, "holds": "much"}
+    assert np.load(path).tolist() == [[1, 2, 3], [4, 5, 6]]
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    size = path.stat().st_size
+    assert verify_manifest(path) == {"sha256": digest, "bytes": size, "holds": "much", "rows": 2}
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
-@pytest.mark.parametrize("size", [10, 1_000_000], ids=["found on closing", "found on writing"])
-def test_a_full_disk_under_content_written_piece_by_piece_says_what_to_do(size, tmp_path):
-    files.part_of(tmp_path / "big.npy").symlink_to("/dev/full")
-    told = pytest.raises(RunError, match=r"No space left.*free some space")
-    with told, stream_recorded(tmp_path / "big.npy", {}) as write:
-        write(bytes(size))
+def test_an_array_without_room_on_the_disk_is_refused_before_it_is_filled(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    with pytest.raises(RunError, match="free some space"), new_array(tmp_path / "big.npy", (9,), np.int8, {}):
+        raise AssertionError("the block began")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_error_of_the_block_that_writes_is_not_said_to_be_one_of_the_storage(tmp_path):
     with (
         pytest.raises(OSError, match="too many open files"),
-        stream_recorded(tmp_path / "big.npy", {}) as write,
+        new_array(tmp_path / "big.npy", (3,), np.uint8, {}),
     ):
-        write(b"one")
         raise OSError("too many open files")
     assert list(tmp_path.iterdir()) == []
