@@ -1,6 +1,5 @@
 """Step 1 on ImageNet: the neighbors that SCAN starts from, mined with MoCo's weights. Nothing is trained."""
 
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,8 +14,9 @@ from models.heads import feature_layer
 from models.weights import load_whole
 from utils.features import cached_features
 from utils.mining import check_before_training, mine
-from utils.run.command_line import command, stage_arguments, stage_config
-from utils.run.run import Run
+from utils.run.command_line import command, stage_config
+from utils.run.run import open_run
+from utils.storage.torch_files import to_bytes
 
 FILE = "moco_v2_800ep_pretrain.pth.tar"
 URL = f"https://dl.fbaipublicfiles.com/moco/moco_checkpoints/moco_v2_800ep/{FILE}"
@@ -33,35 +33,34 @@ def published_weights() -> Path:
 
 
 def main(argv: list[str] | None = None) -> None:
-    arguments = stage_arguments(argv, __doc__, takes_model=True)
-    cfg = stage_config(arguments, "moco")
-    run = Run(cfg, arguments.restart)
-    path = arguments.model or Path(cfg.get("moco_weights") or published_weights())
-    weights = read_pretrained(path)
-    run.starts_from_file(path)
-    if run.is_finished(partial(open_splits, cfg)):
-        return
-    train_set, val_set = open_splits(cfg)
-    check_before_training(cfg, train_set, val_set)
-    run.uses(train_set, val_set)
-    plain = val_transform(cfg.transformation_kwargs)
-    splits = {
-        "train": eval_loader(train_set, plain, run.device),
-        "val": eval_loader(val_set, plain, run.device),
-    }
-    model = build_model(cfg).to(run.device, memory_format=torch.channels_last)
-    run.take_over(path, load_whole(model, weights, path))
-    layer = feature_layer(model, cfg.feature_layer)  # unless told otherwise the backbone, before the MLP
-    run.save_model(model.state_dict())
-    run.log.note(f"SHA-256 of {path.name}: {run.began_with['weights']}")
-
-    features = {}
-    for split, loader in splits.items():
-        (features[split],) = cached_features(
-            run.folder / f"features-{split}.npy", layer, loader
-        )  # (N, D), unit length
-    mine(run, features, train_set, val_set)
-    run.finish("the model, both neighbor files and neighbors.png")
+    cfg, options = stage_config(argv, "moco", __doc__, takes_model=True)
+    with open_run(cfg, options) as run:
+        path = options.model or Path(cfg.get("moco_weights") or published_weights())
+        weights = read_pretrained(path)
+        run.folder.start_from_weights(path)
+        train_set, val_set = open_splits(cfg)
+        check_before_training(cfg, train_set, val_set)
+        run.folder.use_images(train_set, val_set)
+        if run.is_finished():
+            return
+        plain = val_transform(cfg.transformation_kwargs)
+        splits = {
+            "train": eval_loader(train_set, plain, run.device),
+            "val": eval_loader(val_set, plain, run.device),
+        }
+        model = build_model(cfg).to(run.device, memory_format=torch.channels_last)
+        loaded = load_whole(model, weights, path)
+        layer = feature_layer(model, cfg.feature_layer)  # unless told otherwise the backbone, before the MLP
+        run.begin(f"{loaded}: nothing is trained")
+        run.log.note(f"SHA-256 of {path.name}: {run.folder.inputs['weights']}")
+        run.folder.save_model(to_bytes(model.state_dict()))
+        features = {}
+        for split, loader in splits.items():
+            (features[split],) = cached_features(
+                run.path, f"features-{split}", layer, loader
+            )  # (N, D), unit length
+        mine(run, features, train_set, val_set)
+        run.finish("the model, both neighbor files and neighbors.png")
 
 
 if __name__ == "__main__":

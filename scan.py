@@ -1,144 +1,169 @@
 """Step 2, SCAN (arXiv:2005.12320): cluster so that every image agrees with its neighbors and all clusters are used."""
 
 import math
-from functools import partial
+from typing import Any, NamedTuple
 
 import torch
+from torch import nn
+from torch.optim import Optimizer
 
-from data import build_dataset, open_splits
+from data import open_splits
 from data.augment import train_transform, val_transform
-from data.loader import build_loader
-from data.loader.build import EVAL_BATCH_SIZE, eval_loader
-from data.loader.features import FeatureLoader
+from data.loader import EVAL_BATCH_SIZE, FeatureLoader, build_loader, eval_loader
 from losses import SCANLoss
 from models import build_model
-from models.weights import load_backbone, read_weights
+from models.weights import load_backbone, load_whole, read_weights
 from utils.errors import UserError
-from utils.evaluate.clustering import clustering_warnings, evaluate_clusters
+from utils.evaluate.clustering import evaluate_clusters
 from utils.evaluate.label_free import neighbor_agreement, scan_validation
 from utils.features import cached_features, extract_features, predict
 from utils.neighbors.search import load_neighbors
 from utils.optimizers import build_optimizer, set_learning_rate
-from utils.report.figures import plot_curves, plot_matching
-from utils.run.command_line import command, stage_arguments, stage_config
-from utils.run.run import Run
+from utils.report.conclusion import conclude
+from utils.run.command_line import command, stage_config
+from utils.run.meter import Meter
+from utils.run.run import open_run
 from utils.stages import MODEL, NEIGHBORS
-from utils.storage.state_dicts import load_strictly
+from utils.storage.torch_files import to_bytes
 
 
-def train_epoch(run: Run, model, loader, criterion, optimizer, epoch: int) -> dict[str, float]:
-    """One pass over the training images, each with one of its neighbors; returns the epoch's averages.
+class Task(NamedTuple):
+    """What is trained, and on what.
 
-    model: images to a list of logits, or, where views are kept, their features to a list of logits."""
-    model.train()
-    if run.cfg.update_cluster_head_only and not run.cfg.cached_views:
-        model.backbone.eval()
-    progress = run.steps(loader, epoch)
-    for batch in progress:
+    network: a batch's views, or cached features, to a list of logits, one for each head. trained: its part that is
+    in train mode. val_network: the same for the batches of val_loader."""
+
+    network: nn.Module
+    trained: nn.Module
+    loader: Any
+    criterion: SCANLoss
+    optimizer: Optimizer
+    val_network: nn.Module
+    val_loader: Any
+
+
+class Best(NamedTuple):
+    """The lowest validation loss so far, and the head that had it."""
+
+    loss: float
+    head: int
+
+
+def train_epoch(task: Task, meter: Meter, autocast) -> dict[str, float]:
+    """One pass over the training images, each with one of its neighbors; returns the epoch's averages."""
+    task.trained.train()
+    for batch in meter:
         anchors, neighbors = batch.views
-        with run.autocast():
-            logits = zip(
-                model(anchors), model(neighbors), strict=True
-            )  # two passes, as their batch norm differs
-        heads = [criterion(anchor, neighbor) for anchor, neighbor in logits]
-        loss = torch.stack([terms.total for terms in heads]).sum()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        total, consistency, entropy = (torch.stack(terms).mean() for terms in zip(*heads, strict=True))
-        progress.update(loss=total, consistency=consistency, entropy=entropy)  # the mean over heads
-    return progress.averages()
+        with autocast():  # two passes, as each has batch-norm statistics of its own
+            anchor_logits, neighbor_logits = task.network(anchors), task.network(neighbors)
+        terms = task.criterion(torch.stack(anchor_logits), torch.stack(neighbor_logits))  # (H,) each
+        task.optimizer.zero_grad()
+        terms.total.sum().backward()
+        task.optimizer.step()
+        meter.update(
+            loss=terms.total.mean(), consistency=terms.consistency.mean(), entropy=terms.entropy.mean()
+        )
+    return meter.averages()
+
+
+def end_to_end(cfg, model: nn.Module, train_set, val_set, neighbors, device) -> Task:
+    """Train the whole network, on new views at each step."""
+    views = [train_transform(cfg.augmentation_strategy, cfg.augmentation_kwargs)] * 2
+    loader = build_loader(
+        train_set, views, cfg.batch_size, device, train=True, neighbors=neighbors, seed=cfg.seed
+    )
+    val_loader = eval_loader(val_set, val_transform(cfg.transformation_kwargs), device)
+    optimizer = build_optimizer(cfg.optimizer, cfg.optimizer_kwargs, model.parameters())
+    return Task(model, model, loader, SCANLoss(**cfg.criterion_kwargs), optimizer, model, val_loader)
+
+
+def heads_only(cfg, model: nn.Module, train_set, val_set, neighbors, device) -> Task:
+    """Train the heads on a frozen backbone. Val images go through it once; so do `cached_views` of each training
+    image, if that is above 0."""
+    task = end_to_end(cfg, model, train_set, val_set, neighbors, device)
+    heads = model.cluster_head
+    model.eval().backbone.requires_grad_(False)
+    features = extract_features(model.backbone, task.val_loader)  # (N, D)
+    val_loader = FeatureLoader(features[None], val_set, [None], EVAL_BATCH_SIZE, device)
+    network, loader = model, task.loader
+    if cfg.cached_views:
+        in_order = build_loader(
+            train_set, loader.views[:1], EVAL_BATCH_SIZE, device
+        )  # the same for every seed
+        features = cached_features(
+            cfg.pretext_dir, "cached_views", model.backbone, in_order, cfg.cached_views
+        )
+        network = heads
+        loader = FeatureLoader(
+            features, train_set, loader.views, cfg.batch_size, device, True, neighbors, cfg.seed
+        )
+    optimizer = build_optimizer(cfg.optimizer, cfg.optimizer_kwargs, heads.parameters())
+    return Task(network, heads, loader, task.criterion, optimizer, heads, val_loader)
+
+
+def validate(task: Task, val_set, neighbors) -> tuple[Best, dict]:
+    """The head with the lowest SCAN loss on the val split, which sees no label, and figures of its clusters."""
+    predictions = predict(task.val_network, task.val_loader)  # (N, K) for each head
+    terms = [scan_validation(each, neighbors, task.criterion.cluster_prior) for each in predictions]
+    losses = [each["total_loss"] for each in terms]
+    head = losses.index(min(losses))  # the first head wins a tie
+    figures = terms[head] | evaluate_clusters(predictions[head], val_set.targets)
+    figures["neighbor_agreement"] = neighbor_agreement(predictions[head].argmax(dim=1), neighbors)
+    figures.pop("hungarian_match", None)
+    return Best(losses[head], head), {f"val/{name}": value for name, value in figures.items()}
 
 
 def main(argv: list[str] | None = None) -> None:
-    arguments = stage_arguments(argv, __doc__)
-    cfg = stage_config(arguments, "scan")
-    run, strategy = (
-        Run(cfg, arguments.restart),
-        train_transform(cfg.augmentation_strategy, cfg.augmentation_kwargs),
-    )
-    pretext = run.starts_from(cfg.pretext_dir, MODEL, *NEIGHBORS.values())
-    if run.is_finished(partial(open_splits, cfg)):
-        return
-    model = build_model(cfg)
-    loaded = load_backbone(model, pretext / MODEL)
-    train_set, val_set = build_dataset(cfg, "train"), build_dataset(cfg, "val")
-    run.uses(train_set, val_set)
-    if cfg.num_classes > len(train_set):
+    cfg, options = stage_config(argv, "scan", __doc__)
+    with open_run(cfg, options) as run:
+        inputs = run.folder.start_from()
+        train_set, val_set = open_splits(cfg)
+        run.folder.use_images(train_set, val_set, inputs)
+        if run.is_finished():
+            return
+        check_clusters(cfg.num_classes, train_set)
+        neighbors = load_neighbors(inputs.folder / NEIGHBORS["train"], len(train_set), cfg.num_neighbors)
+        val_neighbors = load_neighbors(inputs.folder / NEIGHBORS["val"], len(val_set))
+        model = build_model(cfg)
+        loaded = load_backbone(model, inputs.folder / MODEL)
+        model = model.to(run.device, memory_format=torch.channels_last)
+        prepare = heads_only if cfg.update_cluster_head_only else end_to_end
+        task = prepare(cfg, model, train_set, val_set, neighbors, run.device)
+        saved = run.restore(model, task.optimizer, best_loss=math.inf, best_loss_head=0)
+        best = Best(saved["best_loss"], saved["best_loss_head"])
+        run.log.note(f"loaded {loaded} backbone tensors from {inputs.folder / MODEL}")
+        say_bounds(run.log, task.criterion, cfg.batch_size, cfg.num_classes)
+
+        for epoch in run.epochs():
+            set_learning_rate(task.optimizer, cfg, epoch)
+            metrics = train_epoch(task, run.meter(task.loader, epoch), run.autocast)
+            new, figures = validate(task, val_set, val_neighbors)
+            if new.loss < best.loss:
+                best = new
+                run.folder.save_model(to_bytes({"model": model.state_dict(), "head": best.head}))
+            run.end_epoch(epoch, metrics | figures, best_loss=best.loss, best_loss_head=best.head)
+
+        load_whole(model, read_weights(run.path / MODEL, "scan"), run.path / MODEL)
+        probabilities = predict(task.val_network, task.val_loader)[best.head]
+        title = f"SCAN on the val split, lowest val/total_loss {best.loss:.4f}, head {best.head}"
+        conclude(run, title, probabilities, val_set)
+
+
+def check_clusters(num_clusters: int, train_set) -> None:
+    if num_clusters > len(train_set):
         raise UserError(
-            f"num_classes {cfg.num_classes} is more than the {len(train_set)} training images: lower it, or add images"
-        )
-    neighbors = load_neighbors(pretext / NEIGHBORS["train"], len(train_set), cfg.num_neighbors)
-    val_neighbors = load_neighbors(pretext / NEIGHBORS["val"], len(val_set))
-    loader = build_loader(
-        train_set,
-        [strategy, strategy],
-        cfg.batch_size,
-        run.device,
-        train=True,
-        neighbors=neighbors,
-        seed=cfg.seed,
-    )
-    val_loader = eval_loader(val_set, val_transform(cfg.transformation_kwargs), run.device)
-    model = model.to(run.device, memory_format=torch.channels_last)
-    if cfg.update_cluster_head_only:
-        model.backbone.requires_grad_(False)
-    criterion = SCANLoss(**cfg.criterion_kwargs)
-    optimizer = build_optimizer(
-        cfg.optimizer, cfg.optimizer_kwargs, [p for p in model.parameters() if p.requires_grad]
-    )
-    state = run.resume(model, optimizer)
-    run.log.note(f"loaded {loaded} of {loaded} backbone tensors from {pretext / MODEL}")
-    best_loss, best_head = state.setdefault("best_loss", math.inf), state.setdefault("best_loss_head", 0)
-    trained = judged = model  # what a batch of views, and what one of val images goes through
-    if cfg.update_cluster_head_only:
-        judged = model.cluster_head
-        features = extract_features(model.backbone, val_loader)  # they do not change any more
-        val_loader = FeatureLoader(features[None], val_set, [None], EVAL_BATCH_SIZE, run.device)
-    if cfg.cached_views:
-        trained = model.cluster_head
-        in_order = build_loader(
-            train_set, [strategy], EVAL_BATCH_SIZE, run.device
-        )  # the same views for every seed
-        features = cached_features(pretext / "cached_views.npy", model.backbone, in_order, cfg.cached_views)
-        loader = FeatureLoader(
-            features, train_set, loader.views, cfg.batch_size, run.device, True, neighbors, cfg.seed
-        )
-    run.log.note(criterion.bounds(cfg.num_classes))
-    if cfg.batch_size / cfg.num_classes < 4:
-        run.log.warn(
-            f"batch_size is {cfg.batch_size} for num_classes {cfg.num_classes}, less than 4 images a cluster: the "
-            f"entropy is of a batch, so clusters may stay empty; raise batch_size to {4 * cfg.num_classes} or more"
+            f"num_classes {num_clusters} is more than the {len(train_set)} training images: lower it, or add images"
         )
 
-    for epoch in run.epochs():
-        set_learning_rate(optimizer, cfg, epoch)
-        metrics = train_epoch(run, trained, loader, criterion, optimizer, epoch)
-        run.check_finite(epoch)
-        predictions = predict(judged, val_loader)  # (N, K) for each head
-        validations = [scan_validation(each, val_neighbors, criterion.cluster_prior) for each in predictions]
-        losses = [validation["total_loss"] for validation in validations]
-        head = losses.index(min(losses))  # the first head wins a tie
-        if losses[head] < best_loss:  # selection sees no label
-            best_loss, best_head = losses[head], head
-            run.save_model({"model": model.state_dict(), "head": head})
-        probabilities = predictions[head]
-        report = validations[head] | evaluate_clusters(probabilities, val_set.targets)
-        report["neighbor_agreement"] = neighbor_agreement(probabilities.argmax(dim=1), val_neighbors)
-        report.pop("hungarian_match", None)
-        run.log_epoch(epoch, metrics | {f"val/{name}": value for name, value in report.items()})
-        run.save(epoch, best_loss=best_loss, best_loss_head=best_head)
 
-    best = read_weights(run.folder / MODEL, "scan")
-    load_strictly(model, best.state, run.folder / MODEL)
-    probabilities = predict(judged, val_loader)[best.head]
-    metrics = evaluate_clusters(probabilities, val_set.targets)
-    run.log.final(f"SCAN on the val split, lowest val/total_loss {best_loss:.4f}, head {best.head}", metrics)
-    for caution in clustering_warnings(metrics):
-        run.log.warn(caution)
-    matrix = plot_matching(val_set, probabilities.argmax(dim=1), metrics, run.folder / "confusion_matrix.png")
-    plot_curves(run.folder / "log.jsonl", run.folder / "curves.png")
-    run.finish("the model" + (", curves.png and confusion_matrix.png" if matrix else " and curves.png"))
+def say_bounds(log, criterion: SCANLoss, batch_size: int, num_clusters: int) -> None:
+    """How low the loss can get, and a warning where a batch is too small for its entropy."""
+    log.note(criterion.bounds(num_clusters))
+    if batch_size / num_clusters < 4:
+        log.warn(
+            f"batch_size {batch_size} is less than 4 images for each of num_classes {num_clusters} clusters: the "
+            f"entropy is of a batch, so clusters may stay empty; raise batch_size to {4 * num_clusters} or more"
+        )
 
 
 if __name__ == "__main__":

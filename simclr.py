@@ -1,8 +1,10 @@
 """Step 1, the pretext task: SimCLR (arXiv:2002.05709), then the nearest neighbors that SCAN starts from."""
 
-from functools import partial
+from typing import Any, NamedTuple
 
 import torch
+from torch import nn
+from torch.optim import Optimizer
 
 from data import open_splits, with_unlabeled
 from data.augment import train_transform, val_transform
@@ -16,77 +18,87 @@ from utils.mining import check_before_training, knn_accuracy, mine
 from utils.neighbors.search import check_features
 from utils.optimizers import build_optimizer, set_learning_rate
 from utils.report.figures import plot_curves
-from utils.run.command_line import command, stage_arguments, stage_config
-from utils.run.run import Run
+from utils.run.command_line import command, stage_config
+from utils.run.meter import Meter
+from utils.run.run import Run, open_run
+from utils.storage.torch_files import to_bytes
 
 
-def train_epoch(run: Run, model, loader, criterion, optimizer, epoch: int) -> dict[str, float]:
+class Task(NamedTuple):
+    """What is trained, and on what."""
+
+    model: nn.Module
+    loader: Any
+    criterion: SimCLRLoss
+    optimizer: Optimizer
+
+
+def train_epoch(task: Task, meter: Meter, autocast) -> dict[str, float]:
     """One pass over the training images; returns the epoch's averages."""
-    model.train()
-    progress = run.steps(loader, epoch)
-    for batch in progress:
+    task.model.train()
+    for batch in meter:
         images = torch.cat(batch.views)  # (2B, 3, H, W): both views in one pass share the batch norm
-        with run.autocast():
-            features = model(images)  # (2B, D), unit length
-        loss = criterion(torch.stack(features.chunk(2), dim=1))  # of (B, 2, D)
-        optimizer.zero_grad()
+        with autocast():
+            features = task.model(images)  # (2B, D), unit length
+        loss = task.criterion(torch.stack(features.chunk(2), dim=1))  # of (B, 2, D)
+        task.optimizer.zero_grad()
         loss.backward()
-        optimizer.step()
-        progress.update(loss=loss)
-    return progress.averages()
+        task.optimizer.step()
+        meter.update(loss=loss)
+    return meter.averages()
 
 
-def train(run: Run, model, train_set, val_set, splits: dict) -> None:
-    """SimCLR on the train split and what there is of unlabeled images; kNN accuracy is for information alone."""
-    cfg, strategy = run.cfg, train_transform(run.cfg.augmentation_strategy, run.cfg.augmentation_kwargs)
-    dataset = with_unlabeled(cfg, train_set)
-    loader = build_loader(
-        dataset, [strategy, strategy], cfg.batch_size, run.device, train=True, seed=cfg.seed
-    )
-    criterion = SimCLRLoss(**cfg.criterion_kwargs)
+def train(run: Run, model: nn.Module, train_set, val_set, splits: dict) -> None:
+    """SimCLR on the train split and unlabeled images, if there are any; kNN accuracy is for information alone."""
+    cfg, dataset = run.cfg, with_unlabeled(run.cfg, train_set)
+    views = [train_transform(cfg.augmentation_strategy, cfg.augmentation_kwargs)] * 2
+    loader = build_loader(dataset, views, cfg.batch_size, run.device, train=True, seed=cfg.seed)
     optimizer = build_optimizer(cfg.optimizer, cfg.optimizer_kwargs, model.parameters())
-    run.resume(model, optimizer)
+    task = Task(model, loader, SimCLRLoss(**cfg.criterion_kwargs), optimizer)
+    run.restore(model, optimizer)
     for epoch in run.epochs():
         set_learning_rate(optimizer, cfg, epoch)
-        metrics = train_epoch(run, model, loader, criterion, optimizer, epoch)
-        run.check_finite(epoch)
-        if run.is_due(epoch, cfg.knn_every) and train_set.is_labelled and val_set.is_labelled:
+        metrics = train_epoch(task, run.meter(loader, epoch), run.autocast)
+        is_due = (epoch + 1) % cfg.knn_every == 0 or epoch + 1 == cfg.epochs
+        if is_due and train_set.is_labelled and val_set.is_labelled:
             with run.autocast():
                 features = {split: extract_features(model, images) for split, images in splits.items()}
             metrics["val/knn_accuracy"] = knn_accuracy(features, train_set, val_set, run.device)
-        run.log_epoch(epoch, metrics)
-        run.save(epoch)
+        run.end_epoch(epoch, metrics)
 
 
 def main(argv: list[str] | None = None) -> None:
-    arguments = stage_arguments(argv, __doc__, takes_model=True)
-    cfg = stage_config(arguments, "simclr")
-    trained = read_weights(arguments.model, "pretext") if arguments.model else None
-    run = Run(cfg, arguments.restart)
-    if not trained and run.is_finished(partial(open_splits, cfg)):
-        return
-    train_set, val_set = open_splits(cfg)
-    check_before_training(cfg, train_set, val_set)
-    run.uses(train_set, val_set)
-    plain = val_transform(cfg.transformation_kwargs)
-    splits = {
-        "train": eval_loader(train_set, plain, run.device),
-        "val": eval_loader(val_set, plain, run.device),
-    }
-    model = build_model(cfg).to(run.device, memory_format=torch.channels_last)
-    if trained:
-        run.take_over(arguments.model, load_whole(model, trained, arguments.model))
-    else:
-        train(run, model, train_set, val_set, splits)
+    cfg, options = stage_config(argv, "simclr", __doc__, takes_model=True)
+    weights = read_weights(options.model, "pretext") if options.model else None
+    with open_run(cfg, options) as run:
+        if weights:
+            run.folder.start_from_weights(options.model)
+        train_set, val_set = open_splits(cfg)
+        check_before_training(cfg, train_set, val_set)
+        run.folder.use_images(train_set, val_set)
+        if not weights and run.is_finished():
+            return
+        plain = val_transform(cfg.transformation_kwargs)
+        splits = {
+            "train": eval_loader(train_set, plain, run.device),
+            "val": eval_loader(val_set, plain, run.device),
+        }
+        model = build_model(cfg).to(run.device, memory_format=torch.channels_last)
+        if weights:
+            loaded = load_whole(model, weights, options.model)
+        else:
+            train(run, model, train_set, val_set, splits)
 
-    layer = feature_layer(model, cfg.feature_layer)  # unless told otherwise the head, after the MLP
-    features = {split: extract_features(layer, loader) for split, loader in splits.items()}
-    for vectors in features.values():
-        check_features(vectors)  # a model that cannot be mined replaces no other
-    run.save_model(model.state_dict())
-    mine(run, features, train_set, val_set)
-    plot_curves(run.folder / "log.jsonl", run.folder / "curves.png")
-    run.finish("the model, both neighbor files and neighbors.png")
+        layer = feature_layer(model, cfg.feature_layer)  # unless told otherwise the head, after the MLP
+        features = {split: extract_features(layer, loader) for split, loader in splits.items()}  # (N, D) each
+        for vectors in features.values():
+            check_features(vectors)  # a model that cannot be mined replaces no other
+        if weights:
+            run.begin(f"{loaded}: nothing is trained")
+        run.folder.save_model(to_bytes(model.state_dict()))
+        mine(run, features, train_set, val_set)
+        plot_curves(run.path / "log.jsonl", run.path / "curves.png")
+        run.finish("the model, both neighbor files and neighbors.png")
 
 
 if __name__ == "__main__":

@@ -28,9 +28,9 @@ from utils.evaluate.label_free import silhouette
 from utils.features import cached_features, predict
 from utils.report.figures import read_epochs
 from utils.report.sweep_table import Variant, agreements, plot_variants, summary, to_csv, to_lines, verdict
-from utils.run.command_line import command, stage_arguments, stage_config, stage_parser
-from utils.run.run import Run
-from utils.stages import MODEL, NEIGHBORS
+from utils.run.command_line import command, stage_config, stage_parser
+from utils.run.folder import RunFolder
+from utils.stages import MODEL
 from utils.storage.files import write_whole
 
 NOT_VARIED = ("seed", "run_name", "root_dir", "update_cluster_head_only")
@@ -103,12 +103,12 @@ def plan(arguments: argparse.Namespace) -> tuple[Path, list[list[list[str]]]]:
             if (settings := {**cfg, "run_name": "", "scan_dir": ""}) in configs:
                 raise UserError(f"{name} is there twice: give each value and each seed once")
             configs.append(settings)
-            Run(cfg, arguments.restart).starts_from(cfg.pretext_dir, MODEL, *NEIGHBORS.values())
+            RunFolder(cfg, arguments.restart).start_from()
     return Path(base.root_dir, base.run_name, "sweep"), commands
 
 
 def config_of(argv: list[str]) -> EasyDict:
-    return stage_config(stage_arguments(argv, ""), "scan")
+    return stage_config(argv, "scan")[0]
 
 
 def run_variant(settings: dict[str, str], commands: list[list[str]], features_path: Path) -> Variant:
@@ -134,7 +134,7 @@ def measure(cfg, val_set, features_path: Path) -> tuple[dict[str, float | None],
     load_whole(model, weights, folder / MODEL)
     model = model.to(device, memory_format=torch.channels_last)
     images = eval_loader(val_set, val_transform(cfg.transformation_kwargs), device)
-    features = cached_features(features_path, model.backbone, images)  # (1, N, D)
+    features = cached_features(features_path.parent, features_path.stem, model.backbone, images)  # (1, N, D)
     loader = FeatureLoader(features, val_set, [None], EVAL_BATCH_SIZE, device)
     probabilities = predict(model.cluster_head, loader)[weights.head]  # (N, K)
     predictions = probabilities.argmax(dim=1)

@@ -24,14 +24,14 @@ def cluster_entropy(mean_probs: Tensor, cluster_prior: Sequence[float] | None = 
     at times below 0; equal numbers give the entropy itself. Raises ValueError unless there are K of them.
     """
     mean_probs = mean_probs.clamp(min=1e-8)  # (K,)
-    entropy = -(mean_probs * mean_probs.log()).sum()
+    entropy = -(mean_probs * mean_probs.log()).sum(dim=-1)
     if cluster_prior is None:
         return entropy
-    if len(cluster_prior) != len(mean_probs):
+    if len(cluster_prior) != mean_probs.shape[-1]:
         raise ValueError(f"cluster_prior has {len(cluster_prior)} numbers for {len(mean_probs)} clusters")
     prior = torch.tensor(cluster_prior, dtype=torch.float64)
     scaled = (prior.log() - prior.mean().log()).to(mean_probs, non_blocking=True)  # (K,), log(K prior_k)
-    return entropy + (mean_probs * scaled).sum()
+    return entropy + (mean_probs * scaled).sum(dim=-1)
 
 
 def scan_loss(
@@ -48,13 +48,13 @@ def scan_loss(
     ln K - KL(pbar || prior), see `cluster_entropy`.
     The total is at least -entropy_weight * ln K. Raises ValueError if the two shapes are not one (B, K).
     """
-    if anchor_logits.ndim != 2 or anchor_logits.shape != neighbor_logits.shape:
+    if anchor_logits.ndim not in (2, 3) or anchor_logits.shape != neighbor_logits.shape:
         shapes = f"{tuple(anchor_logits.shape)} and {tuple(neighbor_logits.shape)}"
         raise ValueError(f"anchor and neighbor logits have shapes {shapes}, expected one (B, K) for both")
-    log_p = anchor_logits.float().log_softmax(dim=1)  # (B, K)
-    log_q = neighbor_logits.float().log_softmax(dim=1)  # (B, K)
-    consistency = -torch.logsumexp(log_p + log_q, dim=1).clamp(min=-100).mean()
-    entropy = cluster_entropy(log_p.exp().mean(dim=0), cluster_prior)
+    log_p = anchor_logits.float().log_softmax(dim=-1)
+    log_q = neighbor_logits.float().log_softmax(dim=-1)
+    consistency = -torch.logsumexp(log_p + log_q, dim=-1).clamp(min=-100).mean(dim=-1)
+    entropy = cluster_entropy(log_p.exp().mean(dim=-2), cluster_prior)
     return ScanTerms(consistency - entropy_weight * entropy, consistency, entropy)
 
 

@@ -2,7 +2,9 @@
 
 import ctypes
 import os
-from contextlib import suppress
+import re
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -27,36 +29,61 @@ def free_memory() -> int:
         free += [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
     with suppress(OSError, ValueError):  # a container of Linux; "max" is no limit
         limit, used = (int((CONTAINER / name).read_text()) for name in ("memory.max", "memory.current"))
-        facts = dict(line.split() for line in (CONTAINER / "memory.stat").read_text().splitlines())
-        free.append(limit - used + sum(int(facts.get(name, 0)) for name in ("active_file", "inactive_file")))
+        usage = dict(line.split() for line in (CONTAINER / "memory.stat").read_text().splitlines())
+        free.append(limit - used + sum(int(usage.get(name, 0)) for name in ("active_file", "inactive_file")))
     return max(0, min(free, default=4 * 2**30))
 
 
-def keep_freed_memory() -> None:
-    """Have glibc keep what is freed for the next batch. Otherwise the system takes it back and hands it out anew page
-    by page, which takes as long as most image operations on it."""
-    with suppress(OSError, AttributeError):  # another C library
-        glibc = ctypes.CDLL("libc.so.6")
-        for parameter in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
-            glibc.mallopt(
-                parameter, 2**28
-            )  # larger blocks, kept, would leave holes: 24 GB where 18 are needed
+def keep_freed_memory() -> bool:
+    """Have glibc keep the memory that this process frees, for the next batch; returns whether it does.
+
+    It works on the whole process. Otherwise the system takes the memory back and hands it out anew page by page,
+    which takes as long as most image operations. Older glibc refuses the first setting; nothing has changed then."""
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):  # another C library
+        return False
+    mmap_threshold, trim_threshold = -3, -1
+    kept = 2**28  # bytes; larger blocks, kept, would leave holes: 24 GB where 18 are needed
+    return bool(mallopt(mmap_threshold, kept) and mallopt(trim_threshold, kept))
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is one, else the CPU. Prepares it: a GPU is to try which of its convolutions are the
-    fastest for each new size, a CPU to keep memory from batch to batch."""
+    """`auto` is CUDA where there is one, else the CPU. Raises UserError where CUDA is asked for in vain."""
     if name == "cuda" and not torch.cuda.is_available():
-        raise UserError(
-            "device: cuda was asked for, but PyTorch sees no CUDA device: use device=auto or device=cpu"
-        )
+        raise UserError("device is cuda, but PyTorch sees no CUDA device: use device=auto or device=cpu")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cpu":
-        keep_freed_memory()
-    else:
-        torch.backends.cudnn.benchmark = True
+    if name == "cuda":
+        torch.backends.cudnn.benchmark = True  # try which convolutions are fastest for each new size
     return torch.device(name)
+
+
+@contextmanager
+def float32_precision(precision: str) -> Iterator[None]:
+    """In the block float32 is computed in full, or on a GPU in TF32 where `precision` is tf32."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = precision == "tf32"
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager:
+    """A context in which networks compute in bfloat16, if `precision` is bf16."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+def lack_of_memory(error: BaseException) -> str:
+    """What memory could not be had, "" if the error is of another kind."""
+    text = " ".join(str(error).split())
+    known = re.search("DefaultCPUAllocator|CUDA.*out of memory|ALLOC_FAILED|alloc fail", text)
+    is_named = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+    if not is_named and not (known and isinstance(error, RuntimeError)):
+        return ""
+    return text[known.start() if known else 0 :].partition(". ")[0] or "none left"
 
 
 def near(values: Tensor, device: torch.device) -> Tensor:

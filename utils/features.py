@@ -55,11 +55,12 @@ def predict(model: nn.Module, loader) -> list[Tensor]:
     return heads
 
 
-def cached_features(path: Path, model: nn.Module, loader, passes: int = 1) -> Tensor:
+def cached_features(folder: Path, name: str, model: nn.Module, loader, passes: int = 1) -> Tensor:
     """model(images) of `passes` passes over a loader in order, each with random numbers of its own: (passes, N, D).
 
     float32 on the CPU; from the `.npy` file `path` if its record says that it was made of the same images, weights and
     views, else extracted and kept there. Above IN_MEMORY bytes they stay on disk, memory-mapped."""
+    path = Path(folder) / f"{name}.npy"
     facts = {
         "holds": "features",
         "images_sha256": loader.dataset.fingerprint,

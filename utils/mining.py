@@ -8,11 +8,11 @@ from utils.neighbors.search import (
     check_minable,
     choose_backend,
     mine_neighbors,
+    neighbors_to_bytes,
     recall,
     weighted_knn,
 )
 from utils.report.figures import plot_neighbors
-from utils.run.run import Run
 
 RECALL_SAMPLE = 1000  # images that are searched exactly, to judge an index
 KMEANS_LIMIT = 1e10  # images x feature size x classes: above it a baseline would take longer than it is worth
@@ -42,7 +42,7 @@ def knn_accuracy(features, train_set, val_set, device) -> float:
     return (predictions == val_set.targets[known]).double().mean().item()
 
 
-def mine(run: Run, features: dict[str, torch.Tensor], train_set, val_set) -> None:
+def mine(run, features: dict[str, torch.Tensor], train_set, val_set) -> None:
     """Write both neighbor files and neighbors.png; where labels are known, report what the features are worth.
 
     features: (N, D) of un-augmented images of `train` and `val`, unit length. `knn_index` is for the train split; the
@@ -55,7 +55,7 @@ def mine(run: Run, features: dict[str, torch.Tensor], train_set, val_set) -> Non
         vectors = features[split].to(run.device)
         backend = choose_backend(vectors, cfg.knn_backend, index)
         neighbors = mine_neighbors(vectors, topk, backend, index)  # (N, T + 1)
-        run.save_neighbors(split, neighbors)
+        run.folder.save_neighbors(split, neighbors_to_bytes(neighbors), topk)
         run.log.note(f"mined the {topk} nearest neighbors of {len(dataset)} {split} images with {backend}")
         if index != "Flat":
             share, sample = recall(neighbors, vectors, RECALL_SAMPLE), min(RECALL_SAMPLE, len(dataset))
@@ -65,7 +65,7 @@ def mine(run: Run, features: dict[str, torch.Tensor], train_set, val_set) -> Non
             accuracy = neighbor_accuracy(neighbors, dataset.targets, topk)
             run.log.final(f"neighbors of the {split} split", {f"right among the top {topk}": accuracy})
         if split == "train":
-            plot_neighbors(dataset, neighbors.numpy(), run.folder / "neighbors.png")
+            plot_neighbors(dataset, neighbors.numpy(), run.path / "neighbors.png")
     if train_set.is_labelled and val_set.is_labelled:
         baselines = {"weighted kNN": knn_accuracy(features, train_set, val_set, run.device)}
         images, size, classes = *features["train"].shape, len(train_set.classes)

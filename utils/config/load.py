@@ -1,6 +1,8 @@
 """Configs: defaults of the key table, then configs/env.yml, then the experiment's YAML, then `key=value` arguments."""
 
 import difflib
+import hashlib
+import json
 import os
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -203,3 +205,10 @@ def _nest(values: Mapping[str, Any]) -> dict[str, Any]:
             place = place.setdefault(group, {})
         place[word] = value
     return tree
+
+
+def config_hash(cfg) -> str:
+    """SHA-256 of the settings that a resume may not change."""
+    values = _flatten(cfg)
+    kept = {key.name: values.get(key.name) for key in KEYS if not key.may_change}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()

@@ -1,13 +1,22 @@
 """The checkpoint of a run and the one before it: at any moment, one of the two is whole."""
 
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from utils.errors import RunError, UserError
+from utils.run import signals
+from utils.run.meter import Meter
 from utils.storage.files import read_manifest, save_with_manifest, sha256_of
+from utils.storage.state_dicts import load_strictly
 from utils.storage.torch_files import read_tensors, to_bytes
+
+REMEDY = "give this run its own run_name=..., or begin anew with --restart, which moves the old files aside"
+SAVE_SECONDS = (
+    30  # at least, from one epoch's checkpoint to the next: writing one takes a good part of a short epoch
+)
 
 
 def previous_of(path: Path) -> Path:
@@ -18,30 +27,32 @@ def has_checkpoint(path: Path) -> bool:
     return path.exists() or previous_of(path).exists()
 
 
-def save_checkpoint(path: Path, content: dict[str, Any], facts: Mapping[str, Any]) -> None:
-    """Write tensors and plain Python types with a record of `facts`; the checkpoint before is kept beside it."""
-    save_with_manifest(path, to_bytes(content), facts, previous=previous_of(path))
+def save_checkpoint(path: Path, content: dict[str, Any], metadata: Mapping[str, Any]) -> None:
+    """Write tensors and plain Python types with a manifest; the checkpoint before stays beside it."""
+    save_with_manifest(path, to_bytes(content), metadata, previous=previous_of(path))
 
 
-def load_checkpoint(path: Path) -> tuple[dict[str, Any] | None, str]:
-    """The content of the newest whole checkpoint, None where there is none, and what is wrong with a newer one.
+def load_checkpoint(path: Path) -> tuple[dict[str, Any], str]:
+    """The content of the newest whole checkpoint, {} where there is none, and what is wrong with a newer one.
 
-    A damaged checkpoint is moved out of the way (`damaged_...`) when the previous one is whole. Raises RunError when
-    neither is."""
-    records, faults = set(), []
+    A damaged checkpoint is renamed to `damaged_...` when the previous one is whole. Raises RunError when neither
+    is."""
+    digests, faults = set(), []
     for file in (
         path,
         previous_of(path),
-    ):  # a kill between two renames leaves a file its record under the other name
+    ):  # a kill between two renames can leave a manifest under the other name
         try:
-            record = read_manifest(file)
-            records |= {record["sha256"]} if record else set()
+            if manifest := read_manifest(file):
+                digests.add(manifest["sha256"])
         except RunError as error:
             faults.append(str(error))
     for file in filter(Path.exists, (path, previous_of(path))):
         try:
-            if (records or faults) and sha256_of(file) not in records:
-                raise RunError(f"{file} ({file.stat().st_size} bytes) is damaged: no record has its SHA-256")
+            if (digests or faults) and sha256_of(file) not in digests:
+                raise RunError(
+                    f"{file} ({file.stat().st_size} bytes) is damaged: no manifest has its SHA-256"
+                )
             content = read_tensors(file)
         except (UserError, RunError, OSError) as error:
             faults.append(str(error) if file.name in str(error) else f"{file}: {error}")
@@ -49,17 +60,110 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Any] | None, str]:
         if file == path:
             return content, ""
         if path.exists():
-            os.replace(
-                path, path.with_name("damaged_" + path.name)
-            )  # or the next save would keep it as the whole one
+            os.replace(path, path.with_name("damaged_" + path.name))  # the next save must not keep it
         return content, "; ".join(faults)
     if has_checkpoint(path):
         raise RunError(
             f"{'; '.join(faults)}; no whole checkpoint is left: put a copy back, or begin anew with --restart"
         )
-    return None, ""
+    return {}, ""
 
 
-def place_of(finished: int, begun: dict | None) -> str:
-    """How far a checkpoint is, in words. begun: the state of an epoch that was stopped in its middle."""
+def place_of(finished: int, begun: dict) -> str:
+    """How far a checkpoint is, in words. begun: the state of an epoch that was stopped, {} for none."""
     return f"after epoch {finished}" + (f" and {begun['step']} steps of the next" if begun else "")
+
+
+class Checkpointer:
+    """Saves and restores what a run has done so far, and knows when it is time to.
+
+    folder: the run's, with what it began with. epochs: how many the run is to have. save_minutes: from one save
+    within an epoch to the next."""
+
+    def __init__(self, folder, epochs: int, save_minutes: float):
+        self.folder, self.epochs, self.save_minutes = folder, epochs, save_minutes
+        self.saved: dict[str, Any] = {}  # `model` and `optimizer`, from `restore` on
+        self.values: dict[str, Any] = {}  # plain values of the stage after the last whole epoch
+        self.finished = self.first_epoch = 0  # epochs
+        self.begun: dict = {}  # the meter's state of an epoch that was stopped in its middle
+        self.last_save = time.monotonic()
+
+    def restore(self, model, optimizer, values: dict[str, Any]) -> str:
+        """Take up the last checkpoint, if there is one, into model, optimizer and `values`; from now on they are
+        what is saved. Returns what is wrong with a newer checkpoint, "" for nothing.
+
+        Raises UserError for a checkpoint of another run, and where training would replace a model."""
+        path = self.folder.checkpoint
+        content, fault = load_checkpoint(path)
+        if content:
+            self._check(content)
+            try:
+                load_strictly(model, content["model"], path)
+                optimizer.load_state_dict(content["optimizer"])
+            except (UserError, KeyError, ValueError, TypeError, AttributeError) as error:
+                raise UserError(f"{path} is no checkpoint of this run ({error}): {REMEDY}") from error
+            values |= {name: content[name] for name in values if name in content}
+            self.finished, self.begun = content["epoch"], content.get("begun_epoch", {})
+        elif self.folder.has_result():
+            raise UserError(
+                f"{self.folder.path} holds a model without the checkpoint of its training, which training would "
+                f"replace: put the checkpoint back, mine with that model (--model), or {REMEDY}"
+            )
+        self.saved = {"model": model, "optimizer": optimizer}
+        self.values, self.first_epoch = values, self.finished
+        return fault
+
+    def _check(self, content: dict) -> None:
+        path, folder = self.folder.checkpoint, self.folder.path
+        if not {"model", "optimizer", "epoch"} <= content.keys() or type(content["epoch"]) is not int:
+            raise UserError(
+                f"{path} has no model, optimizer and epoch to go on from: move it away to start anew; if it is a trained "
+                f"pretext model, mine with it: --model {path}"
+            )
+        if not (folder / "config.yml").is_file():
+            raise UserError(f"{folder} lacks config.yml, the settings of the checkpoint there: {REMEDY}")
+        saved = content.get("inputs", {})
+        if changed := [name for name, digest in saved.items() if self.folder.inputs.get(name) != digest]:
+            raise UserError(f"{folder} began with other {', '.join(changed)} than there are now: {REMEDY}")
+        if content["epoch"] + ("begun_epoch" in content) > self.epochs:
+            place = place_of(content["epoch"], content.get("begun_epoch", {}))
+            raise UserError(f"{path} is {place}, more than epochs: {self.epochs}; raise epochs, or {REMEDY}")
+
+    def remaining(self) -> Iterator[int]:
+        """The epochs still to train, from 0. In them SIGINT and SIGTERM end the run once its state is saved."""
+        self.last_save = time.monotonic()
+        with signals.waiting():
+            yield from range(self.finished, self.epochs)
+        signals.stop_if_requested()
+
+    def take_begun(self) -> dict:
+        """The state of the epoch that was stopped in its middle; {} from the second call on."""
+        begun, self.begun = self.begun, {}
+        return begun
+
+    def after_step(self, meter: Meter) -> None:
+        """Save within the epoch, if it is time or the run is to stop."""
+        minutes = (time.monotonic() - self.last_save) / 60
+        if signals.requested() or minutes >= self.save_minutes:
+            meter.averages()  # raises if they are not finite
+            self._save(meter.state())
+
+    def end_epoch(self, epoch: int, values: dict[str, Any]) -> None:
+        """Note an epoch that is done, and save it; not so soon after the last save, but for the first and the last
+        epoch, or when the run is to stop."""
+        self.finished, self.values = epoch + 1, values
+        at_an_end = epoch == self.first_epoch or epoch + 1 == self.epochs or signals.requested()
+        if at_an_end or time.monotonic() - self.last_save >= SAVE_SECONDS:
+            self._save({})
+
+    def _save(self, begun: dict) -> None:
+        content = {name: part.state_dict() for name, part in self.saved.items()}
+        content |= {"epoch": self.finished, "inputs": self.folder.inputs, **self.values}
+        content |= {"begun_epoch": begun} if begun else {}
+        metadata = {
+            "holds": f"checkpoint {place_of(self.finished, begun)}",
+            **self.folder.splits.get("train", {}),
+        }
+        save_checkpoint(self.folder.checkpoint, content, metadata)
+        self.last_save = time.monotonic()
+        signals.stop_if_requested()

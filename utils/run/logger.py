@@ -1,6 +1,7 @@
-"""One logger: console, `log.jsonl` and, where it is installed, TensorBoard."""
+"""The log of a run: console, `log.jsonl` and, where it is installed, TensorBoard."""
 
 import json
+from functools import cached_property
 from pathlib import Path
 
 from termcolor import colored
@@ -9,23 +10,29 @@ from tqdm import tqdm
 from utils.console import print_metrics, readable_number
 from utils.storage.files import storage_errors
 
-try:
-    from torch.utils.tensorboard import SummaryWriter
-except ImportError:  # TensorBoard is welcome, never required
-    SummaryWriter = None
-
 
 class Logger:
-    """`epoch` for the numbers of an epoch, `final` for those of the finished stage, `note` and `warn` for sentences."""
+    """`epoch` for the numbers of an epoch, `final` for those of the finished stage, `note` and `warn` for sentences.
+
+    Files are opened at the first line that is logged."""
 
     def __init__(self, folder: Path):
-        path = folder / "log.jsonl"
-        cut_off = path.exists() and not path.read_bytes().endswith(
-            b"\n"
-        )  # by a full disk, in the middle of a line
-        self.jsonl = open(path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115 (open for the run)
-        self.jsonl.write("\n" * cut_off)
-        self.tensorboard = SummaryWriter(str(folder / "tensorboard")) if SummaryWriter else None
+        self.folder = folder
+
+    @cached_property
+    def tensorboard(self):
+        """TensorBoard's writer. None where it is not installed, or broken in any way."""
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+
+            return SummaryWriter(str(self.folder / "tensorboard"))
+        except ImportError:
+            return None
+        except Exception as error:
+            self.note(
+                f"TensorBoard does not work here ({type(error).__name__}: {error}); log.jsonl has it all"
+            )
+            return None
 
     def heading(self, text: str) -> None:
         tqdm.write(colored(text, "blue", attrs=["bold"]))
@@ -54,10 +61,14 @@ class Logger:
         print_metrics(title, metrics)
         self._record({"final": title, **metrics})
 
-    def _write(self, record: dict, text: str) -> None:
+    def _write(self, entry: dict, text: str) -> None:
         tqdm.write(text)
-        self._record(record)
+        self._record(entry)
 
-    def _record(self, record: dict) -> None:
-        with storage_errors(self.jsonl.name):
-            self.jsonl.write(json.dumps(record) + "\n")
+    def _record(self, entry: dict) -> None:
+        path = self.folder / "log.jsonl"
+        with storage_errors(path), open(path, "ab+") as file:
+            if file.seek(0, 2) > 0:
+                file.seek(-1, 2)
+                file.write(b"\n" * (file.read(1) != b"\n"))  # a full disk had cut the last line off
+            file.write(json.dumps(entry).encode() + b"\n")

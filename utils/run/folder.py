@@ -1,0 +1,141 @@
+"""The folder of a run: whose it is, what the stage starts from, and whether it is finished."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from utils.config import config_hash, load_config, resume_differences, save_config
+from utils.errors import UserError
+from utils.run.checkpoints import REMEDY, has_checkpoint
+from utils.run.inputs import Inputs, split_metadata
+from utils.run.lock import locked
+from utils.stages import MODEL, NEIGHBORS, STAGES
+from utils.storage.files import save_with_manifest, sha256_of, storage_errors, write_whole
+
+RESULT_KEYS = (
+    "num_neighbors",
+    "feature_layer",
+    "knn_index",
+)  # a resume may change them; the result depends on them
+
+
+class RunFolder:
+    """`root_dir/<run_name>/<stage>` with model, checkpoints, config.yml and log.jsonl.
+
+    inputs: SHA-256 by name of all that the run starts from. splits: metadata of the images of `train` and `val`.
+    Both are filled by `start_from` and `use_images`. Nothing is written before `claimed`.
+    Raises UserError if the folder holds a run of another config."""
+
+    def __init__(self, cfg, restart: bool):
+        self.cfg, self.restart = cfg, restart
+        self.path = Path(cfg.root_dir, cfg.run_name, STAGES[cfg.setup].folder)
+        self.checkpoint = self.path / "checkpoint.pth.tar"
+        self.inputs: dict[str, str] = {}
+        self.splits: dict[str, dict[str, Any]] = {}
+        self.unverified: list[Path] = []
+        if not restart:
+            self._refuse_other_config()
+
+    def _refuse_other_config(self) -> None:
+        path = self.path / "config.yml"
+        begun = has_checkpoint(self.checkpoint) or (self.path / "finished.json").is_file()
+        if not begun or not path.is_file():
+            return
+        try:
+            saved = load_config(os.devnull, path)
+        except UserError as error:
+            raise UserError(f"{error}; put that right, or {REMEDY}") from error
+        if differences := resume_differences(saved, self.cfg):
+            more = f"; and {len(differences) - 8} more" if len(differences) > 8 else ""
+            raise UserError(
+                f"{self.path} holds a run with other settings ({'; '.join(differences[:8])}{more}): go on with "
+                f"those, or {REMEDY}"
+            )
+
+    def start_from(self) -> Inputs:
+        """Verify the files of the stage before."""
+        inputs = Inputs(self.cfg)
+        self.inputs |= inputs.digests
+        self.unverified = [inputs.folder / name for name in inputs.unverified]
+        return inputs
+
+    def start_from_weights(self, path: Path) -> None:
+        """Note the weights that replace a training.
+
+        Raises UserError where they would replace a model that was trained here."""
+        own = [self.checkpoint.resolve(), (self.path / MODEL).resolve()]
+        if has_checkpoint(self.checkpoint) and path.resolve() not in own and not self.restart:
+            raise UserError(f"{self.path} holds a training run, and {path} would replace its model: {REMEDY}")
+        self.inputs["weights"] = sha256_of(path)
+
+    def use_images(self, train_set, val_set, inputs: Inputs | None = None) -> None:
+        """Note the images, and check that the files of the stage before were made from them."""
+        names = {"train": (self.cfg.train_db_name, train_set), "val": (self.cfg.val_db_name, val_set)}
+        self.splits |= {split: split_metadata(name, split, data) for split, (name, data) in names.items()}
+        self.inputs |= {f"{split} images": meta["images_sha256"] for split, meta in self.splits.items()}
+        if inputs:
+            inputs.check_images(self.splits)
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Make the folder and lock it. With `restart`, what it holds is moved aside, to `<folder>.old-1` and so on."""
+        with storage_errors(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        with locked(self.path):
+            with storage_errors(self.path):
+                if self.restart and self.path.exists():
+                    number = 1
+                    while (aside := self.path.with_name(f"{self.path.name}.old-{number}")).exists():
+                        number += 1
+                    self.path.rename(aside)
+                self.path.mkdir(exist_ok=True)
+            yield
+
+    def open(self) -> None:
+        """The run's files change from here on: the settings are written, and the stage is not finished any more."""
+        with storage_errors(self.path):
+            (self.path / "finished.json").unlink(missing_ok=True)
+        save_config(self.cfg, self.path / "config.yml")
+
+    def has_result(self) -> bool:
+        """Whether a model lies here that training would replace. SCAN writes its model before its first checkpoint."""
+        ended = (self.path / "finished.json").is_file() or self.path.name == "pretext"
+        return ended and (self.path / MODEL).exists()
+
+    # -- results
+
+    def save_model(self, content: bytes) -> None:
+        """Write model.pth.tar and its manifest: what the next stage starts from."""
+        metadata = {"holds": f"model of {self.cfg.setup}", **self.splits["train"], "made_from": self.inputs}
+        save_with_manifest(self.path / MODEL, content, metadata)
+
+    def save_neighbors(self, split: str, content: bytes, topk: int) -> None:
+        """Write the neighbor file of a split and its manifest, which names the weights it was mined with."""
+        metadata = {"holds": "nearest neighbors", **self.splits[split], "topk": topk}
+        metadata["weights_sha256"] = sha256_of(self.path / MODEL)
+        save_with_manifest(self.path / NEIGHBORS[split], content, metadata)
+
+    # -- the end
+
+    def finish(self) -> None:
+        """Write finished.json: the stage has come to its end, with these settings, inputs and results."""
+        write_whole({self.path / "finished.json": self._ending()})
+
+    def is_finished(self) -> bool:
+        """Whether the stage has ended here with this config, and with the inputs and results of now."""
+        path = self.path / "finished.json"
+        return not self.restart and path.is_file() and path.read_bytes() == self._ending()
+
+    def _ending(self) -> bytes:
+        names = [name for name in STAGES[self.cfg.setup].leaves if (self.path / name).is_file()]
+        content = {
+            "settings": config_hash(self.cfg),
+            "epochs": self.cfg.get("epochs"),
+            **{name: self.cfg.get(name) for name in RESULT_KEYS},
+            "began_with": self.inputs,
+            "left": {name: sha256_of(self.path / name) for name in names},
+        }
+        return json.dumps(content, indent=1).encode()
