@@ -5,6 +5,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from easydict import EasyDict
+
 from utils.config import check_stage, load_config
 from utils.errors import UserError
 from utils.stages import MODEL, NEIGHBORS, SCRIPT_OF, STAGES
@@ -88,7 +90,7 @@ def command_for(cfg, stage: str, folder: Path, *options: str) -> str:
     ):  # the last fit wins
         with suppress(UserError):
             config = load_config(None, candidate)
-            check_stage(config | {"folder": cfg.folder}, config.get("setup"))
+            check_stage(EasyDict({**config, "folder": cfg.folder}), config.get("setup"))
             fits_best = config.run_name == folder.parent.name or candidate.parent == folder
             if config.train_db_name == cfg.train_db_name and (fits_best or not made):
                 script, path, made = f"{config.setup}.py", candidate, _flat(config)

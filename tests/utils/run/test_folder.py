@@ -1,0 +1,293 @@
+"""The folder of a run: its settings, what it began with, and whether it is finished."""
+
+import pytest
+import torch
+
+from tests.utils.run.toy_run import images, network_and_optimizer, train
+from utils.config import load_config
+from utils.errors import RunError, UserError
+from utils.run.folder import RunFolder
+from utils.run.run import Run
+from utils.stages import MODEL, NEIGHBORS
+from utils.storage.files import read_manifest, save_with_manifest, sha256_of
+from utils.storage.torch_files import to_bytes
+
+PRETEXT = "configs/pretext/simclr_digits.yml"
+
+
+@pytest.mark.parametrize(
+    "path, stage",
+    [
+        (PRETEXT, "pretext"),
+        ("configs/pretext/moco_imagenet50.yml", "pretext"),
+        ("configs/scan/scan_digits.yml", "scan"),
+        ("configs/selflabel/selflabel_digits.yml", "selflabel"),
+    ],
+)
+def test_the_folder_is_named_after_the_run_and_the_stage(config, tmp_path, path, stage):
+    assert RunFolder(config("run_name=mine", path=path), False).path == tmp_path / "mine" / stage
+
+
+def test_the_folder_is_named_after_the_data_set_when_the_run_has_no_name(config, tmp_path):
+    assert RunFolder(config(), False).path == tmp_path / "digits" / "scan"
+
+
+# -- settings
+
+
+def test_another_config_in_the_folder_of_a_checkpoint_is_refused_naming_folder_and_keys(config):
+    train(config(), epochs=1)
+    folder = RunFolder(config(), False)
+    with pytest.raises(UserError) as error:
+        RunFolder(config("batch_size=64", "optimizer_kwargs.lr=0.5"), False)
+    message = str(error.value)
+    assert str(folder.path) in message and "run_name=" in message and "--restart" in message
+    assert "batch_size: 256 -> 64" in message and "optimizer_kwargs.lr: 0.001 -> 0.5" in message
+    assert "\n" not in message
+
+
+def test_settings_are_compared_where_a_kill_left_only_the_checkpoint_before(config):
+    train(config(), epochs=2)
+    RunFolder(config(), False).checkpoint.unlink()
+    with pytest.raises(UserError, match="batch_size: 256 -> 64"):
+        RunFolder(config("batch_size=64"), False)
+
+
+def test_a_long_list_of_differences_is_cut_to_eight_and_counted(config):
+    train(config(), epochs=1)
+    with pytest.raises(UserError, match=r"\d+ more") as error:
+        RunFolder(config("run_name=digits", path="configs/scan/scan_cifar10.yml"), False)
+    assert str(error.value).count(" -> ") == 8
+
+
+def test_settings_of_today_do_not_stand_in_for_those_the_run_began_with(config, monkeypatch, tmp_path):
+    train(config(), epochs=1)
+    today = tmp_path / "env.yml"
+    today.write_text("max_images: 100")
+    monkeypatch.setattr("utils.config.load.DEFAULT_ENV", today)
+    with pytest.raises(UserError, match="max_images: absent -> 100"):
+        RunFolder(config(), False)
+
+
+def test_another_config_may_take_a_folder_that_holds_no_checkpoint(config):
+    with RunFolder(config(), False).claimed():
+        RunFolder(config(), False).open()
+    assert RunFolder(config("batch_size=64"), False)
+
+
+def test_restart_may_change_the_settings_and_moves_the_old_run_aside(config, tmp_path):
+    train(config(), epochs=1)
+    with Run(config("batch_size=64"), restart=True) as run:
+        run.restore(*network_and_optimizer())
+    old = tmp_path / "digits" / "scan.old-1"
+    assert load_config(None, old / "config.yml").batch_size == 256
+    assert torch.load(old / "checkpoint.pth.tar", weights_only=True)["epoch"] == 1
+    assert load_config(None, run.path / "config.yml").batch_size == 64
+
+
+def test_a_second_restart_takes_the_next_number_and_one_with_nothing_there_moves_nothing(config, tmp_path):
+    for number in (1, 2, 3):
+        with RunFolder(config(), True).claimed():
+            (tmp_path / "digits" / "scan" / MODEL).write_bytes(b"%d" % number)
+    for number in (1, 2):
+        assert (tmp_path / "digits" / f"scan.old-{number}" / MODEL).read_bytes() == b"%d" % number
+    assert not (tmp_path / "digits" / "scan.old-3").exists()
+
+
+def test_a_file_in_the_folders_place_is_a_failure_of_the_storage(config, tmp_path):
+    (tmp_path / "digits").write_bytes(b"")
+    with pytest.raises(RunError, match="digits/scan"), RunFolder(config(), False).claimed():
+        pass
+
+
+# -- what the run began with
+
+
+@pytest.fixture
+def pretext(tmp_path):
+    """A pretext folder whose files are some bytes; the model's can be chosen."""
+
+    def write(weights):
+        folder = tmp_path / "digits" / "pretext"
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in (MODEL, *NEIGHBORS.values()):
+            (folder / name).write_bytes(weights if name == MODEL else b"neighbors")
+
+    return write
+
+
+def begin(cfg, train_set, val_set):
+    with Run(cfg) as run:
+        inputs = run.folder.start_from()
+        run.folder.use_images(train_set, val_set, inputs)
+        run.restore(*network_and_optimizer())
+        for epoch in run.epochs():
+            run.end_epoch(epoch, {})
+            break
+    return run
+
+
+@pytest.mark.parametrize(
+    "weights, train_set, val_set, changed",
+    [
+        (b"other", images(4), images(2), "model.pth.tar"),
+        (b"first", images(5), images(2), "train images"),
+        (b"first", images(4, value=1), images(2), "train images"),
+        (b"first", images(4), images(2, value=1), "val images"),
+        (b"other", images(4), images(3), "model.pth.tar, val images"),
+    ],
+)
+def test_a_run_goes_on_only_with_what_it_began_with(config, pretext, weights, train_set, val_set, changed):
+    pretext(b"first")
+    begin(config(), images(4), images(2))
+    assert begin(config(), images(4), images(2)).checkpoints.finished == 2
+    pretext(weights)
+    with pytest.raises(UserError, match=rf"{changed}.*--restart"):
+        begin(config(), train_set, val_set)
+
+
+def test_files_without_a_manifest_are_noted_in_the_log(config, pretext):
+    pretext(b"published")
+    run = begin(config(), images(4), images(2))
+    assert "pretext/model.pth.tar has no manifest" in (run.path / "log.jsonl").read_text()
+
+
+def test_model_and_neighbors_carry_data_set_split_counts_and_fingerprints(config):
+    folder = RunFolder(config(path=PRETEXT), False)
+    folder.use_images(images(4), images(2))
+    folder.path.mkdir(parents=True)
+    folder.save_model(b"weights")
+    folder.save_neighbors("val", b"neighbors", 1)
+    model, neighbors = folder.path / MODEL, folder.path / NEIGHBORS["val"]
+    train_images, val_images = images(4).fingerprint, images(2).fingerprint
+    assert read_manifest(model) == {
+        "sha256": sha256_of(model),
+        "bytes": 7,
+        "holds": "model of simclr",
+        "data_set": "digits",
+        "split": "train",
+        "images": 4,
+        "images_sha256": train_images,
+        "made_from": {"train images": train_images, "val images": val_images},
+    }
+    assert read_manifest(neighbors) == {
+        "sha256": sha256_of(neighbors),
+        "bytes": 9,
+        "holds": "nearest neighbors",
+        "data_set": "digits",
+        "split": "val",
+        "images": 2,
+        "images_sha256": val_images,
+        "topk": 1,
+        "weights_sha256": sha256_of(model),
+    }
+
+
+def test_weights_given_for_a_training_replace_no_model_that_was_trained_there(config, tmp_path):
+    cfg = config(path=PRETEXT)
+    train(cfg, epochs=1)
+    other = tmp_path / "other.pth.tar"
+    other.write_bytes(b"weights")
+    with pytest.raises(UserError, match=r"other\.pth\.tar.*--restart"):
+        RunFolder(cfg, False).start_from_weights(other)
+    RunFolder(cfg, False).start_from_weights(RunFolder(cfg, False).checkpoint)  # its own
+    RunFolder(cfg, True).start_from_weights(other)
+
+
+# -- the end
+
+
+def finish(cfg):
+    with Run(cfg) as run:
+        run.folder.use_images(images(4), images(2))
+        model, optimizer = network_and_optimizer()
+        run.restore(model, optimizer)
+        for epoch in run.epochs():
+            run.end_epoch(epoch, {})
+        run.folder.save_model(to_bytes(model.state_dict()))
+        run.finish("the model")
+    return run
+
+
+def is_finished(cfg, restart=False, value=0):
+    run = Run(cfg, restart)
+    run.folder.use_images(images(4, value), images(2))
+    return run.is_finished()
+
+
+def test_a_finished_stage_says_so(config, capsys):
+    run = finish(config())
+    capsys.readouterr()
+    assert is_finished(config())
+    assert str(run.path) in capsys.readouterr().out
+
+
+def test_a_stage_is_not_finished_before_its_end(config):
+    train(config())
+    assert not is_finished(config())
+
+
+def test_a_finished_stage_is_not_finished_for_other_settings_images_or_files(config):
+    run = finish(config())
+    assert not is_finished(config("epochs=5"))
+    assert not is_finished(config(), restart=True)
+    assert not is_finished(config(), value=1)
+    (run.path / "config.yml").unlink()
+    assert is_finished(config())
+    assert not is_finished(config("seed=1"))
+    ending = (run.path / "finished.json").read_bytes()
+    (run.path / "finished.json").write_bytes(ending[:-9])
+    assert not is_finished(config())
+    (run.path / "finished.json").write_bytes(ending)
+    (run.path / MODEL).write_bytes(b"other")
+    assert not is_finished(config())
+    (run.path / MODEL).unlink()
+    assert not is_finished(config())
+
+
+def test_more_neighbors_than_were_mined_leave_something_to_do(config):
+    finish(config(path=PRETEXT))
+    assert is_finished(config(path=PRETEXT))
+    assert not is_finished(config("num_neighbors=21", path=PRETEXT))
+
+
+def test_a_finished_stage_without_its_checkpoints_keeps_to_its_settings_and_its_model(config):
+    run = finish(config())
+    for path in run.path.glob("*checkpoint*"):
+        path.unlink()
+    model = (run.path / MODEL).read_bytes()
+    assert is_finished(config())
+    with pytest.raises(UserError, match="seed: 0 -> 1"):
+        Run(config("seed=1"))
+    with pytest.raises(UserError, match=r"checkpoint.*--restart"):
+        finish(config("epochs=9"))
+    assert (run.path / MODEL).read_bytes() == model
+
+
+def test_a_stage_that_goes_on_is_not_finished_until_its_end(config):
+    run = finish(config())
+    with Run(config("epochs=5")) as again:
+        again.folder.use_images(images(4), images(2))
+        again.restore(*network_and_optimizer())
+        assert not (run.path / "finished.json").exists()
+
+
+def test_a_finished_stage_began_with_files_that_must_still_be_the_same(config, pretext):
+    pretext(b"first")
+    with Run(config()) as run:
+        run.folder.use_images(images(4), images(2), run.folder.start_from())
+        run.restore(*network_and_optimizer())
+        run.finish("nothing")
+    for content, expected in ((b"first", True), (b"other", False)):
+        pretext(content)
+        again = RunFolder(config(), False)
+        again.use_images(images(4), images(2), again.start_from())
+        assert again.is_finished() == expected
+
+
+def test_a_model_with_another_manifest_than_its_content_is_damaged(config, pretext, tmp_path):
+    pretext(b"first")
+    save_with_manifest(tmp_path / "digits" / "pretext" / MODEL, b"first", {})
+    (tmp_path / "digits" / "pretext" / MODEL).write_bytes(b"flips")
+    with pytest.raises(RunError, match="model.pth.tar"):
+        RunFolder(config(), False).start_from()
