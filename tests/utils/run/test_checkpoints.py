@@ -38,7 +38,7 @@ DAMAGE = {
 
 def test_where_nothing_was_saved_there_is_nothing(path):
     assert not has_checkpoint(path)
-    assert load_checkpoint(path) == (None, "")
+    assert load_checkpoint(path) == ({}, "")
 
 
 def test_the_last_checkpoint_is_read_and_the_one_before_is_kept(path):

@@ -1,11 +1,14 @@
 import json
 import re
+import sys
+from types import SimpleNamespace
 
 import pytest
 
 from utils.console import print_metrics
-from utils.run import logger as module
 from utils.run.logger import Logger
+
+TENSORBOARD = Logger.__dict__["tensorboard"]  # switched off for the tests of this folder
 
 
 @pytest.fixture
@@ -23,13 +26,9 @@ def writer(monkeypatch):
         def flush(self):
             calls.append("flushed")
 
-    monkeypatch.setattr(module, "SummaryWriter", Writer)
+    monkeypatch.setattr(Logger, "tensorboard", TENSORBOARD)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Writer))
     return calls
-
-
-@pytest.fixture
-def no_tensorboard(monkeypatch):
-    monkeypatch.setattr(module, "SummaryWriter", None)
 
 
 def printed(capsys):
@@ -44,15 +43,13 @@ def lines_of(folder):
 METRICS = {"train/loss": -3.25, "train/images_per_second": 1234.5, "val/ACC": 0.8125, "val/used_clusters": 10}
 
 
-def test_an_epoch_is_one_json_line_with_every_metric_and_its_number(no_tensorboard, tmp_path):
+def test_an_epoch_is_one_json_line_with_every_metric_and_its_number(tmp_path):
     log = Logger(tmp_path)
     log.epoch(7, METRICS, "[7/50, 1.0 min left]")
     assert lines_of(tmp_path) == [{"epoch": 7, **METRICS}]  # on the disk at once, the remark is not in it
 
 
-def test_the_console_shows_the_epoch_every_metric_under_its_split_and_the_remark(
-    no_tensorboard, tmp_path, capsys
-):
+def test_the_console_shows_the_epoch_every_metric_under_its_split_and_the_remark(tmp_path, capsys):
     Logger(tmp_path).epoch(7, METRICS, "[7/50, 1.0 min left]")
     text = printed(capsys)
     train, val = (text[text.index(split) :] for split in ("train", "val"))
@@ -77,19 +74,19 @@ def test_tensorboard_gets_every_metric_at_its_epoch_where_it_is_installed(writer
     ]
 
 
-def test_a_second_logger_goes_on_in_the_same_file(no_tensorboard, tmp_path):
+def test_a_second_logger_goes_on_in_the_same_file(tmp_path):
     for epoch in (1, 2):
         Logger(tmp_path).epoch(epoch, {"train/loss": 1.0})
     assert [line["epoch"] for line in lines_of(tmp_path)] == [1, 2]
 
 
-def test_a_line_that_a_full_disk_cut_off_does_not_spoil_the_next_one(no_tensorboard, tmp_path):
+def test_a_line_that_a_full_disk_cut_off_does_not_spoil_the_next_one(tmp_path):
     (tmp_path / "log.jsonl").write_text('{"epoch": 1}\n{"epo')
     Logger(tmp_path).note("resumed")
     assert (tmp_path / "log.jsonl").read_text().splitlines()[-1] == '{"note": "resumed"}'
 
 
-def test_sentences_go_to_console_and_file_and_a_warning_says_that_it_is_one(no_tensorboard, tmp_path, capsys):
+def test_sentences_go_to_console_and_file_and_a_warning_says_that_it_is_one(tmp_path, capsys):
     log = Logger(tmp_path)
     log.heading("scan on digits")
     log.note("loaded 120 of 120")
@@ -98,9 +95,7 @@ def test_sentences_go_to_console_and_file_and_a_warning_says_that_it_is_one(no_t
     assert lines_of(tmp_path) == [{"note": "loaded 120 of 120"}, {"warning": "a cluster died"}]
 
 
-def test_final_metrics_are_printed_under_their_title_and_are_one_line_of_the_file(
-    no_tensorboard, tmp_path, capsys
-):
+def test_final_metrics_are_printed_under_their_title_and_are_one_line_of_the_file(tmp_path, capsys):
     metrics = {"ACC": 0.5, "hungarian_match": [[0, 1], [1, 0]]}
     Logger(tmp_path).final("SCAN on the val split", metrics)
     assert [line.split() for line in printed(capsys).splitlines()] == [
@@ -115,3 +110,22 @@ def test_a_long_matching_is_cut_on_the_console(capsys):
     print_metrics("title", {"hungarian_match": [(k, k) for k in range(21)]})
     line = printed(capsys).splitlines()[1]
     assert "19>19" in line and "20>20" not in line and line.endswith("...")
+
+
+def test_a_tensorboard_that_is_broken_in_any_way_costs_a_note_and_never_the_run(
+    writer, tmp_path, monkeypatch
+):
+    def broken(_):
+        raise AttributeError("module 'distutils' has no attribute 'version'")
+
+    monkeypatch.setattr(sys.modules["torch.utils.tensorboard"], "SummaryWriter", broken)
+    Logger(tmp_path).epoch(1, {"train/loss": 2.0})
+    note, epoch = (line for line in lines_of(tmp_path) if "epoch" in line or "distutils" in line["note"])
+    assert {"epoch": 1, "train/loss": 2.0} in (note, epoch)
+
+
+def test_without_tensorboard_nothing_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Logger, "tensorboard", TENSORBOARD)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    Logger(tmp_path).epoch(1, {"train/loss": 2.0})
+    assert lines_of(tmp_path) == [{"epoch": 1, "train/loss": 2.0}]

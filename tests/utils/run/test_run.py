@@ -103,13 +103,17 @@ def test_a_failed_save_leaves_the_last_checkpoint(config, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "saved"), [(0, [1, 2, 3, 4, 5, 6]), (30, [1, 4, 6]), (1000, [1, 6])], ids=["all", "some", "ends"]
+    ("seconds", "saved"),
+    [(0, [1, 2, 3, 4, 5, 6]), (30, [1, 4, 6]), (1000, [1, 6])],
+    ids=["all", "some", "ends"],
 )
 def test_short_epochs_are_not_all_saved_but_the_first_and_the_last_are(seconds, saved, config, monkeypatch):
     now, written = [0.0], []
     monkeypatch.setattr(checkpoints, "time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr(checkpoints, "SAVE_SECONDS", seconds)
-    monkeypatch.setattr(checkpoints, "save_checkpoint", lambda _, content, __: written.append(content["epoch"]))
+    monkeypatch.setattr(
+        checkpoints, "save_checkpoint", lambda _, content, __: written.append(content["epoch"])
+    )
     with Run(config("epochs=6")) as run:
         run.restore(*network_and_optimizer())
         for epoch in run.epochs():
@@ -118,7 +122,9 @@ def test_short_epochs_are_not_all_saved_but_the_first_and_the_last_are(seconds, 
     assert written == saved
 
 
-def test_an_epoch_is_logged_from_1_with_the_minutes_left_at_the_pace_since_the_resume(config, monkeypatch, capsys):
+def test_an_epoch_is_logged_from_1_with_the_minutes_left_at_the_pace_since_the_resume(
+    config, monkeypatch, capsys
+):
     train(config("epochs=6"), epochs=2)
     with Run(config("epochs=6")) as run:
         run.restore(*network_and_optimizer())
@@ -135,8 +141,12 @@ def test_the_network_runs_in_bfloat16_only_where_it_is_asked_for(config, precisi
         assert nn.Linear(2, 2)(torch.ones(1, 2)).dtype == getattr(torch, dtype)
 
 
-@pytest.mark.parametrize("precision, allowed", [("auto", False), ("fp32", False), ("tf32", True), ("bf16", False)])
-def test_tf32_is_used_in_a_run_only_where_it_is_asked_for_and_settings_are_put_back(config, precision, allowed):
+@pytest.mark.parametrize(
+    "precision, allowed", [("auto", False), ("fp32", False), ("tf32", True), ("bf16", False)]
+)
+def test_tf32_is_used_in_a_run_only_where_it_is_asked_for_and_settings_are_put_back(
+    config, precision, allowed
+):
     def settings():
         return torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
 
@@ -289,7 +299,10 @@ def test_every_so_many_minutes_an_epoch_is_saved_in_its_middle(config, monkeypat
 
 @pytest.mark.parametrize("what", ["loss", "weights"])
 def test_what_is_not_finite_is_never_saved_in_the_middle(config, what):
-    with pytest.raises(RunError, match=rf"{what}.*epoch 1, step 1\b"), Run(config("save_minutes=1e-9")) as run:
+    with (
+        pytest.raises(RunError, match=rf"{what}.*epoch 1, step 1\b"),
+        Run(config("save_minutes=1e-9")) as run,
+    ):
         model, optimizer = network_and_optimizer()
         run.restore(model, optimizer)
         meter = run.meter(Loader(), next(run.epochs()))
@@ -314,7 +327,9 @@ def test_what_is_not_finite_is_never_saved_in_the_middle(config, what):
         ("pretext/moco_imagenet50", 224),
     ],
 )
-def test_memory_that_runs_out_in_a_run_names_batch_size_and_view_size_and_the_keys_to_lower(path, size, config):
+def test_memory_that_runs_out_in_a_run_names_batch_size_and_view_size_and_the_keys_to_lower(
+    path, size, config
+):
     cfg = config(path=f"configs/{path}.yml")
     with pytest.raises(RunError) as error, Run(cfg):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
