@@ -23,7 +23,8 @@ URL = f"https://dl.fbaipublicfiles.com/moco/moco_checkpoints/moco_v2_800ep/{FILE
 
 
 def published_weights() -> Path:
-    """MoCo v2 after 800 epochs (arXiv:2003.04297), in PyTorch's folder of downloads; fetched if it is not there."""
+    """MoCo v2 after 800 epochs (arXiv:2003.04297), in PyTorch's folder of downloads; fetched if it is not
+    there."""
     path = Path(torch.hub.get_dir(), "checkpoints", FILE)
     if not path.is_file():
         with downloading(FILE, path, URL, f"save it as {path}", "name it in moco_weights=..."):

@@ -1,4 +1,5 @@
-"""Step 2, SCAN (arXiv:2005.12320): cluster so that every image agrees with its neighbors and all clusters are used."""
+"""Step 2, SCAN (arXiv:2005.12320): cluster so that every image agrees with its neighbors and all clusters are
+used."""
 
 import math
 from typing import Any, NamedTuple
@@ -30,8 +31,8 @@ from utils.storage.torch_files import to_bytes
 class Task(NamedTuple):
     """What is trained, and on what.
 
-    network: a batch's views, or cached features, to a list of logits, one for each head. trained: its part that is
-    in train mode. val_network: the same for the batches of val_loader."""
+    network: a batch's views, or cached features, to a list of logits, one for each head. trained: its part
+    that is in train mode. val_network: the same for the batches of val_loader."""
 
     network: nn.Module
     trained: nn.Module
@@ -78,8 +79,8 @@ def end_to_end(cfg, model: nn.Module, train_set, val_set, neighbors, device) -> 
 
 
 def heads_only(cfg, model: nn.Module, train_set, val_set, neighbors, device) -> Task:
-    """Train the heads on a frozen backbone. Val images go through it once; so do `cached_views` of each training
-    image, if that is above 0."""
+    """Train the heads on a frozen backbone. Val images go through it once; so do `cached_views` of each
+    training image, if that is above 0."""
     task = end_to_end(cfg, model, train_set, val_set, neighbors, device)
     heads = model.cluster_head
     model.eval().backbone.requires_grad_(False)
@@ -102,7 +103,8 @@ def heads_only(cfg, model: nn.Module, train_set, val_set, neighbors, device) -> 
 
 
 def validate(task: Task, val_set, neighbors) -> tuple[Best, dict]:
-    """The head with the lowest SCAN loss on the val split, which sees no label, and figures of its clusters."""
+    """The head with the lowest SCAN loss on the val split, which sees no label, and figures of its
+    clusters."""
     predictions = predict(task.val_network, task.val_loader)  # (N, K) for each head
     terms = [scan_validation(each, neighbors, task.criterion.cluster_prior) for each in predictions]
     losses = [each["total_loss"] for each in terms]
@@ -152,7 +154,8 @@ def main(argv: list[str] | None = None) -> None:
 def check_clusters(num_clusters: int, train_set) -> None:
     if num_clusters > len(train_set):
         raise UserError(
-            f"num_classes {num_clusters} is more than the {len(train_set)} training images: lower it, or add images"
+            f"num_classes {num_clusters} is more than the {len(train_set)} training images: lower it, or "
+            "add images"
         )
 
 
@@ -161,8 +164,9 @@ def say_bounds(log, criterion: SCANLoss, batch_size: int, num_clusters: int) -> 
     log.note(criterion.bounds(num_clusters))
     if batch_size / num_clusters < 4:
         log.warn(
-            f"batch_size {batch_size} is less than 4 images for each of num_classes {num_clusters} clusters: the "
-            f"entropy is of a batch, so clusters may stay empty; raise batch_size to {4 * num_clusters} or more"
+            f"batch_size {batch_size} is less than 4 images for each of num_classes {num_clusters} "
+            "clusters: the entropy is of a batch, so clusters may stay empty; raise batch_size to "
+            f"{4 * num_clusters} or more"
         )
 
 

@@ -1,4 +1,5 @@
-"""Step 3, self-labelling (arXiv:2005.12320): confident images teach their cluster to strongly augmented views."""
+"""Step 3, self-labelling (arXiv:2005.12320): confident images teach their cluster to strongly augmented
+views."""
 
 from typing import Any, NamedTuple
 
@@ -36,7 +37,8 @@ class Task(NamedTuple):
 
 
 def train_epoch(task: Task, meter: Meter, autocast) -> dict[str, float]:
-    """One pass over the training images; returns the epoch's averages, over the steps that had confident images."""
+    """One pass over the training images; returns the epoch's averages, over the steps that had confident
+    images."""
     task.model.train()
     for batch in meter:
         weak_images, strong_images = batch.views
@@ -73,8 +75,9 @@ def confidence_summary(probabilities: Tensor, threshold: float) -> str:
     counts = confident.bincount(minlength=probabilities.shape[1])
     quantiles = confidence.quantile(torch.tensor([0.1, 0.5, 0.9, 1.0])).tolist()
     return (
-        f"{len(confident)} of {len(confidence)} training images are above the confidence threshold {threshold} "
-        f"({counts.min()} to {counts.max()} a cluster, none in {int((counts == 0).sum())} of {len(counts)} clusters); "
+        f"{len(confident)} of {len(confidence)} training images are above the confidence threshold "
+        f"{threshold} ({counts.min()} to {counts.max()} a cluster, none in {int((counts == 0).sum())} of "
+        f"{len(counts)} clusters); "
         "confidence at 10, 50, 90, 100 %: " + ", ".join(f"{quantile:.3f}" for quantile in quantiles)
     )
 
@@ -124,16 +127,16 @@ def main(argv: list[str] | None = None) -> None:
 def none_confident(epoch: int, probabilities: Tensor, threshold: float) -> RunError:
     return RunError(
         f"no image was confident in epoch {epoch + 1}, so there is nothing to learn from: "
-        f"{confidence_summary(probabilities, threshold)}. Train scan.py for more epochs, raise its batch_size so that "
-        "each cluster is in each batch, or lower confidence_threshold"
+        f"{confidence_summary(probabilities, threshold)}. Train scan.py for more epochs, raise its "
+        "batch_size so that each cluster is in each batch, or lower confidence_threshold"
     )
 
 
 def warn_of_lost_clusters(log, epoch: int, before: int, now: int) -> None:
     if now < before:
         log.warn(
-            f"epoch {epoch + 1} uses {now} clusters, {before} before: self-labelling is losing clusters; the SCAN "
-            "model is untouched and may be the better one"
+            f"epoch {epoch + 1} uses {now} clusters, {before} before: self-labelling is losing clusters; "
+            "the SCAN model is untouched and may be the better one"
         )
 
 

@@ -49,7 +49,8 @@ def train_epoch(task: Task, meter: Meter, autocast) -> dict[str, float]:
 
 
 def train(run: Run, model: nn.Module, train_set, val_set, splits: dict) -> None:
-    """SimCLR on the train split and unlabeled images, if there are any; kNN accuracy is for information alone."""
+    """SimCLR on the train split and unlabeled images, if there are any; kNN accuracy is for information
+    alone."""
     cfg, dataset = run.cfg, with_unlabeled(run.cfg, train_set)
     views = [train_transform(cfg.augmentation_strategy, cfg.augmentation_kwargs)] * 2
     loader = build_loader(dataset, views, cfg.batch_size, run.device, train=True, seed=cfg.seed)

@@ -21,8 +21,8 @@ def cpu_count() -> int:
 
 
 def free_memory() -> int:
-    """Bytes of host memory that can still be had, by the system and by the limit of a container; 4 GiB where neither
-    says. Files that the system keeps in memory until another wants it count as free."""
+    """Bytes of host memory that can still be had, by the system and by the limit of a container; 4 GiB where
+    neither says. Files that the system keeps in memory until another wants it count as free."""
     free = []
     with suppress(OSError, IndexError, ValueError):  # Linux
         lines = MEMINFO.read_text().splitlines()
@@ -37,8 +37,9 @@ def free_memory() -> int:
 def keep_freed_memory() -> bool:
     """Have glibc keep the memory that this process frees, for the next batch; returns whether it does.
 
-    It works on the whole process. Otherwise the system takes the memory back and hands it out anew page by page,
-    which takes as long as most image operations. Older glibc refuses the first setting; nothing has changed then."""
+    It works on the whole process. Otherwise the system takes the memory back and hands it out anew page by
+    page, which takes as long as most image operations. Older glibc refuses the first setting; nothing has
+    changed then."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):  # another C library
@@ -93,8 +94,8 @@ def near(values: Tensor, device: torch.device) -> Tensor:
 
 
 def sent(values: Tensor, device: torch.device) -> Tensor:
-    """The values on the device. The host does not wait until they are there: from pinned memory the device fetches them
-    itself."""
+    """The values on the device. The host does not wait until they are there: from pinned memory the device
+    fetches them itself."""
     if device.type == "cuda" and not values.is_cuda:
         values = values.pin_memory()
     return values.to(device, non_blocking=True)

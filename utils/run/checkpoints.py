@@ -35,8 +35,8 @@ def save_checkpoint(path: Path, content: dict[str, Any], metadata: Mapping[str, 
 def load_checkpoint(path: Path) -> tuple[dict[str, Any], str]:
     """The content of the newest whole checkpoint, {} where there is none, and what is wrong with a newer one.
 
-    A damaged checkpoint is renamed to `damaged_...` when the previous one is whole. Raises RunError when neither
-    is."""
+    A damaged checkpoint is renamed to `damaged_...` when the previous one is whole. Raises RunError when
+    neither is."""
     digests, faults = set(), []
     for file in (
         path,
@@ -77,8 +77,8 @@ def place_of(finished: int, begun: dict) -> str:
 class Checkpointer:
     """Saves and restores what a run has done so far, and knows when it is time to.
 
-    folder: the run's, with what it began with. epochs: how many the run is to have. save_minutes: from one save
-    within an epoch to the next."""
+    folder: the run's, with what it began with. epochs: how many the run is to have. save_minutes: from one
+    save within an epoch to the next."""
 
     def __init__(self, folder, epochs: int, save_minutes: float):
         self.folder, self.epochs, self.save_minutes = folder, epochs, save_minutes
@@ -89,8 +89,8 @@ class Checkpointer:
         self.last_save = time.monotonic()
 
     def restore(self, model, optimizer, values: dict[str, Any]) -> str:
-        """Take up the last checkpoint, if there is one, into model, optimizer and `values`; from now on they are
-        what is saved. Returns what is wrong with a newer checkpoint, "" for nothing.
+        """Take up the last checkpoint, if there is one, into model, optimizer and `values`; from now on they
+        are what is saved. Returns what is wrong with a newer checkpoint, "" for nothing.
 
         Raises UserError for a checkpoint of another run, and where training would replace a model."""
         path = self.folder.checkpoint
@@ -106,8 +106,8 @@ class Checkpointer:
             self.finished, self.begun = content["epoch"], content.get("begun_epoch", {})
         elif self.folder.has_result():
             raise UserError(
-                f"{self.folder.path} holds a model without the checkpoint of its training, which training would "
-                f"replace: put the checkpoint back, mine with that model (--model), or {REMEDY}"
+                f"{self.folder.path} holds a model without the checkpoint of its training, which training "
+                f"would replace: put the checkpoint back, mine with that model (--model), or {REMEDY}"
             )
         self.saved = {"model": model, "optimizer": optimizer}
         self.values, self.first_epoch = values, self.finished
@@ -117,8 +117,8 @@ class Checkpointer:
         path, folder = self.folder.checkpoint, self.folder.path
         if not {"model", "optimizer", "epoch"} <= content.keys() or type(content["epoch"]) is not int:
             raise UserError(
-                f"{path} has no model, optimizer and epoch to go on from: move it away to start anew; if it is a trained "
-                f"pretext model, mine with it: --model {path}"
+                f"{path} has no model, optimizer and epoch to go on from: move it away to start anew; if it "
+                f"is a trained pretext model, mine with it: --model {path}"
             )
         if not (folder / "config.yml").is_file():
             raise UserError(f"{folder} lacks config.yml, the settings of the checkpoint there: {REMEDY}")
@@ -130,7 +130,8 @@ class Checkpointer:
             raise UserError(f"{path} is {place}, more than epochs: {self.epochs}; raise epochs, or {REMEDY}")
 
     def remaining(self) -> Iterator[int]:
-        """The epochs still to train, from 0. In them SIGINT and SIGTERM end the run once its state is saved."""
+        """The epochs still to train, from 0. In them SIGINT and SIGTERM end the run once its state is
+        saved."""
         self.last_save = time.monotonic()
         with signals.waiting():
             yield from range(self.finished, self.epochs)
@@ -149,8 +150,8 @@ class Checkpointer:
             self._save(meter.state())
 
     def end_epoch(self, epoch: int, values: dict[str, Any]) -> None:
-        """Note an epoch that is done, and save it; not so soon after the last save, but for the first and the last
-        epoch, or when the run is to stop."""
+        """Note an epoch that is done, and save it; not so soon after the last save, but for the first and the
+        last epoch, or when the run is to stop."""
         self.finished, self.values = epoch + 1, values
         at_an_end = epoch == self.first_epoch or epoch + 1 == self.epochs or signals.requested()
         if at_an_end or time.monotonic() - self.last_save >= SAVE_SECONDS:

@@ -38,7 +38,8 @@ def stage_parser(description: str) -> Parser:
 def stage_config(
     argv: list[str] | None, stage: str, description: str = "", takes_model: bool = False
 ) -> tuple[EasyDict, argparse.Namespace]:
-    """The config of a stage script, checked for its stage, and its options: `restart`, and `model` if it takes one."""
+    """The config of a stage script, checked for its stage, and its options: `restart`, and `model` if it
+    takes one."""
     parser = stage_parser(description)
     if takes_model:
         parser.add_argument("--model", type=Path, help="a trained model to mine with: nothing is trained")
@@ -51,8 +52,8 @@ def stage_config(
 def command(main: Callable[[], None]) -> None:
     """Run a script's `main` and end the process as the shell expects.
 
-    A user's mistake ends in one line and exit code 2; failed storage, numbers or memory in 3; SIGINT and SIGTERM in
-    130 and 143. Anything else is a bug of ours, and shows its traceback."""
+    A user's mistake ends in one line and exit code 2; failed storage, numbers or memory in 3; SIGINT and
+    SIGTERM in 130 and 143. Anything else is a bug of ours, and shows its traceback."""
     if sys.stdout.errors == "strict":  # file names may not be valid text
         sys.stdout.reconfigure(errors="backslashreplace")
     try:

@@ -25,9 +25,9 @@ RESULT_KEYS = (
 class RunFolder:
     """`root_dir/<run_name>/<stage>` with model, checkpoints, config.yml and log.jsonl.
 
-    inputs: SHA-256 by name of all that the run starts from. splits: metadata of the images of `train` and `val`.
-    Both are filled by `start_from` and `use_images`. Nothing is written before `claimed`.
-    Raises UserError if the folder holds a run of another config."""
+    inputs: SHA-256 by name of all that the run starts from. splits: metadata of the images of `train` and
+    `val`. Both are filled by `start_from` and `use_images`. Nothing is written before `claimed`. Raises
+    UserError if the folder holds a run of another config."""
 
     def __init__(self, cfg, restart: bool):
         self.cfg, self.restart = cfg, restart
@@ -51,8 +51,8 @@ class RunFolder:
         if differences := resume_differences(saved, self.cfg):
             more = f"; and {len(differences) - 8} more" if len(differences) > 8 else ""
             raise UserError(
-                f"{self.path} holds a run with other settings ({'; '.join(differences[:8])}{more}): go on with "
-                f"those, or {REMEDY}"
+                f"{self.path} holds a run with other settings ({'; '.join(differences[:8])}{more}): go on "
+                f"with those, or {REMEDY}"
             )
 
     def start_from(self) -> Inputs:
@@ -81,7 +81,8 @@ class RunFolder:
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
-        """Make the folder and lock it. With `restart`, what it holds is moved aside, to `<folder>.old-1` and so on."""
+        """Make the folder and lock it. With `restart`, what it holds is moved aside, to `<folder>.old-1` and
+        so on."""
         with storage_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
         with locked(self.path):
@@ -95,13 +96,15 @@ class RunFolder:
             yield
 
     def open(self) -> None:
-        """The run's files change from here on: the settings are written, and the stage is not finished any more."""
+        """The run's files change from here on: the settings are written, and the stage is not finished any
+        more."""
         with storage_errors(self.path):
             (self.path / "finished.json").unlink(missing_ok=True)
         save_config(self.cfg, self.path / "config.yml")
 
     def has_result(self) -> bool:
-        """Whether a model lies here that training would replace. SCAN writes its model before its first checkpoint."""
+        """Whether a model lies here that training would replace. SCAN writes its model before its first
+        checkpoint."""
         ended = (self.path / "finished.json").is_file() or self.path.name == "pretext"
         return ended and (self.path / MODEL).exists()
 

@@ -21,8 +21,8 @@ def split_metadata(name: str, split: str, dataset) -> dict[str, Any]:
 class Inputs:
     """The files that a stage needs, in the folder of the stage before. `digests`: name -> SHA-256.
 
-    Raises UserError for a missing file and for neighbors that were mined with other weights than lie beside them,
-    RunError for a damaged file. A file without a manifest is taken as it is; `unverified` names it."""
+    Raises UserError for a missing file and for neighbors that were mined with other weights than lie beside
+    them, RunError for a damaged file. A file without a manifest is taken as it is; `unverified` names it."""
 
     def __init__(self, cfg):
         stage = STAGES[cfg.setup]
@@ -34,8 +34,8 @@ class Inputs:
             if not (self.folder / name).is_file():
                 raise UserError(
                     f"{self.folder / name} not found, which {stage.script} starts from: make it with "
-                    f"`{command_for(cfg, self.stage, self.folder, *(() if trained else mine_again))}`, or name the "
-                    f"folder that has it in {self.stage}_dir=..."
+                    f"`{command_for(cfg, self.stage, self.folder, *(() if trained else mine_again))}`, or "
+                    f"name the folder that has it in {self.stage}_dir=..."
                 )
         manifests = {name: verify_manifest(self.folder / name) for name in stage.needs}
         self.manifests = {name: manifest for name, manifest in manifests.items() if manifest}
@@ -44,12 +44,13 @@ class Inputs:
         for name, manifest in self.manifests.items():
             if manifest.get("weights_sha256", self.digests[MODEL]) != self.digests[MODEL]:
                 raise UserError(
-                    f"{self.folder / name} is stale: it was mined with other weights than {MODEL} beside it; mine "
-                    f"again with `{command_for(cfg, self.stage, self.folder, *mine_again)}`"
+                    f"{self.folder / name} is stale: it was mined with other weights than {MODEL} beside "
+                    f"it; mine again with `{command_for(cfg, self.stage, self.folder, *mine_again)}`"
                 )
 
     def check_images(self, splits: dict[str, dict[str, Any]]) -> None:
-        """Raise UserError for a file made from other images than `splits` describes (see `split_metadata`)."""
+        """Raise UserError for a file made from other images than `splits` describes (see
+        `split_metadata`)."""
         for name, manifest in self.manifests.items():
             now = splits["val" if name == NEIGHBORS["val"] else "train"]
             made = {key: manifest.get(key) for key in now}
@@ -59,9 +60,10 @@ class Inputs:
                 command = command_for(self.cfg, self.stage, own, *(["--restart"] if is_own else []))
                 raise UserError(
                     f"{self.folder / name} was made from {_images_in_words(made)}, but this run has "
-                    f"{'other ' * (_images_in_words(made) == _images_in_words(now))}{_images_in_words(now)}: make the "
-                    f"right one with `{command}`{'' if is_own else f' and give {self.stage}_dir={own}'}, or give this "
-                    "run that data set, max_images and transformation_kwargs.crop_size"
+                    f"{'other ' * (_images_in_words(made) == _images_in_words(now))}{_images_in_words(now)}: "
+                    "make the right one with "
+                    f"`{command}`{'' if is_own else f' and give {self.stage}_dir={own}'}, or give this run "
+                    "that data set, max_images and transformation_kwargs.crop_size"
                 )
 
 
@@ -70,8 +72,8 @@ def check_data_set(cfg, path: Path) -> None:
     made = (read_manifest(path) or {}).get("data_set", cfg.train_db_name)
     if made != cfg.train_db_name:
         raise UserError(
-            f"{path} was trained on {made}, but this config has train_db_name: {cfg.train_db_name}; give the config "
-            f"of {made} (with val_db_name=... it is evaluated on other images)"
+            f"{path} was trained on {made}, but this config has train_db_name: {cfg.train_db_name}; give "
+            f"the config of {made} (with val_db_name=... it is evaluated on other images)"
         )
 
 
@@ -80,7 +82,8 @@ def _images_in_words(metadata: dict[str, Any]) -> str:
 
 
 def command_for(cfg, stage: str, folder: Path, *options: str) -> str:
-    """The command that fills `folder`, root_dir/<run_name>/<stage>, for the data set of cfg, to paste in a shell.
+    """The command that fills `folder`, root_dir/<run_name>/<stage>, for the data set of cfg, to paste in a
+    shell.
 
     It takes the folder's own config.yml, else a config of that run or data set under configs/."""
     script, path, made = SCRIPT_OF[stage], Path("CONFIG"), {}

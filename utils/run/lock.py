@@ -15,9 +15,11 @@ NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the lock `.<folder>.lock` beside a folder. The system frees it when the process ends, however it ends.
+    """Hold the lock `.<folder>.lock` beside a folder. The system frees it when the process ends, however it
+    ends.
 
-    Raises UserError if another run holds it. On a file system without locks the block runs, with a warning."""
+    Raises UserError if another run holds it. On a file system without locks the block runs, with a
+    warning."""
     from filelock import FileLock, Timeout
 
     path = folder.with_name(f".{folder.name}.lock")
@@ -27,8 +29,8 @@ def locked(folder: Path) -> Iterator[None]:
         path.write_text(f"process {os.getpid()} on {socket.gethostname()}")
     except Timeout as error:
         raise UserError(
-            f"another run is at work in {folder} ({path.read_text() or 'it does not say which'}): wait for it, "
-            "stop it, or give this run its own run_name=..."
+            f"another run is at work in {folder} ({path.read_text() or 'it does not say which'}): wait for "
+            "it, stop it, or give this run its own run_name=..."
         ) from error
     except (OSError, NotImplementedError) as error:
         if getattr(error, "errno", errno.ENOSYS) not in NO_LOCKS:

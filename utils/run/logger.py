@@ -12,7 +12,8 @@ from utils.storage.files import storage_errors
 
 
 class Logger:
-    """`epoch` for the numbers of an epoch, `final` for those of the finished stage, `note` and `warn` for sentences.
+    """`epoch` for the numbers of an epoch, `final` for those of the finished stage, `note` and `warn` for
+    sentences.
 
     Files are opened at the first line that is logged."""
 

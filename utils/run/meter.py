@@ -12,11 +12,12 @@ from utils.errors import RunError
 
 
 class Meter:
-    """Iterate over a loader's batches with a bar (loss, images/s, time left); collect measurements on the device.
+    """Iterate over a loader's batches with a bar (loss, images/s, time left); collect measurements on the
+    device.
 
-    model: its gradients and weights are watched. begun: the `state` of an epoch that was stopped; the meter goes
-    on after it. after_step: called with this meter when a step is done.
-    Nothing is read from the device but every `log_every` steps and at the end."""
+    model: its gradients and weights are watched. begun: the `state` of an epoch that was stopped; the meter
+    goes on after it. after_step: called with this meter when a step is done. Nothing is read from the device
+    but every `log_every` steps and at the end."""
 
     def __init__(
         self,

@@ -17,8 +17,8 @@ from utils.run.meter import Meter
 
 
 class Run:
-    """The context in which a stage runs. Stopped anywhere and started again, a run ends with the same weights, to the
-    last bit (on a CPU, with the same number of threads).
+    """The context in which a stage runs. Stopped anywhere and started again, a run ends with the same
+    weights, to the last bit (on a CPU, with the same number of threads).
 
     Nothing is written before `restore` or `begin`: a mistake found until then leaves no trace."""
 
@@ -65,7 +65,8 @@ class Run:
             self.log.note(remark)
 
     def restore(self, model, optimizer, **values) -> dict:
-        """Take up where the last checkpoint stands, if there is one. From here on the run saves model and optimizer.
+        """Take up where the last checkpoint stands, if there is one. From here on the run saves model and
+        optimizer.
 
         values: what the stage saves besides, as it is at the beginning; returned as it was saved."""
         self.context.enter_context(self.folder.claimed())
@@ -86,12 +87,14 @@ class Run:
             self.log.note(f"{path} has no manifest that says what it was made from: taken as it is")
 
     def epochs(self) -> Iterator[int]:
-        """The epochs still to train, from 0. In them SIGINT and SIGTERM end the run once its state is saved."""
+        """The epochs still to train, from 0. In them SIGINT and SIGTERM end the run once its state is
+        saved."""
         self.start = time.monotonic()
         yield from self.checkpoints.remaining()
 
     def meter(self, loader, epoch: int) -> Meter:
-        """The steps of an epoch, those left of it if it was stopped in its middle; after each the run may be saved."""
+        """The steps of an epoch, those left of it if it was stopped in its middle; after each the run may be
+        saved."""
         begun = self.checkpoints.take_begun()
         model, after_step = self.checkpoints.saved["model"], self.checkpoints.after_step
         return Meter(loader, epoch, self.cfg.log_every, model, begun, after_step)
@@ -120,6 +123,7 @@ def memory_advice(cfg) -> str:
     size = views.get("crop_size") or views.get("random_resized_crop", {}).get("size", plain)
     batch, width = cfg.get("batch_size", "none"), cfg.get("model_kwargs", {}).get("width", 64)
     return (
-        f"batch_size {batch}, views of {size} px, model_kwargs.width {width}: lower batch_size, the sizes in "
-        "augmentation_kwargs and transformation_kwargs, or the width; mine with device=cpu; what was saved is whole"
+        f"batch_size {batch}, views of {size} px, model_kwargs.width {width}: lower batch_size, the sizes "
+        "in augmentation_kwargs and transformation_kwargs, or the width; mine with device=cpu; what was "
+        "saved is whole"
     )

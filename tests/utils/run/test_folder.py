@@ -289,5 +289,5 @@ def test_a_model_with_another_manifest_than_its_content_is_damaged(config, prete
     pretext(b"first")
     save_with_manifest(tmp_path / "digits" / "pretext" / MODEL, b"first", {})
     (tmp_path / "digits" / "pretext" / MODEL).write_bytes(b"flips")
-    with pytest.raises(RunError, match="model.pth.tar"):
+    with pytest.raises(RunError, match=r"model\.pth\.tar"):
         RunFolder(config(), False).start_from()

@@ -29,7 +29,8 @@ class Loader:
 
 
 def run_epoch(losses, epoch=0, **others):
-    """An epoch with these losses, step by step, and other measurements by name; None: the step is not measured."""
+    """An epoch with these losses, step by step, and other measurements by name; None: the step is not
+    measured."""
     meter = Meter(Loader(*[4] * len(losses)), epoch, log_every=10)
     for step, _ in enumerate(meter):
         if losses[step] is not None:
@@ -162,7 +163,7 @@ def test_weights_that_are_not_finite_are_named_with_the_epoch():
     assert list(meter)
     with torch.no_grad():
         weights.bias[0] = math.nan
-    with pytest.raises(RunError, match="weights.*epoch 5"):
+    with pytest.raises(RunError, match=r"weights.*epoch 5"):
         meter.averages()
 
 
