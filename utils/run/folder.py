@@ -93,6 +93,11 @@ class RunFolder:
                         number += 1
                     self.path.rename(aside)
                 self.path.mkdir(exist_ok=True)
+                for name in (MODEL, self.checkpoint.name, *NEIGHBORS.values()):
+                    for part in self.path.glob(
+                        f"{name}*.part"
+                    ):  # left by a run that was killed: no other works here
+                        part.unlink()
             yield
 
     def open(self) -> None:

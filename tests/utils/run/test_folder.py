@@ -94,6 +94,19 @@ def test_a_second_restart_takes_the_next_number_and_one_with_nothing_there_moves
     assert not (tmp_path / "digits" / "scan.old-3").exists()
 
 
+def test_what_a_killed_run_left_half_written_is_cleared_and_nothing_of_others(config, tmp_path):
+    folder = RunFolder(config(), False)
+    folder.path.mkdir(parents=True)
+    for name in (
+        "model.pth.tar.host-7.part",
+        "checkpoint.pth.tar.json.host-7.part",
+        "report.html.host-8.part",
+    ):
+        (folder.path / name).write_bytes(b"half")
+    with folder.claimed():
+        assert [path.name for path in folder.path.iterdir()] == ["report.html.host-8.part"]
+
+
 def test_a_file_in_the_folders_place_is_a_failure_of_the_storage(config, tmp_path):
     (tmp_path / "digits").write_bytes(b"")
     with pytest.raises(RunError, match="digits/scan"), RunFolder(config(), False).claimed():
