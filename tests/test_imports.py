@@ -25,6 +25,8 @@ LEVELS = (  # of `utils`, the lowest first: a room may import those in lower row
     ("mining",),
 )
 
+SLOW = ("torchvision", "sklearn", "scipy", "matplotlib", "jinja2", "faiss", "tensorboard")
+
 
 def modules():
     for package in (*MAY_IMPORT, "."):
@@ -40,16 +42,20 @@ def name_of(path):
 NAMES = {name_of(path) for path in modules()}
 
 
-def imports_of(path):
-    """The modules of ours that a file imports, wherever in it: `from utils import arrays` is utils.arrays."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        names = []
+def imported(path, at_the_top=False):
+    """The modules that a file imports, wherever in it or at its top: `from utils import arrays` is utils.arrays."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in tree.body if at_the_top else ast.walk(tree):
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             inner = [f"{node.module}.{alias.name}" for alias in node.names]
-            names = [name if name in NAMES else node.module for name in inner]
-        yield from (name for name in names if name in NAMES)
+            yield from (name if name in NAMES else node.module for name in inner)
+
+
+def imports_of(path):
+    """The modules of ours that a file imports."""
+    yield from (name for name in imported(path) if name in NAMES)
 
 
 def test_a_package_imports_only_packages_below_it():
@@ -79,3 +85,22 @@ def test_no_module_imports_itself_through_others(package):
             if middle in reached[name]:
                 reached[name] |= reached[middle]
     assert [name for name in arrows if name.startswith(package) and name in reached[name]] == []
+
+
+@pytest.mark.parametrize("script", ["simclr", "moco", "scan", "selflabel", "eval", "sweep"])
+def test_a_script_imports_slow_packages_only_where_they_are_needed(script):
+    """`--help` is to take little longer than `import torch`."""
+    paths = {name_of(path): path for path in modules()}
+    reached, todo = set(), {script}
+    while todo:
+        name = todo.pop()
+        reached.add(name)
+        parents = {name.rpartition(".")[0]} & NAMES  # the package runs first
+        todo |= ({other for other in imported(paths[name], at_the_top=True)} & NAMES | parents) - reached
+    slow = {
+        f"{name} imports {other}"
+        for name in reached
+        for other in imported(paths[name], at_the_top=True)
+        if other.partition(".")[0] in SLOW or other.startswith("torch.utils.tensorboard")
+    }
+    assert slow == set()
