@@ -59,7 +59,7 @@ class RunFolder:
         """Verify the files of the stage before."""
         inputs = Inputs(self.cfg)
         self.inputs |= inputs.digests
-        self.unverified = [inputs.folder / name for name in inputs.unverified]
+        self.unverified = inputs.unverified
         return inputs
 
     def start_from_weights(self, path: Path) -> None:

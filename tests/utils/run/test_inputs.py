@@ -51,7 +51,7 @@ def test_published_files_have_no_manifest_and_are_accepted_and_named(cfg, folder
         (folder / f"{name}.json").unlink()
     inputs = Inputs(cfg)
     inputs.check_images(SPLITS)
-    assert inputs.unverified == list(NAMES)
+    assert inputs.unverified == [folder / name for name in NAMES]
 
 
 @pytest.mark.parametrize("name", NAMES)
