@@ -2,10 +2,18 @@
 
 from utils.config.load import (
     check_stage,
+    config_hash,
     load_config,
     resume_differences,
     save_config,
     view_differences,
 )
 
-__all__ = ["check_stage", "load_config", "resume_differences", "save_config", "view_differences"]
+__all__ = [
+    "check_stage",
+    "config_hash",
+    "load_config",
+    "resume_differences",
+    "save_config",
+    "view_differences",
+]
