@@ -101,7 +101,7 @@ ADAM = {"optimizer": "adam", "optimizer_kwargs": SLOW, "scheduler": "constant"}
 COSINE = {**sgd(0.4, 0.0001), "scheduler": "cosine", "scheduler_kwargs": {"lr_decay_rate": 0.1}}
 NONE = {}
 
-PUBLISHED = {  # file: data set, stage, views (ours: with the cutout length), optimizer, batch, epochs, workers
+PUBLISHED = {  # file: data set, stage, views (with cutout length), optimizer, batch, epochs, workers
     "pretext/simclr_cifar10": ("cifar-10", SIMCLR, "simclr", COSINE, 512, 500, 8),
     "pretext/simclr_cifar20": ("cifar-20", SIMCLR, "simclr", COSINE, 512, 500, 8),
     "pretext/simclr_stl10": ("stl-10", SIMCLR, "simclr", COSINE, 512, 500, 8),
@@ -275,7 +275,7 @@ def test_a_tilde_in_a_path_means_the_home_folder(monkeypatch):
 
 
 WRONG = {  # type: values that it does not take, for the key that stands for the type
-    "batch_size": [*"ten 12.5 True yes [512] {a:1} {} null .nan".split(), "", "9" * 5000],
+    "batch_size": ["ten", "12.5", "True", "yes", "[512]", "{a: 1}", "{}", "null", "", ".nan", "9" * 5000],
     "optimizer_kwargs.lr": ["fast", "True", "1:30", "nan", "inf"],
     "use_ema": ["1", "maybe", ""],
     "run_name": ["", "~", "[a]", '"a\\0b"', '"a\\nb"', '"\\uD800"'],  # half of a pair: no file has that name
