@@ -1546,7 +1546,7 @@ IMAGENET_SETTINGS = {
     "views kept for a backbone that is trained": Case(
         "scan",
         "--restart cached_views=2 update_cluster_head_only=False",
-        r"cached_views is 2",
+        r"cached_views is 2, but .*frozen backbone only",
         r"update_cluster_head_only",
     ),
     "more neighbors than moco.py mined": Case(

@@ -12,8 +12,8 @@ ALL = f"{STAGES} eval"
 class Key(NamedTuple):
     """One row of the table.
 
-    values: the names to choose from, where {n} is a whole number from 1; or a type of utils/config/values.py
-    and bounds for each number, such as `float >0 <=1`.
+    values: the names to choose from; or a type of utils/config/values.py and bounds for each number, such as
+    `float >0 <=1`.
     needed: the scripts that cannot do without the key; or `other_key=values`: those that need the other key,
     when it has one of these values; empty: the key is optional.
     default: a value, or a dictionary with one for each `setup` that has any.
@@ -62,9 +62,7 @@ TABLE = (  # headings, each followed by its keys
     ),
     free("knn_backend", ("auto", "faiss", "torch"), ALL, "library that searches for neighbors", "auto"),
     free("num_workers", "int >=0 <=1024", ALL, "processes that read images; at most one per CPU is used", 16),
-    free(
-        "knn_index", ("Flat", "IVF{n},Flat", "HNSW{n}"), "", "faiss index for mining; Flat is exact", "Flat"
-    ),
+    free("knn_index", "text", "", "faiss index for mining: Flat (exact), IVFn,Flat or HNSWn", "Flat"),
     "Data",
     Key("train_db_name", DATASETS, ALL, "data set to train on"),
     Key("val_db_name", DATASETS, ALL, "data set to evaluate on"),

@@ -98,7 +98,8 @@ def _mistakes(cfg: EasyDict, stage: str, values: Mapping[str, Any]) -> Iterator[
         name = f"augmentation_kwargs.cutout_kwargs.{min(missing)}"
         yield f"{name} is missing: give it, or leave cutout_kwargs out, which is optional with affine"
     if stage == "scan" and cfg.cached_views and not cfg.update_cluster_head_only:
-        yield f"cached_views is {cfg.cached_views} without update_cluster_head_only: True; write that, or 0"
+        value = f"cached_views is {cfg.cached_views}"
+        yield f"{value}, but works with a frozen backbone only: write 0, or update_cluster_head_only: True"
     if cfg.optimizer == "sgd" and cfg.optimizer_kwargs.nesterov and not cfg.optimizer_kwargs.momentum:
         yield "optimizer_kwargs.nesterov is True with momentum 0: give a momentum, or nesterov: False"
     if stage == "selflabel" and cfg.num_heads != 1:

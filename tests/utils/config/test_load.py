@@ -46,10 +46,6 @@ def flat(tree, prefix=""):
     return leaves
 
 
-def dotted_yaml(values) -> str:
-    return "".join(f"{name}: {value}\n" for name, value in values.items())
-
-
 # The shipped files
 
 
@@ -277,7 +273,7 @@ def test_a_tilde_in_a_path_means_the_home_folder(monkeypatch):
 WRONG = {  # type: values that it does not take, for the key that stands for the type
     "batch_size": ["ten", "12.5", "True", "yes", "[512]", "{a: 1}", "{}", "null", "", ".nan", "9" * 5000],
     "optimizer_kwargs.lr": ["fast", "True", "1:30", "nan", "inf"],
-    "use_ema": ["1", "maybe", ""],
+    "use_ema": ["1", "maybe", "", "!!python/object/apply:os.system [ls]"],
     "run_name": ["", "~", "[a]", '"a\\0b"', '"a\\nb"', '"\\uD800"'],  # half of a pair: no file has that name
     "scheduler_kwargs.lr_decay_epochs": ["30", "[30.5]", "[[30]]", "[&a [1], &b [*a, *a], [*b, *b]]"],
     PRIOR: ["0.5", "[0.5, half]"],
@@ -300,7 +296,6 @@ def test_a_value_of_another_type_is_refused_with_key_and_source(key, text):
         ("batch_size: {a: 1}", "whole number", "a mapping"),
         ('batch_size: "1\\n2"', "whole number", r"'1\n2'"),
         ("optimizer: adamw", "sgd, adam", "adamw"),
-        ("knn_index: PQ5", "Flat, IVF{n},Flat, HNSW{n}", "PQ5"),
     ],
 )
 def test_an_error_says_what_a_key_takes_and_what_was_written(text, wanted, shown):
@@ -309,13 +304,10 @@ def test_an_error_says_what_a_key_takes_and_what_was_written(text, wanted, shown
 
 
 RANGES = [  # keys, values that all of them take, values that none of them takes
-    ("setup", ["simclr", "moco", "scan", "selflabel"], ["SCAN", "eval"]),
+    ("setup", ["scan", "selflabel"], ["SCAN", "eval"]),
     ("train_db_name val_db_name", [*DATA, "digits", "fashion-mnist", "folder"], ["cifar10", "test"]),
-    ("backbone", ["resnet18", "resnet50"], ["resnet34"]),
     ("device", ["auto", "cpu", "cuda"], ["cuda:0", "gpu"]),
     ("precision", ["auto", "fp32", "tf32", "bf16"], ["fp16"]),
-    ("knn_backend", ["auto", "faiss", "torch"], ["sklearn"]),
-    ("knn_index", ["Flat", "IVF4096,Flat", "HNSW32"], ["IVF0,Flat", "IVF1k,Flat", "IVF8", "HNSW", "PQ8"]),
     ("model_kwargs.stem", ["auto", "cifar", "stl", "imagenet"], ["cifar-10"]),
     ("model_kwargs.head", ["mlp", "linear"], ["none"]),
     ("scheduler", ["constant", "cosine", "step"], ["linear"]),
@@ -438,10 +430,6 @@ def test_a_file_that_yaml_cannot_read_is_refused_by_its_name(content):
     assert error_of(load_config, None, "exp.yml").startswith("exp.yml: ")
 
 
-def test_a_tag_runs_nothing():
-    assert "[ls]" in error_of(config, "seed: !!python/object/apply:os.system [ls]")
-
-
 @pytest.mark.parametrize("env, exp", [(None, "missing.yml"), ("missing.yml", "exp.yml")])
 def test_a_missing_file_is_named_with_its_absolute_path(env, exp, tmp_path):
     Path("exp.yml").write_text("seed: 1")
@@ -503,7 +491,7 @@ def asked_for(file, stage) -> set[str]:
     values = flat(yaml.safe_load((CONFIGS / f"{file}.yml").read_text()))
     found = set()
     for name in values:
-        without = config(dotted_yaml({other: value for other, value in values.items() if other != name}))
+        without = config("".join(f"{other}: {values[other]}\n" for other in values if other != name))
         try:
             check_stage(without, stage)
         except UserError as error:
@@ -575,11 +563,7 @@ MISTAKES = [  # file, overrides, what the error names
     *(("scan/scan_cifar10", [f"{PRIOR}={[1] * n}"], [PRIOR, f" {n} ", "num_classes"]) for n in (0, 9, 11)),
     ("scan/scan_cifar10", ["cached_views=2"], ["cached_views is 2", "update_cluster_head_only"]),
     ("selflabel/selflabel_cifar10", ["num_heads=10"], ["num_heads is 10", "num_heads: 1"]),
-    (
-        "pretext/simclr_cifar10",
-        ["optimizer_kwargs={nesterov: True, momentum: 0}"],
-        ["nesterov", "momentum 0"],
-    ),
+    ("pretext/simclr_cifar10", ["optimizer_kwargs={nesterov: True, momentum: 0}"], ["nesterov is True"]),
     ("pretext/simclr_folder", [], ["folder.path=..."]),
     ("scan/scan_digits", ["val_db_name=folder"], ["folder.path=..."]),
     ("scan/scan_digits", ["run_name=.."], ["run_name .. ", "root_dir="]),
@@ -622,15 +606,10 @@ def test_saving_keeps_values_that_yaml_would_misread():
     overrides = ["train_db_name=digits", "run_name=007", "optimizer_kwargs.lr=1e-7"]
     cfg = config("", *overrides, "db_root_dir.stl-10='/über: all/#1'")
     save_config(cfg, "saved.yml")
-    saved = load_config(None, "saved.yml")
-    assert saved == cfg and (saved.run_name, saved.optimizer_kwargs.lr) == ("007", 1e-7)
-    assert saved.db_root_dir["stl-10"] == "/über: all/#1"
-
-
-def test_the_saved_file_is_plain_yaml():
-    save_config(config("train_db_name: digits\noptimizer_kwargs: {lr: 1}"), "saved.yml")
-    tree = yaml.safe_load(Path("saved.yml").read_text())
-    assert tree["optimizer_kwargs"] == {"lr": 1.0} and tree["pretext_dir"] == "results/digits/pretext"
+    assert load_config(None, "saved.yml") == cfg
+    plain = yaml.safe_load(Path("saved.yml").read_text())
+    assert (plain["run_name"], plain["pretext_dir"]) == ("007", "results/007/pretext")
+    assert plain["optimizer_kwargs"] == {"lr": 1e-7} and plain["db_root_dir"]["stl-10"] == "/über: all/#1"
 
 
 RUN = "train_db_name: digits\nsetup: scan\nepochs: 5\nbatch_size: 128\noptimizer_kwargs: {lr: 1}\nrun_name: a"
