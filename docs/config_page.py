@@ -13,13 +13,12 @@ INTRODUCTION = """\
 
 Do not edit this page: `make docs` makes it from the table in `utils/config/keys.py`.
 
-**Where a value comes from.** From the defaults below, then `configs/env.yml` (or `--config_env`), then the
-experiment's YAML (`--config_exp`), then `key=value` arguments of the command line. For each key the last one
-wins.
+**Where a value comes from.** From the table below, `configs/env.yml` (or `--config_env`), the experiment's
+YAML (`--config_exp`) or `key=value` arguments of the command line. For each key the last of these wins.
 
 **How to write a value.** A dot in a key is a level of nesting: `optimizer_kwargs.lr=0.1` on the command line
-is `lr: 0.1`, indented below `optimizer_kwargs:`, in a file. Numbers may be 512, .5 or 1e-4; a list is `[0.2,
-1.0]`, in quotes on the command line; `~` in a path is your home folder.
+is `lr: 0.1`, indented below `optimizer_kwargs:`, in a file. Numbers may be 512, .5 or 1e-4; a list is
+`[0.2, 1.0]`, in quotes on the command line; `~` in a path is your home folder.
 
 **What a resume may change.** The same command, given again, continues the run where it stopped. Keys marked
 "yes" may differ then. If you raise `epochs`, the learning rates of the remaining epochs follow the new

@@ -26,7 +26,7 @@ def read_imagenet(name: str, split: str, folder: Path, scan: FolderScan) -> Stre
         raise UserError(
             f"{name} is not in {folder.absolute()}: {FOLDERS[split]}/<class id>/*{SUFFIX} should be there, and is not "
             "downloaded; name the folder that holds it in db_root_dir.imagenet=... or in the environment "
-            "(SCAN_IMAGENET_DIR)"
+            f"(SCAN_IMAGENET_DIR{', which is set and goes first' * ('SCAN_IMAGENET_DIR' in os.environ)})"
         )
     ids = sorted(_folders_of(folder)) if name == "imagenet" else class_ids(name)
     if not ids:

@@ -57,7 +57,7 @@ TABLE = (  # headings, each followed by its keys
         "precision",
         ("auto", "fp32", "tf32", "bf16"),
         STAGES,
-        "number format in training: auto is fp32; tf32 and bf16 are faster, less exact",
+        "number format in training: auto is fp32; tf32 (GPU) and bf16 are faster, less exact",
         "auto",
     ),
     free("knn_backend", ("auto", "faiss", "torch"), ALL, "library that searches for neighbors", "auto"),

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -154,6 +156,12 @@ def test_the_published_files_hold_the_published_keys_and_values_and_no_others(fi
     }
     found = yaml.safe_load((CONFIGS / f"{file}.yml").read_text())  # as any tool for YAML 1.1 reads it
     assert found == expected
+
+
+def test_reading_a_config_imports_no_large_package():
+    code = "import sys, utils.config; print({'torch', 'torchvision', 'sklearn', 'faiss'} & set(sys.modules))"
+    command = [sys.executable, "-c", code]
+    assert subprocess.run(command, cwd=CONFIGS.parent, capture_output=True, text=True).stdout == "set()\n"
 
 
 # Where a value comes from
