@@ -62,7 +62,9 @@ def check_stage(cfg: EasyDict, stage: str) -> None:
     values = _flatten(cfg)
     setup = values.get("setup", stage)
     if setup != stage and stage != "eval":
-        raise UserError(f"setup is {setup}: run this config with {setup}.py; {stage}.py needs setup: {stage}")
+        raise UserError(
+            f"this config has setup: {setup}, run it with {setup}.py; {stage}.py needs setup: {stage}"
+        )
     criterion = values.get("criterion")
     if stage in CRITERIA and criterion not in (CRITERIA[stage], None):
         raise UserError(
