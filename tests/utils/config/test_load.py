@@ -210,6 +210,7 @@ def test_a_run_on_own_pictures_is_named_after_their_folder(path, name, tmp_path,
 
 
 def test_the_defaults():
+    assert config("# nothing\n") == config("seed: 0") == config()
     assert config() == {
         **{"root_dir": "results", "seed": 0, "device": "auto", "precision": "auto", "knn_backend": "auto"},
         **{"knn_every": 10, "log_every": 10, "num_workers": 16, "knn_index": "Flat", "on_error": "stop"},
@@ -318,7 +319,6 @@ RANGES = [  # keys, values that all of them take, values that none of them takes
     ("precision", ["auto", "fp32", "tf32", "bf16"], ["fp16"]),
     ("model_kwargs.stem", ["auto", "cifar", "stl", "imagenet"], ["cifar-10"]),
     ("model_kwargs.head", ["mlp", "linear"], ["none"]),
-    ("scheduler", ["constant", "cosine", "step"], ["linear"]),
     ("augmentation_strategy", ["standard", "simclr", "ours", "affine"], ["strong"]),
     ("epochs log_every knn_every max_images num_heads num_neighbors", [1], [0, -1]),
     (f"model_kwargs.width model_kwargs.features_dim {AUGMENT}.random_resized_crop.size", [1], [0, -1]),
@@ -381,19 +381,10 @@ def test_an_unknown_key_is_refused_with_its_source_and_the_nearest_key(text, unk
     assert error_of(config, "", "epoch=3").startswith("command line: ")
 
 
-@pytest.mark.parametrize("value", ["3", "adam", "[lr, 3]", ""])
+@pytest.mark.parametrize("value", ["3", "adam", "[lr, 3]"])
 def test_a_value_where_a_mapping_belongs_is_refused(value):
+    assert error_of(config, value).startswith("exp.yml: ")
     assert error_of(config, f"optimizer_kwargs: {value}").startswith("exp.yml: optimizer_kwargs ")
-
-
-@pytest.mark.parametrize("text", ["- seed", "seed", "[1, 2]"])
-def test_a_file_that_is_no_mapping_is_refused(text):
-    assert error_of(config, text).startswith("exp.yml: ")
-
-
-@pytest.mark.parametrize("text", ["", "# nothing\n"])
-def test_a_file_without_keys_is_the_defaults(text):
-    assert config(text) == config("seed: 0")
 
 
 @pytest.mark.parametrize(
@@ -401,10 +392,8 @@ def test_a_file_without_keys_is_the_defaults(text):
     [
         ("seed: 1\noptimizer_kwargs:\n\tlr: 1\n", 3, r"'\t'"),
         ("seed: 1\nepochs: [2\n", 3, ""),
-        ("seed: 1\nepochs: 2: 3\n", 2, ""),
         ("seed: 1\nepochs: 2\nseed: 1\n", 3, "'seed'"),
         ("optimizer_kwargs:\n  lr: 1\n  lr: 1\n", 3, "'lr'"),
-        ("seed: *other", 1, "'other'"),
         (f"seed: *{'x' * 500}", 1, "x" * 150),
         ("? [seed]\n: 1", 1, ""),
         ("seed: &a [*a]", 1, ""),
@@ -450,7 +439,6 @@ def test_a_missing_file_is_named_with_its_absolute_path(env, exp, tmp_path):
         ("seed", "'seed'"),
         ("x" * 5000, "x" * 150),
         ("=1", "''"),
-        ("seed=1: 2", "seed"),
         ("a\nb={", r"'a\nb'"),
         ("seed=1\n---\n2", "seed, line 2"),
         ("seed=\x07", "seed"),
