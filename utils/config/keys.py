@@ -66,12 +66,7 @@ TABLE = (  # headings, each followed by its keys
     "Data",
     Key("train_db_name", DATASETS, ALL, "data set to train on"),
     Key("val_db_name", DATASETS, ALL, "data set to evaluate on"),
-    Key(
-        "max_images",
-        "int >=1 <=1000000000",
-        "",
-        "train and unlabeled images to use, evenly spaced; if absent, all",
-    ),
+    Key("max_images", "int >=1 <=1000000000", "", "train and unlabeled images to use, evenly spaced"),
     free("on_error", ("stop", "skip"), ALL, "skip: leave out unreadable image files and list them", "stop"),
     *(free(f"db_root_dir.{name}", "path", "", f"folder of {name}") for name in DATASET_FOLDERS),
     "Your own pictures, the data set `folder`",
