@@ -312,7 +312,9 @@ def test_the_kept_model_is_the_best_of_all_epochs_by_the_loss_of_its_own_outputs
 
 
 def test_cached_views_are_for_a_frozen_backbone(mined, tmp_path):
-    with pytest.raises(UserError, match="cached_views is 2"):
+    with pytest.raises(
+        UserError, match="cached_views is 2, but views can be kept for a frozen backbone only"
+    ):
         cluster(tmp_path, f"pretext_dir={mined}", "cached_views=2", "update_cluster_head_only=False")
 
 
