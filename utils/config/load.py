@@ -201,10 +201,3 @@ def _nest(values: Mapping[str, Any]) -> dict[str, Any]:
             place = place.setdefault(group, {})
         place[word] = value
     return tree
-
-
-def config_hash(cfg) -> str:
-    """SHA-256 of the settings that a resume may not change."""
-    values = _flatten(cfg)
-    kept = {key.name: values.get(key.name) for key in KEYS if not key.may_change}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
