@@ -14,9 +14,7 @@ from models.heads import feature_layer
 from models.weights import load_whole
 from utils.features import cached_features
 from utils.mining import check_before_training, mine
-from utils.run.command_line import command, stage_config
-from utils.run.run import open_run
-from utils.storage.torch_files import to_bytes
+from utils.run import command, open_run, stage_config
 
 FILE = "moco_v2_800ep_pretrain.pth.tar"
 URL = f"https://dl.fbaipublicfiles.com/moco/moco_checkpoints/moco_v2_800ep/{FILE}"
@@ -54,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
         layer = feature_layer(model, cfg.feature_layer)  # unless told otherwise the backbone, before the MLP
         run.begin(f"{loaded}: nothing is trained")
         run.log.note(f"SHA-256 of {path.name}: {run.folder.inputs['weights']}")
-        run.folder.save_model(to_bytes(model.state_dict()))
+        run.folder.save_model(model.state_dict())
         features = {}
         for split, loader in splits.items():
             (features[split],) = cached_features(

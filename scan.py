@@ -21,11 +21,8 @@ from utils.features import cached_features, extract_features, predict
 from utils.neighbors.search import load_neighbors
 from utils.optimizers import build_optimizer, set_learning_rate
 from utils.report.conclusion import conclude
-from utils.run.command_line import command, stage_config
-from utils.run.meter import Meter
-from utils.run.run import open_run
+from utils.run import Meter, command, open_run, stage_config
 from utils.stages import MODEL, NEIGHBORS
-from utils.storage.torch_files import to_bytes
 
 
 class Task(NamedTuple):
@@ -142,7 +139,7 @@ def main(argv: list[str] | None = None) -> None:
             new, figures = validate(task, val_set, val_neighbors)
             if new.loss < best.loss:
                 best = new
-                run.folder.save_model(to_bytes({"model": model.state_dict(), "head": best.head}))
+                run.folder.save_model({"model": model.state_dict(), "head": best.head})
             run.end_epoch(epoch, metrics | figures, best_loss=best.loss, best_loss_head=best.head)
 
         load_whole(model, read_weights(run.path / MODEL, "scan"), run.path / MODEL)

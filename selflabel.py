@@ -19,11 +19,8 @@ from utils.evaluate.clustering import evaluate_clusters
 from utils.features import predict
 from utils.optimizers import build_optimizer, set_learning_rate
 from utils.report.conclusion import conclude
-from utils.run.command_line import command, stage_config
-from utils.run.meter import Meter
-from utils.run.run import open_run
+from utils.run import Meter, command, open_run, stage_config
 from utils.stages import MODEL
-from utils.storage.torch_files import to_bytes
 
 
 class Task(NamedTuple):
@@ -120,7 +117,7 @@ def main(argv: list[str] | None = None) -> None:
             figures.pop("hungarian_match", None)
             run.end_epoch(epoch, metrics | {f"val/{name}": value for name, value in figures.items()})
 
-        run.folder.save_model(to_bytes(model.state_dict()))
+        run.folder.save_model(model.state_dict())
         conclude(run, "self-labelling on the val split, last epoch", predict(model, val_images)[0], val_set)
 
 

@@ -18,10 +18,7 @@ from utils.mining import check_before_training, knn_accuracy, mine
 from utils.neighbors.search import check_features
 from utils.optimizers import build_optimizer, set_learning_rate
 from utils.report.figures import plot_curves
-from utils.run.command_line import command, stage_config
-from utils.run.meter import Meter
-from utils.run.run import Run, open_run
-from utils.storage.torch_files import to_bytes
+from utils.run import Meter, Run, command, open_run, stage_config
 
 
 class Task(NamedTuple):
@@ -96,7 +93,7 @@ def main(argv: list[str] | None = None) -> None:
             check_features(vectors)  # a model that cannot be mined replaces no other
         if weights:
             run.begin(f"{loaded}: nothing is trained")
-        run.folder.save_model(to_bytes(model.state_dict()))
+        run.folder.save_model(model.state_dict())
         mine(run, features, train_set, val_set)
         plot_curves(run.path / "log.jsonl", run.path / "curves.png")
         run.finish("the model, both neighbor files and neighbors.png")

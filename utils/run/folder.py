@@ -14,12 +14,10 @@ from utils.run.inputs import Inputs, split_metadata
 from utils.run.lock import locked
 from utils.stages import MODEL, NEIGHBORS, STAGES
 from utils.storage.files import save_with_manifest, sha256_of, storage_errors, write_whole
+from utils.storage.torch_files import to_bytes
 
-RESULT_KEYS = (
-    "num_neighbors",
-    "feature_layer",
-    "knn_index",
-)  # a resume may change them; the result depends on them
+# A resume may change them, but the result depends on them.
+RESULT_KEYS = ("num_neighbors", "feature_layer", "knn_index")
 
 
 class RunFolder:
@@ -94,10 +92,8 @@ class RunFolder:
                     self.path.rename(aside)
                 self.path.mkdir(exist_ok=True)
                 for name in (MODEL, self.checkpoint.name, *NEIGHBORS.values()):
-                    for part in self.path.glob(
-                        f"{name}*.part"
-                    ):  # left by a run that was killed: no other works here
-                        part.unlink()
+                    for left_by_a_killed_run in self.path.glob(f"{name}*.part"):
+                        left_by_a_killed_run.unlink()
             yield
 
     def open(self) -> None:
@@ -115,10 +111,10 @@ class RunFolder:
 
     # -- results
 
-    def save_model(self, content: bytes) -> None:
-        """Write model.pth.tar and its manifest: what the next stage starts from."""
+    def save_model(self, content: dict) -> None:
+        """Write model.pth.tar, tensors and plain values, and its manifest: what the next stage starts from."""
         metadata = {"holds": f"model of {self.cfg.setup}", **self.splits["train"], "made_from": self.inputs}
-        save_with_manifest(self.path / MODEL, content, metadata)
+        save_with_manifest(self.path / MODEL, to_bytes(content), metadata)
 
     def save_neighbors(self, split: str, content: bytes, topk: int) -> None:
         """Write the neighbor file of a split and its manifest, which names the weights it was mined with."""
