@@ -2,7 +2,6 @@
 
 import gc
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace
 from typing import NamedTuple
 
 import torch
@@ -24,7 +23,7 @@ from models import build_model
 from utils.config import load_config
 from utils.features import extract_features
 from utils.optimizers import build_optimizer
-from utils.run.meter import Progress
+from utils.run.meter import Meter
 
 STAGES = {
     "simclr": "pretext/simclr",
@@ -83,19 +82,17 @@ def autocast(cfg, device: torch.device):
 
 def train_steps(cfg, model: nn.Module, loader, optimizer, device: torch.device, first_step: int = 0) -> None:
     """The steps of an epoch from `first_step` on, by the `train_epoch` of the config's stage."""
-
-    def steps(loader, epoch: int) -> Progress:
-        loader.set_epoch(epoch, first_step)
-        return Progress(loader, epoch, cfg.log_every, model.parameters())
-
-    run = SimpleNamespace(cfg=cfg, steps=steps, autocast=lambda: autocast(cfg, device))
     if cfg.setup == "simclr":
-        simclr.train_epoch(run, model, loader, SimCLRLoss(0.1), optimizer, 0)
+        stage, task = simclr, simclr.Task(model, loader, SimCLRLoss(0.1), optimizer)
     elif cfg.setup == "scan":
-        scan.train_epoch(run, model, loader, SCANLoss(5.0), optimizer, 0)
+        trained = model.cluster_head if cfg.update_cluster_head_only and not cfg.cached_views else model
+        stage, task = scan, scan.Task(model, trained, loader, SCANLoss(5.0), optimizer, model, None)
     else:
         criterion = ConfidenceBasedCE(LOW_THRESHOLD, apply_class_balancing=True)
-        selflabel.train_epoch(run, model, loader, criterion, optimizer, None, 0)
+        stage, task = selflabel, selflabel.Task(model, loader, criterion, optimizer)
+    begun = {"step": first_step, "measured": 0, "sums": {}, "counts": {}}
+    meter = Meter(loader, 0, cfg.log_every, model, begun)
+    stage.train_epoch(task, meter, lambda: autocast(cfg, device))
 
 
 def measured(

@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> None:
     dataset = ResidentDataset(images, None, [])
     transform = train_transform(cfg.augmentation_strategy, cfg.augmentation_kwargs)
     model = build_model(cfg).to(memory_format=torch.channels_last)
-    model.backbone.requires_grad_(False)
+    model.eval().backbone.requires_grad_(False)
     neighbors = torch.randint(len(dataset), (len(dataset), NEIGHBORS + 1))
     new_views = build_loader(dataset, [transform] * 2, batch, train=True, neighbors=neighbors)
     new = seconds_per_step(cfg, model, new_views)
