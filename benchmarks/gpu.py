@@ -20,6 +20,7 @@ import statistics
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from datetime import date
 from pathlib import Path
 from typing import NamedTuple
@@ -74,18 +75,15 @@ def all_steps(folder: Path, rehearsal: bool) -> list[Step]:
 def recipe(folder: Path, small: bool) -> list[Step]:
     """The three stages on all of Fashion-MNIST, and their evaluation. small: on the digits."""
     recipe = "digits" if small else "fashion_mnist"
-    epochs = (
-        {"simclr": 2, "scan": 2, "selflabel": 2} if small else {"simclr": 60, "scan": 15, "selflabel": 30}
-    )
+    epochs = {"simclr": 60, "scan": 15, "selflabel": 30}
     places = {"simclr": "pretext", "scan": "scan", "selflabel": "selflabel"}
     common = [f"root_dir={folder / 'runs'}", "run_name=recipe"]
     common += ["device=cpu"] if small else ["device=cuda", "precision=bf16"]
     steps = []
     for stage, place in places.items():
         config = ["--config_exp", f"configs/{place}/{stage}_{recipe}.yml"]
-        own = [f"epochs={epochs[stage]}"] + (
-            ["confidence_threshold=0.11"] if small and stage == "selflabel" else []
-        )
+        own = [f"epochs={2 if small else epochs[stage]}"]
+        own += ["confidence_threshold=0.11"] if small and stage == "selflabel" else []
         command = [f"{stage}.py", *config, *common, *own]
         steps.append(Step(f"recipe-{stage}", command, own_json=False, logs=f"runs/recipe/{place}"))
     model = ["--model", str(folder / "runs/recipe/selflabel/model.pth.tar")]
@@ -154,23 +152,17 @@ def run_all(steps: list[Step], folder: Path, minutes: float, where: dict | None 
 
 def machine(rehearsal: bool) -> dict:
     """Device, commit, date and versions."""
-    try:
-        commit = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
-        )
-        commit = commit.stdout.strip() or "unknown"
-    except OSError:
-        commit = "unknown"
+    commit = ""
+    with suppress(OSError):  # no git
+        command = ["git", "rev-parse", "--short", "HEAD"]
+        commit = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip()
     versions = {}
     for name in PACKAGES:
-        try:
+        with suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    device = "CPU, a rehearsal" if rehearsal else torch.cuda.get_device_name()
     return {
-        "device": device,
-        "commit": commit,
+        "device": "CPU, a rehearsal" if rehearsal else torch.cuda.get_device_name(),
+        "commit": commit or "unknown",
         "date": str(date.today()),
         "python": platform.python_version(),
         "cuda": torch.version.cuda,
