@@ -127,7 +127,7 @@ def compare(
     def batched() -> float:
         return (
             1e6
-            * seconds(lambda: apply(images, draw(transform, len(images), generator)), device)
+            * seconds(lambda: apply(transform, images, draw(transform, len(images), generator)), device)
             / len(images)
         )
 

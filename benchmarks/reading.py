@@ -23,7 +23,7 @@ from sklearn.datasets import load_sample_images
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.table import Spread, Table, parser, save, spread
 from benchmarks.timing import seconds
-from data.augment import train_transform, val_transform
+from data.augment import draw, train_transform, val_transform
 from data.dataset import StreamedDataset
 from data.image_files import fault_of, read_image
 from data.loader.streamed import StreamedLoader
@@ -75,8 +75,9 @@ def main(argv: list[str] | None = None) -> None:
         dataset = write_photographs(Path(folder))
 
         def views(transforms: list, shift: int = 0) -> Callable[[int], object]:
-            images = StreamedLoader(dataset, transforms, 1, "cpu").reader.dataset
-            return lambda i: images[0, i, (i, (i + shift) % IMAGES)[: len(transforms)]]
+            reader = StreamedLoader(dataset, transforms, 1, "cpu").reader.dataset
+            tables = [draw(crops, 1, torch.Generator()).numpy() for crops in reader.crops]
+            return lambda i: reader[[np.array([[i, (i + shift) % IMAGES][: len(transforms)]]), *tables]]
 
         jittered = [train_transform(scan.augmentation_strategy, scan.augmentation_kwargs)] * 2
         strong = train_transform(selflabel.augmentation_strategy, selflabel.augmentation_kwargs)
@@ -97,7 +98,7 @@ def main(argv: list[str] | None = None) -> None:
                 [val_transform(selflabel.transformation_kwargs), strong]
             ),
         }
-        print(f"\n{dataset.marks.mean() / 1000:.0f} kB per image\n")
+        print(f"\n{dataset.signatures.mean() / 1000:.0f} kB per image\n")
         table = Table("what", "ms per image")
         for name, act in cases.items():
             table.row(name, milliseconds(act))

@@ -5,7 +5,6 @@
 key=value arguments go to all stages."""
 
 import argparse
-import json
 import statistics
 import sys
 import time
@@ -24,6 +23,7 @@ from data import build_dataset
 from utils.config import load_config
 from utils.errors import UserError
 from utils.evaluate.clustering import kmeans_accuracy
+from utils.report.log import read_results
 from utils.run.command_line import command
 
 STAGES = {"pretext": simclr, "scan": scan, "selflabel": selflabel}
@@ -56,12 +56,6 @@ def cost_of(name: str, argv: list[str]) -> list[float]:
     return [(time.perf_counter() - begin) / 60, *spent]
 
 
-def finals(folder: Path) -> dict:
-    """The results at the end of a stage's log, in one dict."""
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return {name: value for line in lines if "final" in line for name, value in line.items()}
-
-
 def pixels_baseline(config: str, overrides: list[str]) -> float:
     """Val ACC of k-means on the pixels, fitted on the training images of the recipe."""
     cfg = load_config(None, config, overrides)
@@ -84,13 +78,12 @@ def run_recipe(
         words = ["--config_exp", f"configs/{stage}/{script.__name__}_{recipe}.yml", *overrides]
         costs.append(cost_of(stage, words))
     costs.append(cost_of("eval", [*words, "--model", str(folder / stage / "model.pth.tar")]))
-    results = finals(folder / "pretext")
-    clusters = [
-        finals(folder / stage)[metric] for stage in ("scan", "selflabel") for metric in ("ACC", "NMI")
-    ]
+    results = {stage: read_results(folder / stage / "log.jsonl") for stage in STAGES}
+    pretext = [results["pretext"][name] for name in RESULTS[1:3]]
+    clusters = [results[stage][metric] for stage in ("scan", "selflabel") for metric in ("ACC", "NMI")]
     pixels = alone(pixels_baseline, words[1], overrides)  # apart: new processes inherit the peak of this one
     total = sum(minutes for _, minutes, *_ in costs)
-    return [pixels, *(results[name] for name in RESULTS[1:3]), *clusters, total], costs
+    return [pixels, *pretext, *clusters, total], costs
 
 
 def print_table(columns: tuple[str, ...], rows: dict[int | str, list]) -> None:
