@@ -21,10 +21,9 @@ from torchvision import transforms
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.table import Table, against, parser, ratio, save
-from benchmarks.timing import in_turns, seconds
+from benchmarks.timing import in_turns, prepare, seconds
 from data.augment import apply, draw, train_transform
 from utils.config import load_config
-from utils.device import choose_device
 
 RECIPES = {  # set and size: a config that has it
     ("simclr", 32): "configs/pretext/simclr_cifar10.yml",
@@ -140,8 +139,7 @@ def main(argv: list[str] | None = None) -> None:
     options.add_argument("--set", choices=sorted(FORMS), help="only this set")
     options.add_argument("--size", type=int, choices=sorted(BATCH), help="only this size")
     arguments = options.parse_args(argv)
-    torch.set_num_threads(1)
-    device = choose_device(arguments.device)  # as the stages do
+    device = prepare(arguments.device)
     table = Table(
         "set, px, batch", "times as fast as Pillow", "bar", "Pillow, us per image", "batched, us per image"
     )

@@ -2,6 +2,8 @@
 
 import gc
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -21,6 +23,7 @@ from data.loader.build import EVAL_BATCH_SIZE
 from losses import ConfidenceBasedCE, SCANLoss, SimCLRLoss
 from models import build_model
 from utils.config import load_config
+from utils.device import autocast, float32_precision
 from utils.features import extract_features
 from utils.optimizers import build_optimizer
 from utils.run.meter import Meter
@@ -76,10 +79,6 @@ class ImageByImage(ConstantBatches):
             yield Batch(self.first.index, views, None)
 
 
-def autocast(cfg, device: torch.device):
-    return torch.autocast(device.type, torch.bfloat16, enabled=cfg.precision == "bf16")
-
-
 def train_steps(cfg, model: nn.Module, loader, optimizer, device: torch.device, first_step: int = 0) -> None:
     """The steps of an epoch from `first_step` on, by the `train_epoch` of the config's stage."""
     if cfg.setup == "simclr":
@@ -92,7 +91,7 @@ def train_steps(cfg, model: nn.Module, loader, optimizer, device: torch.device, 
         stage, task = selflabel, selflabel.Task(model, loader, criterion, optimizer)
     begun = {"step": first_step, "measured": 0, "sums": {}, "counts": {}}
     meter = Meter(loader, 0, cfg.log_every, model, begun)
-    stage.train_epoch(task, meter, lambda: autocast(cfg, device))
+    stage.train_epoch(task, meter, partial(autocast, device, cfg.precision))
 
 
 def measured(
@@ -110,8 +109,9 @@ def measured(
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     epoch = epoch_of(stage, cfg, form, images, batch, device)
-    epoch(len(images) // batch - 1)  # only the last step
-    spent = seconds(lambda: epoch(0), device) / len(images)
+    with nullcontext() if form == "published" else float32_precision(precision):
+        epoch(len(images) // batch - 1)  # only the last step
+        spent = seconds(lambda: epoch(0), device) / len(images)
     return Measured(spent, batch, torch.cuda.max_memory_allocated() if on_gpu else 0)
 
 
@@ -132,7 +132,7 @@ def epoch_of(
 
     def features(first_step: int) -> None:
         loader.set_epoch(0, first_step)
-        with autocast(cfg, device):
+        with autocast(device, cfg.precision):
             extract_features(model.backbone, loader)
 
     def training(first_step: int) -> None:

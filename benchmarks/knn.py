@@ -24,8 +24,7 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.table import Table, against, parser, ratio, save
-from benchmarks.timing import alone, in_turns, peak_memory, seconds
-from utils.device import choose_device
+from benchmarks.timing import alone, in_turns, peak_memory, prepare, seconds
 from utils.neighbors import faiss_index as knn_index
 from utils.neighbors.faiss_index import import_faiss
 from utils.neighbors.search import mine_neighbors, recall
@@ -160,8 +159,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = options.parse_args(argv)
     if bool(arguments.images) != bool(arguments.dim):
         options.error("--images and --dim go together")
-    torch.set_num_threads(1)
-    device = choose_device(arguments.device)
+    device = prepare(arguments.device)
     sizes = [(arguments.images, arguments.dim)] if arguments.images and arguments.dim else SIZES
     if arguments.indexes:
         save(arguments.json, compare_indexes(arguments.indexes, *sizes[0], arguments.topk))

@@ -22,13 +22,13 @@ from sklearn.datasets import load_sample_images
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.table import Spread, Table, parser, save, spread
-from benchmarks.timing import seconds
+from benchmarks.timing import prepare, seconds
 from data.augment import draw, train_transform, val_transform
 from data.dataset import StreamedDataset
 from data.image_files import fault_of, read_image
 from data.loader.streamed import StreamedLoader
 from utils.config import load_config
-from utils.device import choose_device, cpu_count
+from utils.device import cpu_count
 
 IMAGES, PASSES, BATCH = 100, 5, 100
 CLUSTERING, LABELLING = (f"configs/{path}_imagenet_50.yml" for path in ("scan/scan", "selflabel/selflabel"))
@@ -68,8 +68,7 @@ def main(argv: list[str] | None = None) -> None:
     options = parser(__doc__)
     options.add_argument("--images", type=int, default=800, help="in a pass of the loader")
     arguments = options.parse_args(argv)
-    torch.set_num_threads(1)
-    choose_device("cpu")  # as the stages do
+    prepare("cpu")
     scan, selflabel = (load_config(None, path) for path in (CLUSTERING, LABELLING))
     with tempfile.TemporaryDirectory() as folder:
         dataset = write_photographs(Path(folder))

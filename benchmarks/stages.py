@@ -33,8 +33,7 @@ from benchmarks.augment import crops
 from benchmarks.epochs import STAGES, measured
 from benchmarks.projection import recipe_table
 from benchmarks.table import Table, against, parser, ratio, save, spread
-from benchmarks.timing import in_turns, process_apart
-from utils.device import choose_device
+from benchmarks.timing import in_turns, prepare, process_apart
 
 FORMS = {"published": ("fp32", "published")}
 FORMS |= {f"ours, {precision}": (precision, "ours") for precision in ("fp32", "bf16")}
@@ -106,8 +105,7 @@ def main(argv: list[str] | None = None) -> None:
         "--together", action="store_true", help="let the published form keep freed memory too"
     )
     arguments = options.parse_args(argv)
-    torch.set_num_threads(1)
-    device = choose_device(arguments.device)
+    device = prepare(arguments.device)
     on_cpu = device.type == "cpu"
     images = crops(arguments.images or (256 if on_cpu else 50_000), 32)
     batch = arguments.batch or (128 if on_cpu else None)

@@ -10,6 +10,16 @@ from multiprocessing.pool import Pool
 
 import torch
 
+from utils.device import choose_device, keep_freed_memory
+
+
+def prepare(device: str) -> torch.device:
+    """One thread, and the device as a run of a stage sets it up."""
+    torch.set_num_threads(1)
+    if device == "cpu":
+        keep_freed_memory()
+    return choose_device(device)
+
 
 def seconds(act: Callable[[], object], device: str | torch.device = "cpu") -> float:
     """Process time on a CPU; on a GPU wall time until the device has finished."""
