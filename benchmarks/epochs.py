@@ -2,10 +2,13 @@
 
 import gc
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from PIL import Image
+from torch import nn
 
 import scan
 import selflabel
@@ -20,9 +23,10 @@ from data.loader.build import EVAL_BATCH_SIZE
 from losses import ConfidenceBasedCE, SCANLoss, SimCLRLoss
 from models import build_model
 from utils.config import load_config
+from utils.device import autocast, float32_precision
 from utils.features import extract_features
 from utils.optimizers import build_optimizer
-from utils.run.meter import Progress
+from utils.run.meter import Meter
 
 STAGES = {
     "simclr": "pretext/simclr",
@@ -30,39 +34,25 @@ STAGES = {
     "selflabel": "selflabel/selflabel",
     "features": "scan/scan",
 }
-ALWAYS = 0.05  # a confidence that every image has in one of ten clusters
+LOW_THRESHOLD = 0.05  # every image is more confident than that in one of ten clusters
 
 
 class Measured(NamedTuple):
     """peak: of the GPU memory, in bytes."""
 
-    seconds_an_image: float
+    seconds_per_image: float
     batch: int
     peak: int
 
 
-class Epoch:
-    """What `train_epoch` asks of a run: the steps of an epoch, from `first_step` on, and the number format."""
-
-    def __init__(self, cfg, model, device: torch.device):
-        self.cfg, self.model, self.device, self.first_step = cfg, model, device, 0
-
-    def autocast(self):
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.cfg.precision == "bf16")
-
-    def steps(self, loader, epoch: int) -> Progress:
-        loader.set_epoch(epoch, self.first_step)
-        return Progress(loader, epoch, self.cfg.log_every, self.model.parameters())
-
-
-class Kept:
-    """A loader's first batch, again and again, its views in NCHW if so wished."""
+class ConstantBatches:
+    """The first batch of a loader again and again, in the given memory format."""
 
     def __init__(self, loader, layout: torch.memory_format):
-        self.first, self.length, self.batch_size = next(iter(loader)), len(loader), loader.batch_size
-        views = [view.contiguous(memory_format=layout) for view in self.first.views]
-        self.first = Batch(self.first.index, views, None)
-        self.dataset, self.first_step = loader.dataset, 0
+        first = next(iter(loader))
+        views = [view.contiguous(memory_format=layout) for view in first.views]
+        self.first, self.length, self.first_step = Batch(first.index, views, None), len(loader), 0
+        self.dataset, self.batch_size = loader.dataset, loader.batch_size
 
     def set_epoch(self, _: int, first_step: int = 0) -> None:
         self.first_step = first_step
@@ -74,8 +64,8 @@ class Kept:
         return iter([self.first] * (self.length - self.first_step))
 
 
-class ImageByImage(Kept):
-    """The published loader: each view made by Pillow, in NCHW. views: what is done to an image for each view."""
+class ImageByImage(ConstantBatches):
+    """The published loader: Pillow makes each view, in NCHW. views: a function of an image for each view."""
 
     def __init__(self, loader, views: list[Callable]):
         super().__init__(loader, torch.contiguous_format)
@@ -89,12 +79,27 @@ class ImageByImage(Kept):
             yield Batch(self.first.index, views, None)
 
 
+def train_steps(cfg, model: nn.Module, loader, optimizer, device: torch.device, first_step: int = 0) -> None:
+    """The steps of an epoch from `first_step` on, by the `train_epoch` of the config's stage."""
+    if cfg.setup == "simclr":
+        stage, task = simclr, simclr.Task(model, loader, SimCLRLoss(0.1), optimizer)
+    elif cfg.setup == "scan":
+        trained = model.cluster_head if cfg.update_cluster_head_only and not cfg.cached_views else model
+        stage, task = scan, scan.Task(model, trained, loader, SCANLoss(5.0), optimizer, model, None)
+    else:
+        criterion = ConfidenceBasedCE(LOW_THRESHOLD, apply_class_balancing=True)
+        stage, task = selflabel, selflabel.Task(model, loader, criterion, optimizer)
+    begun = {"step": first_step, "measured": 0, "sums": {}, "counts": {}}
+    meter = Meter(loader, 0, cfg.log_every, model, begun)
+    stage.train_epoch(task, meter, partial(autocast, device, cfg.precision))
+
+
 def measured(
     stage: str, precision: str, form: str, images: torch.Tensor, batch: int | None, device: torch.device
 ) -> Measured:
-    """A form's turn: its epoch is built, takes a step to warm up, and is measured.
+    """One turn of a form: build its epoch, take a step to warm up, then measure.
 
-    images: uint8 (N, 3, H, W), of which whole batches are taken. batch: None for that of the recipe."""
+    images: uint8 (N, 3, H, W); only whole batches are used. batch: None for that of the recipe."""
     cfg = load_config(None, f"configs/{STAGES[stage]}_cifar10.yml", [f"precision={precision}"])
     batch = batch or (EVAL_BATCH_SIZE if stage == "features" else cfg.batch_size)
     images = images[: len(images) // batch * batch]
@@ -104,67 +109,56 @@ def measured(
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     epoch = epoch_of(stage, cfg, form, images, batch, device)
-    epoch(len(images) // batch - 1)  # the last step alone
-    spent = seconds(lambda: epoch(0), device) / len(images)
+    with nullcontext() if form == "published" else float32_precision(precision):
+        epoch(len(images) // batch - 1)  # only the last step
+        spent = seconds(lambda: epoch(0), device) / len(images)
     return Measured(spent, batch, torch.cuda.max_memory_allocated() if on_gpu else 0)
 
 
 def epoch_of(
     stage: str, cfg, form: str, images: torch.Tensor, batch: int, device: torch.device
 ) -> Callable[[int], object]:
-    """A form's epoch, to be run from a given step on."""
+    """A form's epoch as a function of the step that it starts at."""
     torch.manual_seed(0)
     layout = torch.contiguous_format if form == "published" else torch.channels_last
     model = build_model(cfg).to(device, memory_format=layout)
+    optimizer = build_optimizer(cfg.optimizer, cfg.optimizer_kwargs, model.parameters())
     loader = loader_of(stage, cfg, form, images, batch, device)
-    run = Epoch(cfg, model, device)
 
-    def batches_alone(first_step: int) -> None:
+    def loader_alone(first_step: int) -> None:
         loader.set_epoch(0, first_step)
         for _ in loader:
             pass
 
     def features(first_step: int) -> None:
         loader.set_epoch(0, first_step)
-        with run.autocast():
+        with autocast(device, cfg.precision):
             extract_features(model.backbone, loader)
 
-    if form == "loader alone":
-        return batches_alone
-    if stage == "features":
-        return features
-    optimizer = build_optimizer(cfg.optimizer, cfg.optimizer_kwargs, model.parameters())
-    train_epoch, others = {
-        "simclr": (simclr.train_epoch, (SimCLRLoss(0.1), optimizer)),
-        "scan": (scan.train_epoch, (SCANLoss(5.0), optimizer)),
-        "selflabel": (selflabel.train_epoch, (ConfidenceBasedCE(ALWAYS, True), optimizer, None)),
-    }[stage]
-
     def training(first_step: int) -> None:
-        run.first_step = first_step
-        train_epoch(run, model, loader, *others, 0)
+        train_steps(cfg, model, loader, optimizer, device, first_step)
 
-    return training
+    if form == "loader alone":
+        return loader_alone
+    return features if stage == "features" else training
 
 
 def loader_of(stage: str, cfg, form: str, images: torch.Tensor, batch: int, device: torch.device):
     """The batches of a form's epoch."""
-    strong, plain = (
-        train_transform(cfg.augmentation_strategy, cfg.augmentation_kwargs),
-        val_transform(cfg.transformation_kwargs),
-    )
+    random = train_transform(cfg.augmentation_strategy, cfg.augmentation_kwargs)
+    plain = val_transform(cfg.transformation_kwargs)
     views = {
-        "simclr": [strong, strong],
-        "scan": [strong, strong],
-        "selflabel": [plain, strong],
+        "simclr": [random, random],
+        "scan": [random, random],
+        "selflabel": [plain, random],
         "features": [plain],
-    }
-    dataset = ResidentDataset(images, None, [])
-    loader = build_loader(dataset, views[stage], batch, device, train=stage != "features")
+    }[stage]
+    loader = build_loader(ResidentDataset(images, None, []), views, batch, device, train=stage != "features")
     if form == "published" and device.type == "cpu":
         random_view = (published_simclr if stage == "simclr" else published_ours)(cfg.augmentation_kwargs)
         plain_view = published_plain(cfg.transformation_kwargs)
-        return ImageByImage(loader, [plain_view if view is plain else random_view for view in views[stage]])
+        return ImageByImage(loader, [plain_view if view is plain else random_view for view in views])
     if form in ("published", "model alone"):
-        return Kept(loader, torch.contiguous_format if form == "published" else torch.channels_last)
+        layout = torch.contiguous_format if form == "published" else torch.channels_last
+        return ConstantBatches(loader, layout)
     return loader

@@ -1,15 +1,13 @@
-"""Judging a clustering: how many times as fast as the published forms, then seconds and memory at a given size.
+"""Evaluation of clusters: speed against the published forms, then seconds and memory at a given size.
 
-    OMP_NUM_THREADS=1 python benchmarks/evaluate.py [--rounds 5] [--all_pairs]
-    OMP_NUM_THREADS=1 python benchmarks/evaluate.py [--images 50000] [--clusters 1000] [--heads 10] [--classes 1000]
+    OMP_NUM_THREADS=1 python benchmarks/evaluate.py [--rounds 5]
+    OMP_NUM_THREADS=1 python benchmarks/evaluate.py [--images 50000 --clusters 1000 --heads 10 --classes 1000]
 
-The first table: forms that take turns in one process, process time, medians and of the ratios the lowest and the
-highest; that both give the same is checked. The published matching counts 1,000,000 pairs of 1,000 clusters and 1,000
-classes: here those of 10 of the clusters, the time multiplied, unless --all_pairs is given. The second: what scan.py
-does after an epoch, then what eval.py does, on made-up images; wall time, in a process of its own."""
+First table: the forms take turns in one process. Process time, medians, and the ratios with lowest and
+highest; both forms must give the same result. Second table: what scan.py does after an epoch, then what
+eval.py does, on made-up images. Wall time, in a separate process."""
 
 import math
-import resource
 import statistics
 import sys
 import tempfile
@@ -23,7 +21,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.table import Table, against, parser, ratio, save
-from benchmarks.timing import in_turns, process_apart, seconds
+from benchmarks.timing import in_turns, peak_memory, process_apart, seconds
 from data.augment.steps import Normalize
 from data.dataset import ResidentDataset
 from data.loader.build import eval_loader
@@ -33,21 +31,22 @@ from utils.evaluate.label_free import scan_validation
 from utils.features import predict
 from utils.report.figures import plot_matching, plot_prototypes
 
-SIDE, FEATURES, NEIGHBORS = 8, 2048, 5  # pixels of a made-up image; of ResNet-50; of a val image
+SIDE = 8  # pixels of a made-up image
+FEATURES = 2048  # numbers per image, as from ResNet-50
+NEIGHBORS = 5  # of a val image
 
 
 def made_up_images(number: int, num_classes: int) -> ResidentDataset:
-    """A random picture for each class, and noise on it for each image."""
+    """Each image is the random pattern of its class, with noise."""
     targets = torch.randint(num_classes, (number,))  # (N,)
-    pictures = torch.randint(64, 192, (num_classes, 3, SIDE, SIDE))
+    patterns = torch.randint(64, 192, (num_classes, 3, SIDE, SIDE))
     noise = torch.randint(-64, 64, (number, 3, SIDE, SIDE))
-    return ResidentDataset(
-        (pictures[targets] + noise).byte(), targets, [f"class {i}" for i in range(num_classes)]
-    )
+    classes = [f"class {i}" for i in range(num_classes)]
+    return ResidentDataset((patterns[targets] + noise).byte(), targets, classes)
 
 
 def stub_model(num_clusters: int, num_heads: int) -> ClusteringModel:
-    """Random heads on the pixels."""
+    """Random heads on pixels."""
     backbone = nn.Flatten()
     backbone.features_dim = 3 * SIDE * SIDE
     model = ClusteringModel(backbone, num_clusters, num_heads)
@@ -57,18 +56,16 @@ def stub_model(num_clusters: int, num_heads: int) -> ClusteringModel:
 
 
 def timed(table: Table, name: str, function, *arguments):
-    """Call it and give it a row of the table."""
+    """The function's result; its time and the peak memory become a row of the table."""
     start = time.perf_counter()
     result = function(*arguments)
     spent = time.perf_counter() - start
-    table.row(
-        name, spent, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-    )  # Linux counts in KiB
+    table.row(name, spent, peak_memory())
     return result
 
 
 def published_validation(probabilities: Tensor, neighbors: Tensor) -> float:
-    """The published form of `scan_validation`: the products of all N x N pairs, of which the listed ones are read."""
+    """The products of all N x N pairs, of which only those of neighbors are read."""
     products = probabilities @ probabilities.T  # (N, N)
     consistency = -products.gather(1, neighbors).log().clamp(min=-100).mean()
     mean = probabilities.mean(dim=0).clamp(min=1e-8)
@@ -79,49 +76,29 @@ def our_validation(probabilities: Tensor, neighbors: Tensor) -> float:
     return scan_validation(probabilities, neighbors)["total_loss"]
 
 
-def published_matching(predictions: Tensor, targets: Tensor, number: int, counted: int) -> list[tuple]:
-    """The published form of the matching: each pair of a cluster and a class is counted on its own. counted: of how
-    many clusters."""
-    table = np.zeros((counted, number))
-    for cluster in range(counted):
+def published_matching(predictions: Tensor, targets: Tensor, number: int) -> list[tuple]:
+    """Each pair of a cluster and a class is counted separately."""
+    table = np.zeros((number, number))
+    for cluster in range(number):
         for label in range(number):
             table[cluster, label] = ((predictions == cluster) & (targets == label)).sum().item()
     return list(zip(*linear_sum_assignment(-table), strict=True))
 
 
-def our_matching(predictions: Tensor, targets: Tensor, number: int, _: int) -> list[tuple]:
+def our_matching(predictions: Tensor, targets: Tensor, number: int) -> list[tuple]:
     table = contingency_table(predictions, targets, number)
     return list(zip(*linear_sum_assignment(table.numpy(), maximize=True), strict=True))
 
 
-def published_prototypes(probabilities: Tensor, features: Tensor) -> dict[int, int]:
-    """Each cluster looked through on its own: of its 10 most confident images the nearest to their mean."""
-    confidence, predictions = probabilities.max(dim=1)  # (N,) each
-    chosen = {}
-    for cluster in predictions.unique().tolist():
-        members = (predictions == cluster).nonzero().flatten()
-        members = members[confidence[members].topk(min(10, len(members))).indices]
-        candidates = features[members]  # (10, D)
-        distances = (candidates - candidates.mean(dim=0)).norm(dim=1)  # (10,)
-        chosen[cluster] = int(members[distances.argmin()])
-    return chosen
-
-
-def our_prototypes(probabilities: Tensor, features: Tensor) -> dict[int, int]:
-    return {cluster: rows[0] for cluster, rows in prototypes(probabilities, features).items()}
-
-
-def compare_all(rounds: int, all_pairs: bool) -> Table:
-    """Every part in both forms."""
+def compare_all(rounds: int) -> Table:
+    """The table of both forms of validation and matching."""
     table = Table("part", "times as fast as published", "bar", "published, ms", "ours, ms")
 
-    def compare(name: str, published, ours, *inputs, bar: float | None = None, times: float = 1) -> None:
-        """A row. times: how much longer the published form takes than what is called here."""
-        if times == 1:
-            result, expected = ours(*inputs), published(*inputs)
-            assert result == expected or math.isclose(result, expected, abs_tol=1e-5)
+    def compare(name: str, published, ours, *inputs, bar: float | None = None) -> None:
+        result, expected = ours(*inputs), published(*inputs)
+        assert result == expected or math.isclose(result, expected, abs_tol=1e-5)
         turns = {
-            "published": lambda: 1000 * times * seconds(lambda: published(*inputs)),
+            "published": lambda: 1000 * seconds(lambda: published(*inputs)),
             "ours": lambda: 1000 * seconds(lambda: ours(*inputs)),
         }
         slow, fast = in_turns(turns, rounds).values()
@@ -132,21 +109,15 @@ def compare_all(rounds: int, all_pairs: bool) -> Table:
         inputs = torch.rand(images, 10).softmax(dim=1), torch.randint(images, (images, NEIGHBORS + 1))
         name, bar = f"SCAN's validation, N = {images:,}, K = 10", 100 if images == 10_000 else None
         compare(name, published_validation, our_validation, *inputs, bar=bar)
-    for number in (10, 100, 1000):
-        counted = number if all_pairs or number < 1000 else number // 100
-        inputs = *torch.randint(number, (2, 50_000)), number, counted
-        name, bar = f"matching, N = 50,000, K = {number:,}", 1000 if number == 100 else None
-        name += f", counted for {counted} of the clusters" if counted < number else ""
-        compare(name, published_matching, our_matching, *inputs, bar=bar, times=number / counted)
-    features = torch.rand(50_000, 512)
-    for number in (10, 100, 1000):
-        inputs = torch.rand(50_000, number).softmax(dim=1), features
-        compare(f"prototypes, N = 50,000, K = {number:,}", published_prototypes, our_prototypes, *inputs)
+    for number in (10, 100):
+        inputs = *torch.randint(number, (2, 50_000)), number
+        name, bar = f"matching, N = 50,000, K = {number}", 1000 if number == 100 else None
+        compare(name, published_matching, our_matching, *inputs, bar=bar)
     return table
 
 
-def judge(arguments) -> Table:
-    """The parts of scan.py and eval.py, one after the other."""
+def evaluate(arguments) -> Table:
+    """The table of the parts of scan.py and eval.py."""
     torch.manual_seed(0)
     table = Table("part", "seconds", "peak memory so far, GB")
     dataset = timed(table, "start, data", made_up_images, arguments.images, arguments.classes)
@@ -159,14 +130,13 @@ def judge(arguments) -> Table:
     timed(table, "scan_validation, all heads", lambda: [scan_validation(head, neighbors) for head in heads])
     probabilities = heads[0]
     metrics = timed(table, "evaluate_clusters, one head", evaluate_clusters, probabilities, dataset.targets)
-    heads.clear()  # eval.py keeps one
+    heads.clear()  # eval.py needs only one
     features = torch.rand(arguments.images, FEATURES)  # (N, D)
     chosen = timed(table, "prototypes, one head", prototypes, probabilities, features)
+    predictions = probabilities.argmax(dim=1)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "picture.png"
-        timed(
-            table, "confusion_matrix.png", plot_matching, dataset, probabilities.argmax(dim=1), metrics, path
-        )
+        path = Path(folder) / "figure.png"
+        timed(table, "confusion_matrix.png", plot_matching, dataset, predictions, metrics, path)
         names = {cluster: f"cluster {cluster}" for cluster in chosen}
         timed(table, "prototypes.png, all pages", plot_prototypes, dataset, chosen, names, path)
     return table
@@ -175,9 +145,6 @@ def judge(arguments) -> Table:
 def main(argv: list[str] | None = None) -> None:
     options = parser(__doc__)
     options.add_argument("--rounds", type=int, default=5)
-    options.add_argument(
-        "--all_pairs", action="store_true", help="count all pairs of 1,000 clusters: minutes a round"
-    )
     options.add_argument("--images", type=int, default=50_000)
     options.add_argument("--clusters", type=int, default=1000)
     options.add_argument("--heads", type=int, default=10)
@@ -185,10 +152,10 @@ def main(argv: list[str] | None = None) -> None:
     arguments = options.parse_args(argv)
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    with process_apart() as apart:  # begun while there is little memory to inherit
-        ratios = compare_all(arguments.rounds, arguments.all_pairs)
+    with process_apart() as apart:  # started now, while the peak memory to inherit is low
+        ratios = compare_all(arguments.rounds)
         print(flush=True)
-        save(arguments.json, ratios, apart.apply(judge, (arguments,)))
+        save(arguments.json, ratios, apart.apply(evaluate, (arguments,)))
 
 
 if __name__ == "__main__":

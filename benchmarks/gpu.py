@@ -1,12 +1,15 @@
-"""Run all that is to be measured on one GPU, step by step, as far as the time of a call goes.
+"""Run every measurement for one GPU, step by step, within the time of a call.
 
     python benchmarks/gpu.py [FOLDER] [--minutes 9] [--rehearsal]
 
-FOLDER, results/gpu by default, holds of each step `<step>.log`, what it printed, and `<step>.json`, what it measured;
-`state.json`, how each step ended and after how many seconds; `results.json`, all of it, with the machine. A call goes
-on with the steps that are left: first those that were never begun or were cut off, then those that failed. When the
-time is up the running step gets SIGTERM; a stage saves itself and goes on in the next call, a benchmark begins anew.
---rehearsal: everything in small on the CPU, to see that it runs."""
+FOLDER, by default results/gpu, holds for each step `<step>.log`, its output, and `<step>.json`, its results.
+`state.json` says how each step ended and after how many seconds. `results.json` has everything, with the
+machine.
+
+A call runs the steps that are left: first those that were never started or were cut off, then those that
+failed. When the time is up, the running step gets SIGTERM. A stage then saves itself and resumes in the next
+call; a benchmark starts again. --rehearsal runs everything on the CPU with small sizes, to see that it
+works."""
 
 import argparse
 import importlib.metadata
@@ -17,6 +20,7 @@ import statistics
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from datetime import date
 from pathlib import Path
 from typing import NamedTuple
@@ -34,8 +38,8 @@ PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "faiss-gpu
 
 
 class Step(NamedTuple):
-    """minutes: at least so many have to be left for it to be begun. own_json: it writes its `<step>.json` itself.
-    logs: of a stage, the folder with its log."""
+    """minutes: how many must be left for the step to start. own_json: it writes `<step>.json` itself. logs:
+    the folder with the log of a stage."""
 
     name: str
     command: list[str]
@@ -45,7 +49,7 @@ class Step(NamedTuple):
 
 
 def all_steps(folder: Path, rehearsal: bool) -> list[Step]:
-    """In their order."""
+    """The steps in their order. rehearsal: with small sizes."""
     small = rehearsal
     device = ["--device", "cpu" if small else "cuda"]
 
@@ -69,20 +73,17 @@ def all_steps(folder: Path, rehearsal: bool) -> list[Step]:
 
 
 def recipe(folder: Path, small: bool) -> list[Step]:
-    """The three stages on all of Fashion-MNIST, and their evaluation; in small on the digits."""
+    """The three stages on all of Fashion-MNIST, and their evaluation. small: on the digits."""
     recipe = "digits" if small else "fashion_mnist"
-    epochs = (
-        {"simclr": 2, "scan": 2, "selflabel": 2} if small else {"simclr": 60, "scan": 15, "selflabel": 30}
-    )
+    epochs = {"simclr": 60, "scan": 15, "selflabel": 30}
     places = {"simclr": "pretext", "scan": "scan", "selflabel": "selflabel"}
     common = [f"root_dir={folder / 'runs'}", "run_name=recipe"]
     common += ["device=cpu"] if small else ["device=cuda", "precision=bf16"]
     steps = []
     for stage, place in places.items():
         config = ["--config_exp", f"configs/{place}/{stage}_{recipe}.yml"]
-        own = [f"epochs={epochs[stage]}"] + (
-            ["confidence_threshold=0.11"] if small and stage == "selflabel" else []
-        )
+        own = [f"epochs={2 if small else epochs[stage]}"]
+        own += ["confidence_threshold=0.11"] if small and stage == "selflabel" else []
         command = [f"{stage}.py", *config, *common, *own]
         steps.append(Step(f"recipe-{stage}", command, own_json=False, logs=f"runs/recipe/{place}"))
     model = ["--model", str(folder / "runs/recipe/selflabel/model.pth.tar")]
@@ -90,7 +91,7 @@ def recipe(folder: Path, small: bool) -> list[Step]:
 
 
 def left(steps: list[Step], state: dict) -> list[Step]:
-    """The steps that are not done, those that failed at the end."""
+    """The steps that are not done; failed ones come last."""
     ends = {step.name: state.get(step.name, {}).get("end") for step in steps}
     return sorted(
         (step for step in steps if ends[step.name] != "done"), key=lambda step: ends[step.name] == "failed"
@@ -98,14 +99,14 @@ def left(steps: list[Step], state: dict) -> list[Step]:
 
 
 def run(step: Step, folder: Path, seconds: float) -> tuple[str, int]:
-    """How the step ended (done, failed, cut off) and its exit code; what it printed is added to its log."""
+    """How the step ended (done, failed, cut off) and its exit code. Its output is added to its log."""
     with open(folder / f"{step.name}.log", "a") as log:
         process = subprocess.Popen(
             [sys.executable, *step.command],
             cwd=ROOT,
             stdout=log,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # else a signal to the group reaches a stage twice, and the second ends it unsaved
+            start_new_session=True,  # else a stage gets Ctrl-C twice, and the second one stops it unsaved
         )
         try:
             code = process.wait(seconds)
@@ -121,23 +122,25 @@ def run(step: Step, folder: Path, seconds: float) -> tuple[str, int]:
 
 
 def run_all(steps: list[Step], folder: Path, minutes: float, where: dict | None = None) -> None:
-    """As far as the time goes, with the state on disk after each step. where: noted with each step."""
+    """Run steps while time is left; the state is on disk after each. where: written beside each step's
+    end."""
     end, path = time.monotonic() + 60 * minutes, folder / "state.json"
     state = json.loads(path.read_text()) if path.exists() else {}
     for step in left(steps, state):
         seconds = end - time.monotonic()
         if seconds < max(5, 60 * step.minutes):
-            print(f"{step.name}: {seconds / 60:.1f} minutes are too few, left for the next call", flush=True)
+            print(
+                f"{step.name}: {seconds / 60:.1f} minutes are too few, it waits for the next call", flush=True
+            )
             continue
         print(f"{step.name} ...", end=" ", flush=True)
         begin = time.monotonic()
         ending, code = run(step, folder, seconds)
         spent = time.monotonic() - begin
         before = state.get(step.name, {})
-        kept = (
-            before.get("seconds", 0) if before.get("end") == CUT_OFF and not step.own_json else 0
-        )  # a stage goes on
-        state[step.name] = {"end": ending, "exit": code, "seconds": kept + spent} | (where or {})
+        resumed = before.get("end") == CUT_OFF and not step.own_json  # a stage
+        spent_before = before.get("seconds", 0) if resumed else 0
+        state[step.name] = {"end": ending, "exit": code, "seconds": spent_before + spent} | (where or {})
         path.write_text(json.dumps(state, indent=1) + "\n")
         print(
             f"{ending}, {spent:.0f} s" + (f" (exit {code}, see {folder / step.name}.log)" if code else ""),
@@ -148,24 +151,18 @@ def run_all(steps: list[Step], folder: Path, minutes: float, where: dict | None 
 
 
 def machine(rehearsal: bool) -> dict:
-    """Where and with what it was measured."""
-    try:
-        commit = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
-        )
-        commit = commit.stdout.strip() or "unknown"
-    except OSError:
-        commit = "unknown"
+    """Device, commit, date and versions."""
+    commit = ""
+    with suppress(OSError):  # no git
+        command = ["git", "rev-parse", "--short", "HEAD"]
+        commit = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip()
     versions = {}
     for name in PACKAGES:
-        try:
+        with suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    device = "CPU, a rehearsal" if rehearsal else torch.cuda.get_device_name()
     return {
-        "device": device,
-        "commit": commit,
+        "device": "CPU, a rehearsal" if rehearsal else torch.cuda.get_device_name(),
+        "commit": commit or "unknown",
         "date": str(date.today()),
         "python": platform.python_version(),
         "cuda": torch.version.cuda,
@@ -174,7 +171,7 @@ def machine(rehearsal: bool) -> dict:
 
 
 def collect(steps: list[Step], state: dict, folder: Path) -> dict[str, list[list[dict]]]:
-    """The tables of each step that has come to its end; a step that writes none is given its file here."""
+    """The tables of each step that has ended. A step that writes no `<step>.json` gets it here."""
     tables = {}
     for step in steps:
         path = folder / f"{step.name}.json"
@@ -203,7 +200,7 @@ def last_lines(log: Path, number: int = 20) -> list[dict[str, str]]:
 
 
 def report(steps: list[Step], folder: Path, rehearsal: bool) -> None:
-    """Print how far it has come and write results.json."""
+    """Print the tables and how each step ended; write results.json."""
     path = folder / "state.json"
     state = json.loads(path.read_text()) if path.exists() else {}
     where, tables = machine(rehearsal), collect(steps, state, folder)
@@ -213,7 +210,7 @@ def report(steps: list[Step], folder: Path, rehearsal: bool) -> None:
     content = where | {"steps": state, "projection": projection, "tables": tables}
     (folder / "results.json").write_text(json.dumps(content, indent=1) + "\n")
     for name, found in tables.items():
-        for rows in filter(None, found):  # a step that was killed may have printed nothing
+        for rows in filter(None, found):  # a killed step may have printed nothing
             print(f"\n{name}")
             table = Table(*rows[0])
             for row in rows:
@@ -224,7 +221,7 @@ def report(steps: list[Step], folder: Path, rehearsal: bool) -> None:
         ended = state.get(step.name, {})
         overview.row(step.name, ended.get("end", "left"), ended.get("seconds", 0.0) / 60 if ended else None)
     print(
-        f"\n{len(left(steps, state))} of {len(steps)} steps are left; all figures are in {folder / 'results.json'}"
+        f"\n{len(left(steps, state))} of {len(steps)} steps are left; all results: {folder / 'results.json'}"
     )
 
 
@@ -233,14 +230,16 @@ def main(argv: list[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     options.add_argument("folder", nargs="?", type=Path, default=Path("results/gpu"))
-    options.add_argument("--minutes", type=float, default=9, help="of this call")
-    options.add_argument("--rehearsal", action="store_true", help="in small, on the CPU")
+    options.add_argument("--minutes", type=float, default=9, help="time for this call")
+    options.add_argument("--rehearsal", action="store_true", help="everything on the CPU with small sizes")
     arguments = options.parse_args(argv)
     if not (arguments.rehearsal or torch.cuda.is_available()):
-        sys.exit("PyTorch sees no CUDA device: give --rehearsal to try everything in small on the CPU")
+        sys.exit(
+            "PyTorch sees no CUDA device: give --rehearsal to try everything on the CPU with small sizes"
+        )
     folder = arguments.folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # time is up, too
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C
     steps = all_steps(folder, arguments.rehearsal)
     try:
         where = machine(arguments.rehearsal)

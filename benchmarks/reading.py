@@ -1,11 +1,12 @@
-"""JPEGs of 500 x 375 px: milliseconds an image to check, decode and crop them, and images/s of the streamed loader.
+"""Reading JPEGs of 500 x 375 px: images/s of the streamed loader, and milliseconds per image of its tasks.
 
     OMP_NUM_THREADS=1 python benchmarks/reading.py [--images 800]
 
-First the loader that hands out two `simclr` views of 224 px, wall time of a pass after one that is not counted, with
-no worker, one, and one for each CPU: what is read and cropped, and whole batches, whose colours change in the process
-that trains. The limit is what all CPUs would decode if they did nothing else. Then CPU time of what
-the workers do: median of five passes over 100 images, lowest and highest."""
+First table: the loader with two `simclr` views of 224 px, with no worker, one, and one per CPU. Wall time of
+a pass, after a first one that starts the workers. `read` is decoding and cropping; `batches` also has the
+colour changes, which run in the training process. The limit is what all CPUs would decode if they did nothing
+else. Second table: CPU time of the workers' tasks, median of five passes over 100 images, with lowest and
+highest."""
 
 import sys
 import tempfile
@@ -21,20 +22,20 @@ from sklearn.datasets import load_sample_images
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.table import Spread, Table, parser, save, spread
-from benchmarks.timing import seconds
-from data.augment import train_transform, val_transform
+from benchmarks.timing import prepare, seconds
+from data.augment import draw, train_transform, val_transform
 from data.dataset import StreamedDataset
 from data.image_files import fault_of, read_image
 from data.loader.streamed import StreamedLoader
 from utils.config import load_config
-from utils.device import choose_device, cpu_count
+from utils.device import cpu_count
 
 IMAGES, PASSES, BATCH = 100, 5, 100
 CLUSTERING, LABELLING = (f"configs/{path}_imagenet_50.yml" for path in ("scan/scan", "selflabel/selflabel"))
 
 
 def write_photographs(folder: Path) -> StreamedDataset:
-    """scikit-learn's two photographs, upright and lying, mirrored and not."""
+    """scikit-learn's two photographs, upright and landscape, mirrored and not."""
     photographs = [Image.fromarray(image) for image in load_sample_images().images]
     names = [f"{number}.JPEG" for number in range(IMAGES)]
     for number, name in enumerate(names):
@@ -46,14 +47,14 @@ def write_photographs(folder: Path) -> StreamedDataset:
 
 
 def milliseconds(act: Callable[[int], object]) -> Spread:
-    """Of an image, over the passes."""
+    """Per image, over the passes."""
     return spread(
         [1000 * seconds(lambda: [act(image) for image in range(IMAGES)]) / IMAGES for _ in range(PASSES)]
     )
 
 
 def images_per_second(dataset: StreamedDataset, views: list, workers: int) -> tuple[float, float]:
-    """Of a pass over the data set: what is read and cropped, and whole batches."""
+    """Images per second in a pass over the data set: decoded and cropped, and in whole batches."""
     loader, rates = StreamedLoader(replace(dataset, num_workers=workers), views, BATCH, "cpu", True), []
     for batches in (loader, loader.reader, loader):  # the first starts the workers
         start = time.perf_counter()
@@ -67,25 +68,21 @@ def main(argv: list[str] | None = None) -> None:
     options = parser(__doc__)
     options.add_argument("--images", type=int, default=800, help="in a pass of the loader")
     arguments = options.parse_args(argv)
-    torch.set_num_threads(1)
-    choose_device("cpu")  # as the stages do
+    prepare("cpu")
     scan, selflabel = (load_config(None, path) for path in (CLUSTERING, LABELLING))
     with tempfile.TemporaryDirectory() as folder:
         dataset = write_photographs(Path(folder))
 
-        def views(strategies: list, shift: int = 0) -> Callable[[int], object]:
-            images = StreamedLoader(dataset, strategies, 1, "cpu").reader.dataset
-            return lambda i: images[0, i, (i, (i + shift) % IMAGES)[: len(strategies)]]
+        def views(transforms: list, shift: int = 0) -> Callable[[int], object]:
+            reader = StreamedLoader(dataset, transforms, 1, "cpu").reader.dataset
+            tables = [draw(crops, 1, torch.Generator()).numpy() for crops in reader.crops]
+            return lambda i: reader[[np.array([[i, (i + shift) % IMAGES][: len(transforms)]]), *tables]]
 
         jittered = [train_transform(scan.augmentation_strategy, scan.augmentation_kwargs)] * 2
-        loaders = Table(
-            "loader, workers",
-            "of the decode limit, %",
-            "read, images/s",
-            "limit, images/s",
-            "batches, images/s",
-        )
-        many = dataset.chosen(torch.arange(arguments.images) % IMAGES)
+        strong = train_transform(selflabel.augmentation_strategy, selflabel.augmentation_kwargs)
+        columns = ("of the decode limit, %", "read, images/s", "limit, images/s", "batches, images/s")
+        loaders = Table("loader, workers", *columns)
+        many = dataset.select(torch.arange(arguments.images) % IMAGES)
         limit = 1000 * cpu_count() / milliseconds(lambda i: read_image(dataset.path(i))).median
         for workers in dict.fromkeys((0, 1, cpu_count())):
             read, whole = images_per_second(many, jittered, workers)
@@ -97,14 +94,11 @@ def main(argv: list[str] | None = None) -> None:
             "two `simclr` views of one image": views(jittered),
             "two `simclr` views of two images": views(jittered, shift=7),
             "plain view and `ours` of one image": views(
-                [
-                    val_transform(selflabel.transformation_kwargs),
-                    train_transform(selflabel.augmentation_strategy, selflabel.augmentation_kwargs),
-                ]
+                [val_transform(selflabel.transformation_kwargs), strong]
             ),
         }
-        print(f"\n{dataset.marks.mean() / 1000:.0f} kB an image\n")
-        table = Table("what", "ms an image")
+        print(f"\n{dataset.signatures.mean() / 1000:.0f} kB per image\n")
+        table = Table("what", "ms per image")
         for name, act in cases.items():
             table.row(name, milliseconds(act))
     save(arguments.json, loaders, table)

@@ -1,11 +1,10 @@
-"""A recipe over several seeds: accuracy of each stage, k-means beside it, and the time and memory of each stage.
+"""A recipe over several seeds: accuracy of each stage, k-means for comparison, time and memory of each stage.
 
-python benchmarks/seeds.py --recipe digits --seeds 0 1 2 3 4 [--root_dir results/seeds] [key=value of all stages ...]
-"""
+    python benchmarks/seeds.py --recipe digits --seeds 0 1 2 3 4 [--root_dir results/seeds] [key=value ...]
+
+key=value arguments go to all stages."""
 
 import argparse
-import json
-import resource
 import statistics
 import sys
 import time
@@ -18,11 +17,13 @@ import eval as evaluation
 import scan
 import selflabel
 import simclr
-from benchmarks.timing import process_apart
+from benchmarks.table import Table
+from benchmarks.timing import alone, peak_memory
 from data import build_dataset
 from utils.config import load_config
 from utils.errors import UserError
 from utils.evaluate.clustering import kmeans_accuracy
+from utils.report.log import read_results
 from utils.run.command_line import command
 
 STAGES = {"pretext": simclr, "scan": scan, "selflabel": selflabel}
@@ -40,36 +41,23 @@ RESULTS = (
 COSTS = ("minutes", "CPU minutes", "peak memory, GB", "peak GPU memory, GB")
 
 
-def alone(function, *arguments):
-    """Call a function in a new process: memory of one stage is not counted for the next."""
-    with process_apart(torch.get_num_threads()) as apart:
-        return apart.apply(function, arguments)
-
-
 def run_script(name: str, argv: list[str]) -> list[float]:
-    """Run a script; returns what it cost this process by COSTS, without the wall time."""
+    """Run a script in this process; returns its COSTS without the wall time."""
     SCRIPTS[name].main(argv)
     sys.stdout.flush()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9  # Linux counts in KiB
     gpu = [torch.cuda.max_memory_allocated() / 1e9] if torch.cuda.is_available() else []
-    return [time.process_time() / 60, peak, *gpu]
+    return [time.process_time() / 60, peak_memory(), *gpu]
 
 
 def cost_of(name: str, argv: list[str]) -> list[float]:
-    """COSTS of a script, start and imports included."""
+    """COSTS of a script, its start and imports included."""
     begin = time.perf_counter()
     spent = alone(run_script, name, argv)
     return [(time.perf_counter() - begin) / 60, *spent]
 
 
-def finals(folder: Path) -> dict:
-    """The results at the end of a stage's log, in one dict."""
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return {name: value for line in lines if "final" in line for name, value in line.items()}
-
-
 def pixels_baseline(config: str, overrides: list[str]) -> float:
-    """ACC on val of k-means fitted on the pixels of the very images that the recipe trains on."""
+    """Val ACC of k-means on the pixels, fitted on the training images of the recipe."""
     cfg = load_config(None, config, overrides)
     train, val = build_dataset(cfg, "train"), build_dataset(cfg, "val")
     pixels = [dataset.images.flatten(1).float() / 255 for dataset in (train, val)]  # (N, 3 H W)
@@ -79,38 +67,34 @@ def pixels_baseline(config: str, overrides: list[str]) -> float:
 def run_recipe(
     recipe: str, root_dir: Path, seed: int, overrides: list[str]
 ) -> tuple[list[float], list[list[float]]]:
-    """The RESULTS of a seed, and the COSTS of each of SCRIPTS."""
+    """RESULTS of a seed, and COSTS of each of SCRIPTS."""
     folder = root_dir / f"{recipe}-{seed}"
     if folder.exists():
-        raise UserError(f"{folder} exists: a restart would count too little time; name another --root_dir")
+        raise UserError(
+            f"{folder} exists: a resumed run would count too little time, give another --root_dir"
+        )
     overrides, costs = [f"root_dir={root_dir}", f"run_name={folder.name}", f"seed={seed}", *overrides], []
     for stage, script in STAGES.items():
         words = ["--config_exp", f"configs/{stage}/{script.__name__}_{recipe}.yml", *overrides]
         costs.append(cost_of(stage, words))
     costs.append(cost_of("eval", [*words, "--model", str(folder / stage / "model.pth.tar")]))
-    results = finals(folder / "pretext")
-    clusters = [
-        finals(folder / stage)[metric] for stage in ("scan", "selflabel") for metric in ("ACC", "NMI")
-    ]
-    pixels = alone(
-        pixels_baseline, words[1], overrides
-    )  # not here: new processes inherit the peak of this one
+    results = {stage: read_results(folder / stage / "log.jsonl") for stage in STAGES}
+    pretext = [results["pretext"][name] for name in RESULTS[1:3]]
+    clusters = [results[stage][metric] for stage in ("scan", "selflabel") for metric in ("ACC", "NMI")]
+    pixels = alone(pixels_baseline, words[1], overrides)  # apart: new processes inherit the peak of this one
     total = sum(minutes for _, minutes, *_ in costs)
-    return [pixels, *(results[name] for name in RESULTS[1:3]), *clusters, total], costs
+    return [pixels, *pretext, *clusters, total], costs
 
 
 def print_table(columns: tuple[str, ...], rows: dict[int | str, list]) -> None:
-    print("\n| " + " | ".join(columns) + " |\n|" + " --- |" * len(columns))
+    print()
+    table = Table(*columns)
     for name, cells in rows.items():
-        print(
-            f"| {name} | "
-            + " | ".join(cell if isinstance(cell, str) else f"{cell:.3f}" for cell in cells)
-            + " |"
-        )
+        table.row(name, *(cell if isinstance(cell, str) else f"{cell:.3f}" for cell in cells))
 
 
 def print_tables(outcomes: dict[int, tuple[list[float], list[list[float]]]]) -> None:
-    """Results of each seed; below them the costs of each script, as mean ± spread."""
+    """The results of each seed, then the costs of each script as mean ± standard deviation."""
     results, costs = zip(*outcomes.values(), strict=True)
     rows = dict(zip(outcomes, results, strict=True))
     if len(outcomes) > 1:
@@ -121,9 +105,8 @@ def print_tables(outcomes: dict[int, tuple[list[float], list[list[float]]]]) -> 
     for script, of_seeds in zip(SCRIPTS.values(), zip(*costs, strict=True), strict=True):
         columns = list(zip(*of_seeds, strict=True))
         spreads = [f" ± {statistics.stdev(column):.3f}" if len(column) > 1 else "" for column in columns]
-        rows[f"{script.__name__}.py"] = [
-            f"{statistics.mean(column):.3f}{spread}" for column, spread in zip(columns, spreads, strict=True)
-        ]
+        means = [f"{statistics.mean(column):.3f}" for column in columns]
+        rows[f"{script.__name__}.py"] = [mean + spread for mean, spread in zip(means, spreads, strict=True)]
     print_table(("stage", *COSTS[: len(columns)]), rows)
 
 
@@ -131,9 +114,8 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--recipe", default="digits", help="digits, fashion_mnist_small, ...: the end of the configs' names"
-    )
+    recipes = "the end of the configs' names: digits, fashion_mnist_small, ..."
+    parser.add_argument("--recipe", default="digits", help=recipes)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--root_dir", type=Path, default=Path("results/seeds"))
     parser.add_argument("overrides", nargs="*", metavar="key=value")

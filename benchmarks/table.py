@@ -1,4 +1,4 @@
-"""Tables of what was measured: printed row by row, and written to a file for other programs."""
+"""Result tables: printed row by row, and written to a JSON file for other programs."""
 
 import argparse
 import json
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class Spread(NamedTuple):
-    """Of several rounds."""
+    """A value over several rounds."""
 
     median: float
     lowest: float
@@ -20,7 +20,7 @@ class Spread(NamedTuple):
 
 
 class Table:
-    """A Markdown table that is printed as its rows come; `rows` keeps them as dicts."""
+    """A Markdown table that prints each row as it comes; `rows` keeps them as dicts."""
 
     def __init__(self, *columns: str):
         self.columns, self.rows = columns, []
@@ -32,7 +32,7 @@ class Table:
 
 
 def shown(value: object) -> str:
-    """Numbers to three digits, nothing for None."""
+    """A number with three digits; None as an empty text."""
     if not isinstance(value, float):
         return "" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
@@ -48,31 +48,31 @@ def ratio(slow: Sequence[float], fast: Sequence[float]) -> Spread:
 
 
 def against(bar: float | None, value: float) -> str:
-    """The least that a value has to be, and whether it is."""
+    """The lowest value that is good enough, and whether this one is."""
     return "" if bar is None else f"{bar:g}, {'met' if value >= bar else 'missed'}"
 
 
 def _new_file(name: str) -> Path:
-    """Refused before the measuring rather than after it."""
+    """A path in a folder that exists: a mistake shows before the benchmark runs, not after it."""
     if not Path(name).parent.is_dir():
         raise argparse.ArgumentTypeError(f"there is no folder {Path(name).parent}")
     return Path(name)
 
 
 def parser(description: str, device: bool = False) -> argparse.ArgumentParser:
-    """Of a benchmark: `--json`, and `--device` where it measures on a GPU too."""
+    """A benchmark's arguments: `--json`, and `--device` if it can run on a GPU."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--json", type=_new_file, metavar="FILE", help="write the tables to this file, too")
+    parser.add_argument("--json", type=_new_file, metavar="FILE", help="also write the tables to this file")
     if device:
         parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     return parser
 
 
 def save(path: Path | None, *tables: Table) -> None:
-    """The rows of each table as a list of lists of dicts, a spread as median, lowest, highest; the file whole or not at
-    all."""
+    """Write the rows of each table as a list of dicts, a spread as median, lowest, highest. The file is
+    atomic."""
     if path:
         part = path.with_name(path.name + ".part")
         part.write_text(json.dumps([table.rows for table in tables], indent=1) + "\n")
