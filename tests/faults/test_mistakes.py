@@ -30,7 +30,7 @@ import scan
 import selflabel
 import simclr
 from data.dataset import ResidentDataset
-from data.datasets import fashion_mnist
+from data.datasets import download, fashion_mnist
 from losses import ConfidenceBasedCE, SCANLoss, SimCLRLoss
 from models.backbones.resnet import ResNet18
 from models.heads import ContrastiveModel
@@ -402,7 +402,7 @@ def fashion_mnist_is(content):
                 (folder / name).write_bytes(content)
         patch.delenv("SCAN_FASHION_MNIST_DIR", raising=False)
         patch.setattr(fashion_mnist, "DEBIAN", folder)
-        patch.setattr(fashion_mnist, "download_url", raising(OSError("Network is unreachable")))
+        patch.setattr(download, "urlopen", raising(OSError("Network is unreachable")))
 
     return do
 
