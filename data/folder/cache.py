@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 
@@ -19,23 +18,26 @@ from utils.storage.files import new_array, storage_errors, verify_manifest
 QUEUE = 256  # results that may wait to be taken
 
 
-def cache_path(caches: Path, folder: Path, names: Sequence[str], side: int | None = None) -> Path:
-    """Where the cache of the paths `names` within `folder` is, in the folder `caches`.
+def state_of(folder: Path, names: Sequence[str], depends=None) -> str:
+    """A hash of the paths `names` within `folder`, their sizes and modification times, and of `depends`.
 
-    Its name holds a hash of the folder, of `side` and of the names, sizes and modification times: after a
-    change it is another one. A directory among `names` stands for its list of files: its modification time
-    changes when one is added, removed or renamed."""
-    digest = sha256(os.fsencode(f"{folder.absolute()}\0{side}\0"))
+    A directory among them stands for its list of files: its modification time changes when one is added,
+    removed or renamed."""
+    digest = sha256(os.fsencode(f"{folder.absolute()}\0{depends}\0"))
     for name in names:
         state = f"{name}\0"
         with suppress(OSError):  # a broken link; reading it fails, too
             status = os.stat(folder / name)
             state += f"{status.st_size}\0{status.st_mtime_ns}\0"
         digest.update(os.fsencode(state))
-    return caches / f"{folder.absolute().name[:40]}-{digest.hexdigest()[:16]}.npy"
+    return digest.hexdigest()[:16]
 
 
-@lru_cache(maxsize=2)  # both splits of a folder read one cache: its SHA-256 is computed once
+def cache_path(caches: Path, folder: Path, names: Sequence[str], depends=None) -> Path:
+    """The cache, in the folder `caches`, of what reading `names` finds out; after a change another one."""
+    return caches / f"{folder.absolute().name[:40]}-{state_of(folder, names, depends)}.npy"
+
+
 def read_cache(path: Path) -> tuple[np.ndarray, dict] | None:
     """The memory-mapped array and the manifest of a cache; None if it is missing or damaged."""
     with suppress(RunError, OSError):
@@ -51,7 +53,6 @@ def write_cache(path: Path, shape: tuple, dtype, fill: Callable[[np.ndarray], di
         path.parent.mkdir(parents=True, exist_ok=True)
     with new_array(path, shape, dtype, metadata) as array:
         metadata |= fill(array)
-    read_cache.cache_clear()
     return np.load(path, mmap_mode="c"), metadata
 
 

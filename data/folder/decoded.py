@@ -2,6 +2,7 @@
 
 import io
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import numpy as np
 from data.folder.cache import cache_path, read_cache, reader_threads, write_cache
 from data.image_files import read_square, reason_of
 from utils.device import free_memory
+
+_read_cache = lru_cache(maxsize=2)(read_cache)  # both splits of a folder read one cache, of gigabytes
 
 
 @dataclass(frozen=True)
@@ -28,10 +31,10 @@ def decode(folder: Path, files: list[str], side: int, caches: Path, num_workers:
     All of it is cached; without the pixels if they take more than half of the free memory."""
     fits = len(files) * 3 * side**2 <= free_memory() / 2
     path = cache_path(caches, folder, files, side)
-    cached = read_cache(path)
+    cached = _read_cache(path)
     if not cached and not fits:
         path = path.with_name(f"{path.stem}-digests.npy")
-        cached = read_cache(path)
+        cached = _read_cache(path)
 
     def fill(pixels: np.ndarray) -> dict:
         digests, faults = [], {}
@@ -45,8 +48,12 @@ def decode(folder: Path, files: list[str], side: int, caches: Path, num_workers:
                     pixels[row] = result
         return {"digests": digests, "faults": faults}
 
-    pixels, about = cached or write_cache(path, (len(files) * fits, 3, side, side), np.uint8, fill)
-    return Decoded(np.array(about["digests"], dtype="S64"), about["faults"], pixels if fits else None)
+    if not cached:
+        cached = write_cache(path, (len(files) * fits, 3, side, side), np.uint8, fill)
+        _read_cache.cache_clear()
+    pixels, metadata = cached
+    digests = np.array(metadata["digests"], dtype="S64")
+    return Decoded(digests, metadata["faults"], pixels if fits else None)
 
 
 def _read(path: Path, side: int) -> tuple[str, np.ndarray | str]:

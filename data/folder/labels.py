@@ -15,8 +15,8 @@ def read_labels(folder: Path, files: list[str], rule: str) -> dict[str, str]:
     """The known labels of the files, names within `folder`.
 
     rule: `none`; `subfolder`, the first folder on the way to a file; or a CSV table with columns `path` (in
-    the folder) and `label`, at the path given or else in the folder. Raises UserError for another rule, and for
-    a table that is missing, malformed or names none of the files."""
+    the folder) and `label`, at the path given or else in the folder. Raises UserError for another rule, and
+    for a table that is missing, malformed or names none of the files."""
     if rule == "none":
         return {}
     if rule == "subfolder":

@@ -3,12 +3,13 @@
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from glob import escape
 from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 
-from data.folder.cache import cache_path, read_cache, reader_threads, write_cache
+from data.folder.cache import cache_path, read_cache, reader_threads, state_of, write_cache
 from data.image_files import fault_of
 from utils.console import say_once
 from utils.errors import UserError
@@ -33,44 +34,43 @@ class FolderScan:
         readable image, and as `leave_out`."""
         if missing := [name for name in subfolders if not (folder / name).is_dir()]:
             raise UserError(
-                f"{folder.absolute()} lacks {len(missing)} of {len(subfolders)} folders: {_some(missing)}: "
+                f"{folder.absolute()} lacks {len(missing)} of {len(subfolders)} folders, {_some(missing)}: "
                 "put them there, or name the right place"
             )
-        places = {
-            name: cache_path(self.caches / folder.name, folder / name, [os.curdir]) for name in subfolders
-        }
-        found = {name: read_cache(path) for name, path in places.items()}
-        new = [name for name in subfolders if not found[name]]
-        with reader_threads(self.num_workers, len(new), f"checking {folder.name}, once") as mapped:
-            checked = mapped(lambda name: _check(folder / name, suffix, places[name]), new)
-            found |= zip(new, checked, strict=True)
-        faults = {
-            f"{name}/{file}": fault for name in found for file, fault in found[name][1]["faults"].items()
-        }
+        path = cache_path(self.caches, folder, subfolders, suffix)
+        _, metadata = read_cache(path) or write_cache(
+            path, (0,), np.uint8, lambda _: {"folders": self._check(folder, subfolders, suffix)}
+        )
+        found = metadata["folders"]
+        faults = {f"{name}/{file}": fault for name in found for file, fault in found[name]["faults"].items()}
         leave_out(self.caches, folder, faults, self.on_error)
-        readable = []
-        for name in subfolders:
-            sizes, metadata = found[name]
-            files = dict(zip(metadata["files"], sizes.tolist(), strict=True))
-            readable.append({file: size for file, size in files.items() if file not in metadata["faults"]})
-        if empty := [name for name, files in zip(subfolders, readable, strict=True) if not files]:
+        if empty := [name for name in subfolders if not found[name]["sizes"]]:
             raise UserError(
-                f"{len(empty)} of {len(subfolders)} folders in {folder.absolute()} have no readable "
-                f"*{suffix} file: {_some(empty)}: put the images there"
+                f"{len(empty)} of {len(subfolders)} folders in {folder.absolute()} have no "
+                f"readable *{suffix} file, {_some(empty)}: put the images there"
             )
-        return readable
+        return [found[name]["sizes"] for name in subfolders]
+
+    def _check(self, folder: Path, subfolders: Sequence[str], suffix: str) -> dict[str, dict]:
+        """Decode the files of all subfolders but those that an earlier cache knows in their present state."""
+        known = {}
+        for path in self.caches.glob(f"{escape(folder.name[:40])}-*.npy"):
+            _, metadata = read_cache(path) or (None, {})
+            known |= {entry["state"]: entry for entry in metadata.get("folders", {}).values()}
+        states = {name: state_of(folder / name, [os.curdir], suffix) for name in subfolders}
+        new = [name for name in subfolders if states[name] not in known]
+        with reader_threads(self.num_workers, len(new), f"checking {folder.name}, once") as mapped:
+            for name, entry in zip(new, mapped(lambda name: _check(folder / name, suffix), new), strict=True):
+                known[states[name]] = {"state": states[name], **entry}
+        return {name: known[states[name]] for name in subfolders}
 
 
-def _check(folder: Path, suffix: str, cache: Path) -> tuple:
-    """Decode the image files of one folder. The cache holds their sizes, names and faults."""
-    files = sorted(name for name in os.listdir(folder) if name.endswith(suffix) and not name.startswith("."))
-
-    def fill(sizes: np.ndarray) -> dict:
-        faults = {name: fault for name in files if (fault := fault_of(folder / name))}
-        sizes[:] = [0 if name in faults else os.stat(folder / name).st_size for name in files]
-        return {"files": files, "faults": faults}
-
-    return write_cache(cache, (len(files),), "<i8", fill)
+def _check(folder: Path, suffix: str) -> dict:
+    """Decode the image files of one folder. sizes: of those that can be read. faults: why others cannot."""
+    files = sorted(file for file in os.listdir(folder) if file.endswith(suffix) and not file.startswith("."))
+    faults = {file: fault for file in files if (fault := fault_of(folder / file))}
+    sizes = {file: os.stat(folder / file).st_size for file in files if file not in faults}
+    return {"sizes": sizes, "faults": faults}
 
 
 def leave_out(caches: Path, folder: Path, faults: dict[str, str], on_error: str) -> None:
