@@ -73,5 +73,5 @@ def fault_of(path: Path | str) -> str:
 def reason_of(error: Exception) -> str:
     """What Pillow's error says, in one line."""
     if isinstance(error, Image.UnidentifiedImageError):
-        return "not an image Pillow can read"  # its own message repeats the path
+        return "no image that Pillow knows"  # its own message repeats the path
     return " ".join((getattr(error, "strerror", None) or str(error)).split()) or type(error).__name__

@@ -1,7 +1,6 @@
 """ImageNet (ILSVRC 2012) and its published subsets of 50, 100 and 200 classes. It is never downloaded."""
 
 import os
-import re
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,11 @@ def read_imagenet(name: str, split: str, folder: Path, scan: FolderScan) -> Stre
     A target is the index of its class: in the subset's list, or for `imagenet` in the sorted folders.
     Raises UserError for missing folders, and as `FolderScan.files_of`."""
     place = folder / FOLDERS[split]
-    ids = sorted(_folders_of(folder)) if name == "imagenet" else class_ids(name)
+    ids = class_ids(name)
+    if name == "imagenet":  # the folders of both splits, so that these number classes alike
+        ids = sorted(
+            {path.name for place in FOLDERS.values() for path in folder.glob(f"{place}/n" + "[0-9]" * 8)}
+        )
     if not place.is_dir() or not ids:
         raise UserError(
             f"{name} is not in {folder.absolute()}, which should have folders such as {FOLDERS[split]}/"
@@ -46,9 +49,3 @@ def class_names(ids: list[str]) -> list[str]:
 
     known = dict(zip(class_ids("imagenet"), ResNet50_Weights.IMAGENET1K_V2.meta["categories"], strict=True))
     return [known.get(class_id, class_id) for class_id in ids]
-
-
-def _folders_of(folder: Path) -> set[str]:
-    """The class ids with a folder in either split, so that both splits number classes alike."""
-    paths = [path for place in FOLDERS.values() for path in folder.glob(f"{place}/n*")]
-    return {path.name for path in paths if re.fullmatch(r"n\d{8}", path.name)}

@@ -1,7 +1,6 @@
 """The images of a folder, each read once: digests of the files, faults and pixels, cached."""
 
 import io
-from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
@@ -15,20 +14,11 @@ from utils.device import free_memory
 _read_cache = lru_cache(maxsize=2)(read_cache)  # both splits of a folder read one cache, of gigabytes
 
 
-@dataclass(frozen=True)
-class Decoded:
-    """digests: bytes (N,), the hexadecimal SHA-256 of each file. faults: file -> why it cannot be read.
-    pixels: uint8 (N, 3, side, side), zeros for an unreadable file; None if they do not fit in memory."""
+def decode(folder: Path, files: list[str], side: int, caches: Path, num_workers: int) -> tuple:
+    """The images in `files`, names within `folder`, as centre squares of `side` pixels: read once, then cached.
 
-    digests: np.ndarray
-    faults: dict[str, str]
-    pixels: np.ndarray | None
-
-
-def decode(folder: Path, files: list[str], side: int, caches: Path, num_workers: int) -> Decoded:
-    """Read the images in `files`, names within `folder`, as centre squares of `side` pixels.
-
-    All of it is cached; without the pixels if they take more than half of the free memory."""
+    Returns digests: bytes (N,), the hexadecimal SHA-256 of each file; faults: file -> why it cannot be read; and
+    pixels: uint8 (N, 3, side, side), zeros for a fault, or None if they take more than half of free memory."""
     fits = len(files) * 3 * side**2 <= free_memory() / 2
     path = cache_path(caches, folder, files, side)
     cached = _read_cache(path)
@@ -38,12 +28,11 @@ def decode(folder: Path, files: list[str], side: int, caches: Path, num_workers:
 
     def fill(pixels: np.ndarray) -> dict:
         digests, faults = [], {}
-        with reader_threads(num_workers, len(files), f"reading {folder.name}, once") as threads:
-            results = threads(lambda name: _read(folder / name, side), files)
-            for row, (name, (digest, result)) in enumerate(zip(files, results, strict=True)):
+        with reader_threads(num_workers, len(files), f"reading {folder.name}, once") as mapped:
+            for row, (digest, result) in enumerate(mapped(lambda name: _read(folder / name, side), files)):
                 digests.append(digest)
                 if isinstance(result, str):
-                    faults[name] = result
+                    faults[files[row]] = result
                 elif fits:
                     pixels[row] = result
         return {"digests": digests, "faults": faults}
@@ -52,8 +41,7 @@ def decode(folder: Path, files: list[str], side: int, caches: Path, num_workers:
         cached = write_cache(path, (len(files) * fits, 3, side, side), np.uint8, fill)
         _read_cache.cache_clear()
     pixels, metadata = cached
-    digests = np.array(metadata["digests"], dtype="S64")
-    return Decoded(digests, metadata["faults"], pixels if fits else None)
+    return np.array(metadata["digests"], dtype="S64"), metadata["faults"], pixels if fits else None
 
 
 def _read(path: Path, side: int) -> tuple[str, np.ndarray | str]:

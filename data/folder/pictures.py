@@ -13,7 +13,7 @@ from easydict import EasyDict
 from data.dataset import ResidentDataset, StreamedDataset
 from data.folder.decoded import decode
 from data.folder.labels import in_order, read_labels
-from data.folder.scan import leave_out, list_path, write_list
+from data.folder.scan import leave_out, write_list
 from data.image_files import SHORT_SIDE
 from utils.console import say_once
 from utils.errors import UserError
@@ -56,9 +56,8 @@ def read_folder(cfg, split: str) -> ResidentDataset | StreamedDataset:
 
 def new_pictures(cfg, path: str) -> ResidentDataset | StreamedDataset:
     """All images of another folder than the data set's, without labels if the rule for labels fails there."""
-    files, _ = list_pictures(Path(path))
     try:
-        read_labels(Path(path), files, cfg.folder.labels)
+        read_labels(Path(path), list_pictures(Path(path))[0], cfg.folder.labels)
     except UserError as error:
         say_once(f"no labels: {error}")
         cfg = EasyDict(cfg, folder={**cfg.folder, "labels": "none"})
@@ -82,9 +81,9 @@ def images_in(cfg, path: str) -> ResidentDataset | StreamedDataset:
     side = own.get("side", SHORT_SIDE if size == IMAGENET_CROP else size)
     files, others = list_pictures(folder)
     labels = read_labels(folder, files, own.labels)
-    decoded = decode(folder, files, side, caches, cfg.num_workers)
-    leave_out(caches, folder, decoded.faults, cfg.on_error)
-    rows = [row for row, name in enumerate(files) if name not in decoded.faults]
+    digests, faults, pixels = decode(folder, files, side, caches, cfg.num_workers)
+    leave_out(caches, folder, faults, cfg.on_error)
+    rows = [row for row, name in enumerate(files) if name not in faults]
     if not rows:
         raise UserError(
             f"none of the {len(files)} images in {folder.absolute()} can be read: put others there"
@@ -94,11 +93,11 @@ def images_in(cfg, path: str) -> ResidentDataset | StreamedDataset:
     number_of = {name: number for number, name in enumerate(classes)}
     targets = torch.tensor([number_of.get(labels.get(name), -1) for name in files]) if classes else None
     names = np.array([os.fsencode(name) for name in files])
-    dataset = StreamedDataset(folder, names, decoded.digests, targets, classes, cfg.num_workers, side)
-    if decoded.pixels is not None:
-        dataset = ResidentDataset(torch.from_numpy(decoded.pixels), targets, classes, dataset)
-    dataset = dataset.select(torch.tensor(rows)) if decoded.faults else dataset
-    _describe(folder, dataset, others, list_path(caches, folder, "duplicates"))
+    dataset = StreamedDataset(folder, names, digests, targets, classes, cfg.num_workers, side)
+    if pixels is not None:
+        dataset = ResidentDataset(torch.from_numpy(pixels), targets, classes, dataset)
+    dataset = dataset.select(torch.tensor(rows)) if faults else dataset
+    _describe(folder, dataset, others, caches)
     return dataset
 
 
@@ -147,15 +146,15 @@ def _classes(own, labels: dict[str, str]) -> list[str]:
     return in_order(found)
 
 
-def _describe(folder: Path, dataset, others: int, duplicates: Path) -> None:
+def _describe(folder: Path, dataset, others: int, caches: Path) -> None:
     """Print what a folder holds, and list its duplicates."""
     text = f"{folder.absolute()}: {len(dataset):,} images"
     if others:
         text += f", {others:,} other files ignored"
     if groups := dataset.duplicates():
-        write_list(duplicates, ("\t".join(dataset.name(row) for row in rows) for rows in groups))
-        copies = sum(len(rows) - 1 for rows in groups)
-        text += f", {copies:,} of them exact copies of others (listed in {duplicates})"
+        lines = ("\t".join(dataset.name(row) for row in rows) for rows in groups)
+        path = write_list(caches, folder, "duplicates", lines)
+        text += f", {sum(map(len, groups)) - len(groups):,} of them exact copies of others (listed in {path})"
     say_once(text)
     if dataset.targets is not None:
         counts = Counter(dataset.targets[dataset.targets >= 0].tolist())

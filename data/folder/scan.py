@@ -81,8 +81,8 @@ def leave_out(caches: Path, folder: Path, faults: dict[str, str], on_error: str)
             f"{len(faults)} image files cannot be read: {named}: repair or remove them, or set on_error=skip"
         )
     if faults:
-        path = list_path(caches, folder, "unreadable")
-        write_list(path, (f"{folder / name}\t{fault}" for name, fault in faults.items()))
+        lines = (f"{folder / name}\t{fault}" for name, fault in faults.items())
+        path = write_list(caches, folder, "unreadable", lines)
         say_once(f"left out {len(faults)} image files that cannot be read (listed in {path})")
 
 
@@ -91,14 +91,11 @@ def _some(words: list[str]) -> str:
     return ", ".join(words[:MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
-def list_path(caches: Path, folder: Path, kind: str) -> Path:
-    """The text file that lists files of a folder."""
+def write_list(caches: Path, folder: Path, kind: str, lines: Iterable[str]) -> Path:
+    """Write a text file in `caches` that lists files of a folder, their names byte by byte. Returns its path."""
     place = sha256(os.fsencode(folder.absolute())).hexdigest()[:12]
-    return caches / f"{folder.absolute().name[:40]}-{place}-{kind}.txt"
-
-
-def write_list(path: Path, lines: Iterable[str]) -> None:
-    """Write lines to a text file; file names keep their bytes."""
+    path = caches / f"{folder.absolute().name[:40]}-{place}-{kind}.txt"
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     write_whole({path: "".join(f"{line}\n" for line in lines).encode(errors="surrogateescape")})
+    return path
