@@ -15,10 +15,10 @@ _read_cache = lru_cache(maxsize=2)(read_cache)  # both splits of a folder read o
 
 
 def decode(folder: Path, files: list[str], side: int, caches: Path, num_workers: int) -> tuple:
-    """The images in `files`, names within `folder`, as centre squares of `side` pixels: read once, then cached.
+    """The images in `files`, names within `folder`, as centre squares of `side` pixels, read once and cached.
 
-    Returns digests: bytes (N,), the hexadecimal SHA-256 of each file; faults: file -> why it cannot be read; and
-    pixels: uint8 (N, 3, side, side), zeros for a fault, or None if they take more than half of free memory."""
+    Returns digests: bytes (N,), the hexadecimal SHA-256 of each file; faults: file -> why it cannot be read;
+    pixels: uint8 (N, 3, side, side), zeros for a fault, or None if they take over half of the free memory."""
     fits = len(files) * 3 * side**2 <= free_memory() / 2
     path = cache_path(caches, folder, files, side)
     cached = _read_cache(path)

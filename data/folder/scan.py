@@ -92,7 +92,7 @@ def _some(words: list[str]) -> str:
 
 
 def write_list(caches: Path, folder: Path, kind: str, lines: Iterable[str]) -> Path:
-    """Write a text file in `caches` that lists files of a folder, their names byte by byte. Returns its path."""
+    """Write a text file in `caches` that lists files of a folder, names byte by byte. Returns its path."""
     place = sha256(os.fsencode(folder.absolute())).hexdigest()[:12]
     path = caches / f"{folder.absolute().name[:40]}-{place}-{kind}.txt"
     with storage_errors(path):

@@ -1,4 +1,4 @@
-"""What the caches of both kinds of folder share: the state they depend on, whole files, threads and warnings."""
+"""What both kinds of folders share: caches, the state that they depend on, and reading in threads."""
 
 import os
 import threading

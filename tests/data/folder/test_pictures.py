@@ -1,4 +1,4 @@
-"""A folder of images becomes a data set: which files, in which order, held out and labelled how, read once."""
+"""A folder of images becomes a data set: which files, in which order, held out and labelled how."""
 
 import os
 
@@ -9,7 +9,7 @@ from PIL import Image
 
 import data.folder.decoded
 from data import build_dataset
-from data.augment import train_transform, val_transform
+from data.augment import train_transform
 from data.dataset import ResidentDataset, StreamedDataset
 from data.folder.labels import read_labels
 from data.folder.pictures import images_in, list_pictures, new_pictures
@@ -75,9 +75,7 @@ def test_images_are_found_in_folders_within_folders_sorted_by_path_and_others_ar
     assert list_pictures(folder) == (names, 1)
 
 
-def test_of_links_to_a_folder_the_first_by_name_is_followed_and_none_leads_back(
-    folder, tmp_path, monkeypatch
-):
+def test_of_links_to_a_folder_the_first_by_name_is_followed_and_none_back(folder, tmp_path, monkeypatch):
     write(tmp_path / "elsewhere", "a.png")
     folder.mkdir()
     for name in ("b", "a", "c"):
@@ -153,14 +151,6 @@ def test_an_image_is_the_centre_square_resized_as_pillow_does(folder):
     assert np.array_equal(np.asarray(dataset.get_image(0)), np.asarray(square))
 
 
-def test_images_of_the_very_size_are_taken_as_they_are(folder):
-    labels = write_digits(folder, "val", every=60)
-    dataset = build(folder, "train", WHOLE)
-    assert names_of(dataset) == sorted(labels) and dataset.images.shape == (6, 3, 16, 16)
-    for row, name in enumerate(names_of(dataset)):
-        assert np.array_equal(dataset.images[row].permute(1, 2, 0), np.asarray(Image.open(folder / name)))
-
-
 @pytest.mark.parametrize("size, side", [(16, 16), (96, 96), (224, 256), (225, 225)])
 def test_by_default_images_are_as_large_as_the_plain_view_but_256_for_224(size, side, folder):
     write(folder, "a.png")
@@ -180,20 +170,13 @@ def test_without_memory_the_same_images_splits_and_fingerprints_are_streamed(fol
             assert np.array_equal(np.asarray(held.get_image(row)), np.asarray(read.get_image(row)))
 
 
-def test_streamed_images_have_one_size_so_any_transform_works_and_plain_views_are_those_in_memory(
-    folder, monkeypatch
-):
+def test_streamed_images_have_one_size_so_any_transform_works(folder, monkeypatch):
     write_many(folder, 6, size=(50, 40))
-    cfg = config(folder, WHOLE, "num_workers=0")
-    plain = [val_transform(cfg.transformation_kwargs)]
-    (held,) = build_loader(build_dataset(cfg, "train"), plain, 6)
     monkeypatch.setattr(data.folder.decoded, "free_memory", lambda: 0)
-    streamed = build_dataset(cfg, "train")
-    (batch,) = build_loader(streamed, plain, 6)
-    assert torch.equal(batch.views[0], held.views[0])
-    augmented = train_transform(cfg.augmentation_strategy, cfg.augmentation_kwargs)
-    assert type(augmented[0]).__name__ == "RandomAffine"  # which needs images of one size
-    (batch,) = build_loader(streamed, [augmented], 6, train=True)
+    cfg = config(folder, WHOLE, "num_workers=0")
+    views = [train_transform(cfg.augmentation_strategy, cfg.augmentation_kwargs)]
+    assert type(views[0][0]).__name__ == "RandomAffine"  # which needs images of one size
+    (batch,) = build_loader(build_dataset(cfg, "train"), views, 6, train=True)
     assert batch.views[0].shape == (6, 3, 16, 16)
 
 
@@ -231,15 +214,6 @@ def test_files_are_decoded_again_only_when_one_of_them_changes(folder, read):
     assert decoded()[0] == 4
 
 
-def test_files_that_exchange_names_are_read_again_though_sizes_and_times_stay(folder):
-    write(folder, "a.bmp", "b.bmp")  # of one size
-    for name in ("a.bmp", "b.bmp"):
-        os.utime(folder / name, ns=(0, 0))
-    before = build(folder, "train", WHOLE).images.clone()
-    os.rename(folder / "a.bmp", folder / "c.bmp")
-    assert torch.equal(build(folder, "train", WHOLE).images, before.flip(0))
-
-
 def test_the_cache_is_made_and_read_with_much_and_with_little_memory(folder, read, monkeypatch):
     write(folder, "a.png", "b.png")
     with monkeypatch.context() as little:
@@ -249,35 +223,6 @@ def test_the_cache_is_made_and_read_with_much_and_with_little_memory(folder, rea
     assert build(folder, "train", WHOLE).images.shape == (2, 3, 16, 16) and len(read) == 4
     monkeypatch.setattr(data.folder.decoded, "free_memory", lambda: 0)
     assert isinstance(build(folder, "train", WHOLE), StreamedDataset) and len(read) == 4
-
-
-def test_a_start_with_less_memory_at_the_same_time_leaves_the_cached_images_alone(folder, monkeypatch):
-    write(folder, "a.png", "b.png")
-    load = np.load
-
-    def load_after_the_other(path, **options):
-        with monkeypatch.context() as other:
-            other.setattr(np, "load", load)
-            other.setattr(data.folder.decoded, "free_memory", lambda: 0)
-            other.setattr(data.folder.decoded, "_read_cache", lambda path: None)  # it looked before
-            other.setattr(
-                data.folder.decoded,
-                "_read_cache",
-                type("", (), {"cache_clear": int, "__call__": lambda *_: None})(),
-            )
-            assert len(build(folder, "train", WHOLE)) == 2
-        return load(path, **options)
-
-    monkeypatch.setattr(np, "load", load_after_the_other)
-    assert build(folder, "train", WHOLE).images.shape == (2, 3, 16, 16)
-
-
-def test_a_damaged_cache_is_made_anew(folder):
-    write(folder, "a.png", "b.png")
-    images = build(folder, "train", WHOLE).images.clone()
-    cache = scans(folder, "*.npy")
-    cache.write_bytes(cache.read_bytes()[:-7])
-    assert torch.equal(build(folder, "train", WHOLE).images, images)
 
 
 # -- what cannot be read, and what is there twice
@@ -352,9 +297,8 @@ def test_exact_duplicates_are_counted_listed_and_known_by_row(folder, capsys):
 def test_the_share_is_held_out_by_content_whatever_the_names_and_the_seed(folder):
     write_many(folder, 20)
     train, val = build(folder), build(folder, "val", "seed=5")
-    assert len(val) == 4 and sorted(names_of(train) + names_of(val)) == names_of(
-        images_in(config(folder), folder)
-    )
+    everything = images_in(config(folder), folder)
+    assert len(val) == 4 and sorted(names_of(train) + names_of(val)) == names_of(everything)
     held_out = {(folder / name).read_bytes() for name in names_of(val)}
     for number in range(20):
         (folder / f"{number:02d}.png").rename(folder / f"x{19 - number:02d}.png")
@@ -383,19 +327,10 @@ def test_a_val_folder_takes_the_place_of_the_share_with_a_warning_if_it_is_insid
     assert names_of(build(folder, "val", f"folder.val_path={other}")) == ["c.png"]
     assert "warning" not in capsys.readouterr().out
     (folder.parent / "link").symlink_to(folder, target_is_directory=True)
-    for path, inside in (
-        (folder, folder / "val"),
-        (folder, folder),
-        (folder.parent / "link", folder / "val"),
-    ):
+    for path in (folder, folder.parent / "link"):
         say_once.cache_clear()
-        build(path, "val", f"folder.val_path={inside}")
-        assert f"warning: folder.val_path {inside}" in capsys.readouterr().out
-
-
-def test_max_images_limits_the_train_split_only(folder):
-    write_many(folder, 10)
-    assert len(build(folder, "train", "max_images=1")) == 1 and len(build(folder, "val", "max_images=1")) == 2
+        build(path, "val", f"folder.val_path={folder / 'val'}")
+        assert f"warning: folder.val_path {folder / 'val'}" in capsys.readouterr().out
 
 
 # -- labels
@@ -403,12 +338,6 @@ def test_max_images_limits_the_train_split_only(folder):
 
 def targets_of(dataset):
     return {dataset.name(row): int(dataset.targets[row]) for row in range(len(dataset))}
-
-
-def test_by_default_there_are_no_labels(folder):
-    write(folder, "cat/a.png", "dog/b.png")
-    dataset = build(folder, "train", WHOLE)
-    assert dataset.targets is None and dataset.classes == []
 
 
 def test_the_first_folder_on_the_way_is_the_label_and_images_outside_have_none(folder, capsys):
@@ -429,12 +358,11 @@ def test_both_splits_number_the_same_classes(folder):
     assert targets_of(val) == {"ape/c.png": 0, "dog/d.png": 2}
 
 
-def test_of_many_classes_the_first_20_are_named(folder, capsys):
+def test_of_many_classes_the_first_20_are_printed(folder, capsys):
     write(folder, *(f"{number}/a.png" for number in range(22)))
     build(folder, "train", WHOLE, "folder.labels=subfolder")
-    assert capsys.readouterr().out.endswith(
-        "22 classes: " + ", ".join(f"{k} (1)" for k in range(20)) + " and 2 more\n"
-    )
+    output = capsys.readouterr().out
+    assert "22 classes" in output and "19 (1)" in output and "20 (1)" not in output
 
 
 def test_labels_that_are_not_utf8_are_escaped(folder):
@@ -473,37 +401,27 @@ def test_a_table_is_looked_for_where_it_is_named_and_then_in_the_folder(folder, 
         assert read_labels(folder, ["a.png"], "Labels.CSV") == {"a.png": label}
 
 
-def test_a_table_for_the_train_split_only_labels_it(folder):
-    write(folder, "a.png", "b.png")
-    write(folder.parent / "other", "c.png")
-    (folder / "labels.csv").write_text("path,label\na.png,x\nb.png,y\n")
-    own = "folder.labels=labels.csv", f"folder.val_path={folder.parent / 'other'}"
-    assert build(folder, "train", *own).classes == ["x", "y"]
+TABLES = {  # content: what the error says of it
+    "": "path and label",
+    "file,class\na.png,1\n": "'file', 'class'",
+    "path,label\na.png,1\na.png,2\n": "a.png has two labels, 1 and 2",
+    "path,label\nz.png,1\n": "z.png",
+    'path,label\n"a.png,1\n': "unexpected end of data",
+}
 
 
-@pytest.mark.parametrize(
-    "table, value",
-    [
-        (None, "No such file"),
-        ("", "path and label"),
-        ("file,class\na.png,1\n", "'file', 'class'"),
-        ("path,label\na.png,1\na.png,2\n", "a.png has two labels, 1 and 2"),
-        ("path,label\nz.png,1\n", "z.png"),
-        ('path,label\n"a.png,1\n', "unexpected end of data"),
-    ],
-)
-def test_a_table_that_is_missing_malformed_or_of_other_images_is_refused(table, value, folder):
-    write(folder, "a.png", "b.png")
-    if table is not None:
-        (folder / "labels.csv").write_text(table)
-    with pytest.raises(UserError, match=rf"labels\.csv.*{value}"):
-        build(folder, "train", "folder.labels=labels.csv")
+@pytest.mark.parametrize("table", TABLES)
+def test_a_table_that_is_missing_malformed_or_of_other_images_is_refused(table, tmp_path):
+    with pytest.raises(UserError, match=r"labels\.csv.*No such file"):
+        read_labels(tmp_path, ["a.png", "b.png"], "labels.csv")
+    (tmp_path / "labels.csv").write_text(table)
+    with pytest.raises(UserError, match=rf"labels\.csv.*{TABLES[table]}"):
+        read_labels(tmp_path, ["a.png", "b.png"], "labels.csv")
 
 
 def test_another_rule_for_labels_is_refused(folder):
-    write(folder, "a.png")
     with pytest.raises(UserError, match=r"folder\.labels is subfolders"):
-        build(folder, "train", "folder.labels=subfolders")
+        read_labels(folder, ["a.png"], "subfolders")
 
 
 # -- other images, to be predicted
@@ -515,9 +433,7 @@ def test_new_images_are_labelled_by_the_same_rule_where_it_applies(folder):
     new = new_pictures(config(folder, "folder.labels=subfolder"), folder.parent / "new")
     assert new.classes == ["cat", "dog", "emu"] and new.targets.tolist() == [1, 2]
     assert new_pictures(config(folder, "folder.labels=labels.csv"), folder.parent / "new").targets is None
-    cfg = load_config(
-        None, "configs/scan/scan_cifar10.yml", [f"root_dir={folder.parent}"]
-    )  # of another data set
+    cfg = load_config(None, "configs/scan/scan_cifar10.yml", [f"root_dir={folder.parent}"])
     assert new_pictures(cfg, folder.parent / "new").images.shape == (2, 3, 32, 32)
 
 
