@@ -1,4 +1,4 @@
-"""Writes small data sets in the on-disk formats of the official ones, and tells torchvision their checksums."""
+"""Writes small data sets in the file formats of the official ones, and tells torchvision their checksums."""
 
 import gzip
 import hashlib
@@ -21,8 +21,8 @@ def md5(path: Path) -> str:
 
 
 def write_cifar10(folder: Path, monkeypatch, train: int, val: int) -> dict[str, dict]:
-    """Five batches that share `train` images and a test batch; returns {"train": ..., "val": ...} as written: pixels
-    (N, 3072), red, green and blue planes row by row, and labels (N,)."""
+    """Five batches that share `train` images and a test batch. Returns what was written for `train`, `val`:
+    pixels (N, 3072), red, green and blue planes row by row, and labels (N,)."""
     rng, place = np.random.default_rng(0), folder / "cifar-10-batches-py"
     place.mkdir(parents=True)
     written = {
@@ -41,7 +41,7 @@ def write_cifar10(folder: Path, monkeypatch, train: int, val: int) -> dict[str, 
 
 
 def write_cifar100(folder: Path, monkeypatch, train: int, val: int) -> dict[str, dict]:
-    """As `write_cifar10`, with fine labels of 100 and, in `labels`, coarse ones of 20 that are no function of them."""
+    """As `write_cifar10`, with fine labels of 100 classes and, in `labels`, unrelated coarse ones of 20."""
     rng, place = np.random.default_rng(1), folder / "cifar-100-python"
     place.mkdir(parents=True)
     written = {}
@@ -73,8 +73,8 @@ def write_stl10(folder: Path, monkeypatch, train: int, val: int, unlabeled: int)
 
 
 def write_fashion_mnist(folder: Path, monkeypatch, train: int, val: int, zipped=True) -> dict[str, dict]:
-    """pixels (N, 784) row by row, labels (N,), as idx files: big-endian magic number and sizes, then bytes. `monkeypatch`
-    is not used: our own reader needs no checksums."""
+    """pixels (N, 784) row by row, labels (N,), as idx files: big-endian magic number and sizes, then bytes.
+    `monkeypatch` is for writers of one signature: our own reader needs no checksums."""
     rng, written = np.random.default_rng(3), {}
     folder.mkdir(parents=True, exist_ok=True)
     for split, prefix, size in (("train", "train", train), ("val", "t10k", val)):

@@ -1,4 +1,4 @@
-"""Folders of picture files such as people have."""
+"""Folders of image files such as users have."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from data.datasets.digits import read_digits
 
 
 def write_digits(folder: Path, split: str, every: int = 1, classes: int = 10) -> dict[str, str]:
-    """Every so many of the digits below `classes` as PNG files under odd names; returns the name and class of each."""
+    """One in `every` digit below `classes` as PNG files with odd names; returns the class of each name."""
     folder.mkdir(parents=True, exist_ok=True)
     dataset, labels = read_digits(split), {}
     for row in range(0, len(dataset), every):
@@ -21,8 +21,8 @@ def write_digits(folder: Path, split: str, every: int = 1, classes: int = 10) ->
 
 
 def add_oddities(folder: Path, digit: Path) -> None:
-    """What else lies in such a folder: copies of one digit, of its own kind and as grey, RGBA and 16-bit pictures, a
-    broken picture, a text and a hidden file."""
+    """Other files of such a folder: copies of one digit, as it is and as grey, RGBA and 16-bit images, a
+    broken image, a text and a hidden file."""
     with Image.open(digit) as image:
         grey = image.convert("L")
         image.convert("RGBA").save(folder / "rgba.png")

@@ -24,7 +24,7 @@ def splits():
 
 
 def enlarged(pixels):
-    """Pillow's bilinear enlargement of an 8 x 8 digit of values 0 to 16, in floating point up to the last step."""
+    """Pillow's bilinear enlargement of an 8 x 8 digit of values 0 to 16, rounded in the last step only."""
     image = Image.fromarray((pixels * 255 / 16).astype(np.float32)).resize((16, 16), Image.BILINEAR)
     return np.rint(np.asarray(image)).astype(np.uint8)
 

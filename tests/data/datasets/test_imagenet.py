@@ -92,7 +92,7 @@ def test_a_subset_takes_its_classes_of_a_larger_tree(tmp_path, scan):
 @pytest.mark.parametrize("there", ["", f"{TRAIN}/train"], ids=["nothing", "one level too deep"])
 def test_a_missing_split_names_what_should_be_there_and_the_key_of_its_folder(there, name, tmp_path, scan):
     (tmp_path / there).mkdir(parents=True, exist_ok=True)
-    with pytest.raises(UserError, match="db_root_dir.imagenet=|lacks 50 of 50 folders: n01601694"):
+    with pytest.raises(UserError, match=r"db_root_dir\.imagenet=|50 of 50 .*n01601694"):
         read_imagenet(name, "train", tmp_path, scan)
 
 

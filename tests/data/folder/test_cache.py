@@ -46,19 +46,6 @@ def test_the_state_depends_on_names_sizes_and_times_on_the_folder_and_the_settin
     assert len({before, *others}) == 6
 
 
-def test_a_folder_changes_its_state_when_a_file_in_it_is_added_or_renamed(folder):
-    states = []
-    for number, change in enumerate(
-        (lambda: None, (folder / "c").touch, lambda: (folder / "c").rename(folder / "d"))
-    ):
-        change()
-        os.utime(
-            folder, ns=(0, os.stat(folder).st_mtime_ns + number)
-        )  # on a file system with coarse times, too
-        states.append(state_of(folder.parent, ["images"]))
-    assert len(set(states)) == 3
-
-
 def fill(array):
     array[:] = 7
     return {"faults": {}}
