@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from data import build_dataset
+from data import build_dataset, open_splits
 from data.datasets.imagenet import class_ids, class_names, read_imagenet
 from data.folder.scan import FolderScan
 from tests.image_trees import write_imagenet
@@ -55,19 +55,12 @@ def test_the_fingerprint_is_the_sha256_of_names_and_64_bit_sizes(tmp_path, scan)
 def test_images_come_class_by_class_in_list_order_and_files_by_name(tmp_path, scan):
     ids = write_imagenet(tmp_path, "imagenet_50", train=3, val=1)
     train, val = (read_imagenet("imagenet_50", split, tmp_path, scan) for split in ("train", "val"))
-    assert [name.decode() for name in train.files[:4]] == [
-        *(f"{ids[0]}/{ids[0]}_{i}.JPEG" for i in range(3)),
-        f"{ids[1]}/{ids[1]}_0.JPEG",
-    ]
-    assert (
-        torch.equal(train.targets, torch.arange(50).repeat_interleave(3))
-        and train.targets.dtype == torch.int64
-    )
-    assert torch.equal(val.targets, torch.arange(50)) and val.classes == train.classes == class_names(ids)
-    assert (
-        min(train.get_image(149).size) == 256
-        and train.path(149) == tmp_path / TRAIN / ids[49] / f"{ids[49]}_2.JPEG"
-    )
+    names = [f"{id}/{id}_{number}.JPEG" for id in ids for number in range(3)]
+    assert [train.name(row) for row in range(150)] == names and train.path(9) == tmp_path / TRAIN / names[9]
+    assert train.targets.dtype == torch.int64 and val.targets.tolist() == list(range(50))
+    assert train.targets.tolist() == [number for number in range(50) for _ in range(3)]
+    assert val.classes == train.classes == class_names(ids)
+    assert min(train.get_image(149).size) == 256
 
 
 def test_all_of_imagenet_is_the_sorted_folders_of_both_splits(tmp_path, scan):
@@ -103,19 +96,17 @@ def test_missing_classes_are_counted_and_named(tmp_path, scan):
 
 
 def test_build_dataset_reads_it_by_the_config(tmp_path):
-    write_imagenet(tmp_path / "data", "imagenet_50", train=2, val=1)
-    damaged = (
-        tmp_path / "data" / TRAIN / class_ids("imagenet_50")[3] / f"{class_ids('imagenet_50')[3]}_1.JPEG"
-    )
+    ids = write_imagenet(tmp_path / "data", "imagenet_50", train=2, val=1)
+    damaged = tmp_path / "data" / TRAIN / ids[3] / f"{ids[3]}_1.JPEG"
     damaged.write_bytes(b"")
     overrides = [f"db_root_dir.imagenet={tmp_path / 'data'}", f"root_dir={tmp_path}", "num_workers=3"]
     cfg = load_config(None, "configs/pretext/moco_imagenet50.yml", [*overrides, "on_error=skip"])
-    train, val = build_dataset(cfg, "train"), build_dataset(cfg, "val")
+    train, val = open_splits(cfg)
     assert (len(train), len(val), train.num_workers) == (99, 50, 3)
     assert train.targets.bincount().tolist() == [2, 2, 2, 1, *[2] * 46]
     cfg.max_images = 11
-    assert np.array_equal(build_dataset(cfg, "train").files, train.files[::9])
-    assert len(build_dataset(cfg, "val")) == 50
+    train_subset, val = open_splits(cfg)
+    assert np.array_equal(train_subset.files, train.files[::9]) and len(val) == 50
     cfg.on_error = "stop"
     with pytest.raises(UserError, match=f"{damaged}.*on_error=skip"):
         build_dataset(cfg, "train")
