@@ -27,7 +27,7 @@ def state_of(folder: Path, names: Sequence[str], depends=None) -> str:
     for name in names:
         state = f"{name}\0"
         with suppress(OSError):  # a broken link; reading it fails, too
-            status = os.stat(folder / name)
+            status = os.stat(os.path.join(folder, name))
             state += f"{status.st_size}\0{status.st_mtime_ns}\0"
         digest.update(os.fsencode(state))
     return digest.hexdigest()[:16]

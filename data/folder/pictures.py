@@ -113,10 +113,9 @@ def list_pictures(folder: Path) -> tuple[list[str], int]:
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = sorted(
-            name for name in folders if not name.startswith(".")
-        )  # for two links to one folder
-        files = [os.path.relpath(os.path.join(place, name), folder) for name in files if name[0] != "."]
+        folders[:] = sorted(name for name in folders if name[0] != ".")  # for two links to one folder
+        within = "" if real == os.path.realpath(folder) else os.path.relpath(place, folder) + os.sep
+        files = [within + name for name in files if name[0] != "."]
         images = [name for name in files if name.lower().endswith(SUFFIXES)]
         found += images
         others += len(files) - len(images)
