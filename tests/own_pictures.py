@@ -5,7 +5,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from data import build_dataset
 from data.datasets.digits import read_digits
+from tests.image_trees import picture
+from utils.config import load_config
 
 
 def write_digits(folder: Path, split: str, every: int = 1, classes: int = 10) -> dict[str, str]:
@@ -32,3 +35,32 @@ def add_oddities(folder: Path, digit: Path) -> None:
     (folder / "broken.png").write_bytes(digit.read_bytes()[:100])
     (folder / "notes.txt").write_text("not a picture")
     (folder / ".hidden.png").write_text("not a picture either")
+
+
+WHOLE = "folder.val_share=0"  # both splits are the whole folder
+
+
+def config(folder, *overrides):
+    """The digits' config for images in a folder, with the results beside it."""
+    own = ["train_db_name=folder", "val_db_name=folder", f"folder.path={folder}", "num_workers=2"]
+    own += [f"root_dir={folder.parent / 'results'}"]
+    return load_config(None, "configs/pretext/simclr_digits.yml", [*own, *overrides])
+
+
+def build(folder, split="train", *overrides):
+    return build_dataset(config(folder, *overrides), split)
+
+
+def write(folder, *names, size=(20, 20)):
+    """Images that all differ, the first of number 0."""
+    for number, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        picture(number, *size).save(folder / name)
+
+
+def write_many(folder, number, **options):
+    write(folder, *(f"{row:02d}.png" for row in range(number)), **options)
+
+
+def names_of(dataset):
+    return [dataset.name(row) for row in range(len(dataset))]

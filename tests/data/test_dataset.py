@@ -1,14 +1,11 @@
 """Data sets in memory and in files: subsets, fingerprints, labels and duplicates."""
 
-import ast
 import hashlib
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-import data
 from data.dataset import ResidentDataset, StreamedDataset
 
 IMAGES = torch.arange(10, dtype=torch.uint8).view(10, 1, 1, 1).expand(-1, 3, 2, 2)
@@ -66,14 +63,3 @@ def test_duplicates_are_files_of_one_digest_and_equal_sizes_alone_are_none(tmp_p
     assert ResidentDataset(IMAGES[:3], None, [], files).duplicates() == [[0, 2]]
     assert streamed(tmp_path, FILES[:2], np.array([7, 7])).duplicates() == []
     assert ResidentDataset(IMAGES, None, []).duplicates() == []
-
-
-def test_modules_of_data_import_slow_packages_only_when_they_are_used():
-    for path in Path(data.__file__).parent.rglob("*.py"):
-        for node in ast.parse(path.read_text()).body:
-            names = (
-                [node.module]
-                if isinstance(node, ast.ImportFrom)
-                else [one.name for one in getattr(node, "names", [])]
-            )
-            assert not {name.partition(".")[0] for name in names} & {"torchvision", "sklearn", "scipy"}, path

@@ -85,9 +85,11 @@ def scanned(folder, caches):
 def test_threads_ignore_pillows_warnings_and_leave_the_filters_of_the_process_as_they_were(
     read, tmp_path, monkeypatch
 ):
-    class InMainThread(warnings.catch_warnings):
+    changed_in = set()
+
+    class Recorded(warnings.catch_warnings):
         def __enter__(self):
-            assert threading.current_thread() is threading.main_thread()  # filters belong to the process
+            changed_in.add(threading.current_thread())
             return super().__enter__()
 
     (tmp_path / "images").mkdir()
@@ -95,13 +97,14 @@ def test_threads_ignore_pillows_warnings_and_leave_the_filters_of_the_process_as
         exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x05garbage"
         picture(number, 20, 20).save(tmp_path / "images" / f"{number}.JPEG", exif=exif)
     monkeypatch.setattr(cache, "cpu_count", lambda: 4)
-    monkeypatch.setattr(warnings, "catch_warnings", InMainThread)
+    monkeypatch.setattr(warnings, "catch_warnings", Recorded)
     before = list(warnings.filters)
     with pytest.warns(UserWarning, match="afterwards") as seen:
         read(tmp_path / "images", tmp_path / "scans")
         assert warnings.filters[1:] == before  # but for pytest's own
         warnings.warn("afterwards", stacklevel=1)
     assert len(seen) == 1 and warnings.filters == before
+    assert changed_in == {threading.main_thread()}  # filters belong to the process
 
 
 def test_results_come_in_order_and_an_error_ends_the_threads():
