@@ -39,7 +39,7 @@ class FolderScan:
             )
         path = cache_path(self.caches, folder, subfolders, suffix)
         _, metadata = read_cache(path) or write_cache(
-            path, (0,), np.uint8, lambda _: {"folders": self._check(folder, subfolders, suffix)}
+            path, (0,), np.uint8, lambda _: {"folders": self._check_all(folder, subfolders, suffix)}
         )
         found = metadata["folders"]
         faults = {f"{name}/{file}": fault for name in found for file, fault in found[name]["faults"].items()}
@@ -51,7 +51,7 @@ class FolderScan:
             )
         return [found[name]["sizes"] for name in subfolders]
 
-    def _check(self, folder: Path, subfolders: Sequence[str], suffix: str) -> dict[str, dict]:
+    def _check_all(self, folder: Path, subfolders: Sequence[str], suffix: str) -> dict[str, dict]:
         """Decode the files of all subfolders but those that an earlier cache knows in their present state."""
         known = {}
         for path in self.caches.glob(f"{escape(folder.name[:40])}-*.npy"):
@@ -60,17 +60,17 @@ class FolderScan:
         states = {name: state_of(folder / name, [os.curdir], suffix) for name in subfolders}
         new = [name for name in subfolders if states[name] not in known]
         with reader_threads(self.num_workers, len(new), f"checking {folder.name}, once") as mapped:
-            for name, entry in zip(new, mapped(lambda name: _check(folder / name, suffix), new), strict=True):
-                known[states[name]] = {"state": states[name], **entry}
+            checked = mapped(lambda name: _check_folder(folder / name, suffix, states[name]), new)
+            known |= {entry["state"]: entry for entry in checked}
         return {name: known[states[name]] for name in subfolders}
 
 
-def _check(folder: Path, suffix: str) -> dict:
+def _check_folder(folder: Path, suffix: str, state: str) -> dict:
     """Decode the image files of one folder. sizes: of those that can be read. faults: why others cannot."""
     files = sorted(file for file in os.listdir(folder) if file.endswith(suffix) and not file.startswith("."))
     faults = {file: fault for file in files if (fault := fault_of(folder / file))}
     sizes = {file: os.stat(folder / file).st_size for file in files if file not in faults}
-    return {"sizes": sizes, "faults": faults}
+    return {"state": state, "sizes": sizes, "faults": faults}
 
 
 def leave_out(caches: Path, folder: Path, faults: dict[str, str], on_error: str) -> None:

@@ -112,7 +112,7 @@ DAMAGED = {
 @pytest.mark.parametrize("name", DAMAGED)
 def test_a_damaged_file_is_refused_by_name(name, tmp_path):
     (tmp_path / name).write_bytes(DAMAGED[name])
-    with pytest.raises(UserError, match=f"{name} is damaged"):
+    with pytest.raises(UserError, match=name):
         read_idx(tmp_path / name)
 
 
