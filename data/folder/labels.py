@@ -39,11 +39,6 @@ def read_labels(folder: Path, files: list[str], rule: str) -> dict[str, str]:
     return {name: _printable(label) for name, label in known.items()}
 
 
-def in_order(labels: set[str]) -> list[str]:
-    """The classes in the order of the targets: numbers by size, then words alphabetically."""
-    return sorted(labels, key=lambda label: (0, int(label), label) if label.isdecimal() else (1, 0, label))
-
-
 def _printable(label: str) -> str:
     """Bytes that are not UTF-8 become escapes, which consoles and figures can show."""
     return os.fsencode(label).decode(errors="backslashreplace")

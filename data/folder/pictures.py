@@ -12,7 +12,7 @@ from easydict import EasyDict
 
 from data.dataset import ResidentDataset, StreamedDataset
 from data.folder.decoded import decode
-from data.folder.labels import in_order, read_labels
+from data.folder.labels import read_labels
 from data.folder.scan import leave_out, write_list
 from data.image_files import SHORT_SIDE
 from utils.console import say_once
@@ -132,7 +132,7 @@ def _refuse(error: OSError) -> NoReturn:
 
 
 def _classes(own, labels: dict[str, str]) -> list[str]:
-    """The classes of both splits together, so that they number them alike; [] for fewer than two."""
+    """The classes of both splits together, numbers by size before words; [] for fewer than two."""
     if own.labels == "none":
         return []
     found = set(labels.values())
@@ -142,7 +142,7 @@ def _classes(own, labels: dict[str, str]) -> list[str]:
     if len(found) < 2:
         say_once(f"warning: folder.labels {own.labels} gives less than two classes {sorted(found)}: not used")
         return []
-    return in_order(found)
+    return sorted(found, key=lambda label: (0, int(label), label) if label.isdecimal() else (1, 0, label))
 
 
 def _describe(folder: Path, dataset, others: int, caches: Path) -> None:
