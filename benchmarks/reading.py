@@ -85,7 +85,7 @@ def main(argv: list[str] | None = None) -> None:
             "limit, images/s",
             "batches, images/s",
         )
-        many = dataset.select(torch.arange(arguments.images) % IMAGES)
+        many = dataset.chosen(torch.arange(arguments.images) % IMAGES)
         limit = 1000 * cpu_count() / milliseconds(lambda i: read_image(dataset.path(i))).median
         for workers in dict.fromkeys((0, 1, cpu_count())):
             read, whole = images_per_second(many, jittered, workers)
@@ -103,7 +103,7 @@ def main(argv: list[str] | None = None) -> None:
                 ]
             ),
         }
-        print(f"\n{dataset.signatures.mean() / 1000:.0f} kB an image\n")
+        print(f"\n{dataset.marks.mean() / 1000:.0f} kB an image\n")
         table = Table("what", "ms an image")
         for name, act in cases.items():
             table.row(name, milliseconds(act))
