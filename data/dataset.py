@@ -1,4 +1,4 @@
-"""What every data set offers: who the images are. How they are drawn and augmented is the loader's business."""
+"""Data sets: which images there are, and their labels. Drawing and augmenting them is the loader's work."""
 
 import hashlib
 import os
@@ -12,13 +12,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from data.image_files import read_image, read_square
+from data.image_files import pillow_warnings_ignored, read_image, read_square
 from utils.arrays import evenly_spaced
 from utils.device import near
 
 
-class ImageList:
-    """What both kinds of data set share: `len`, `targets` (int64 (N,), -1 where unknown, or None), `chosen`."""
+class ImageDataset:
+    """One split of a data set: `len(dataset)` images, in memory or in files.
+
+    targets: int64 (N,), -1 where unknown, or None without labels; for evaluation only. classes: their names.
+    source: the files that the images come from, or None."""
 
     @property
     def is_labelled(self) -> bool:
@@ -26,22 +29,32 @@ class ImageList:
         return self.targets is not None and bool((self.targets >= 0).any())
 
     def subset(self, number: int):
-        """At most `number` of the images, evenly spaced over the order of the data set."""
+        """At most `number` of the images, evenly spaced over the data set."""
         return self if number >= len(self) else self.select(evenly_spaced(number, len(self)))
+
+    def name(self, index: int) -> str:
+        """The name of the image's file within its folder, or the index."""
+        return os.fsdecode(self.source.files[index]) if self.source else str(index)
+
+    def duplicates(self) -> list[list[int]]:
+        """Groups of images whose files have the same bytes; [] where no SHA-256 of the files is known."""
+        groups = defaultdict(list)
+        for row, digest in enumerate(self.source.signatures.tolist() if self.source else []):
+            groups[digest].append(row)
+        return [rows for digest, rows in groups.items() if len(rows) > 1 and isinstance(digest, bytes)]
 
 
 @dataclass(frozen=True)
-class StreamedDataset(ImageList):
-    """A split whose images stay in their files, to be decoded when they are read.
+class StreamedDataset(ImageDataset):
+    """A split whose images stay in their files and are decoded when they are read.
 
-    files: bytes (N,), names within `folder`. marks: (N,), what told each file from others when the folder was checked:
-    its size in bytes, or the SHA-256 of its content. targets: int64 (N,), -1 where unknown, or None when nothing is
-    labelled; for evaluation alone. classes: the names that targets count. num_workers: processes that read for a
-    loader. side: of the centre square that an image is, pixels; None for the whole, its short side 256."""
+    files: bytes (N,), names within `folder`. signatures: (N,), the size of each file, or its SHA-256 as
+    hexadecimal bytes. num_workers: processes that read for a loader. side: an image is the centre square of
+    its file, with so many pixels; None for the whole image with a short side of 256."""
 
     folder: Path
     files: np.ndarray
-    marks: np.ndarray
+    signatures: np.ndarray
     targets: Tensor | None
     classes: list[str]
     num_workers: int = 0
@@ -50,44 +63,35 @@ class StreamedDataset(ImageList):
     def __len__(self) -> int:
         return len(self.files)
 
+    @property
+    def source(self) -> "StreamedDataset":
+        return self
+
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the names and marks of the files, in order, and of `side`; no labels are in it."""
-        digest = hashlib.sha256(b"\0".join(self.files.tolist()) + self.marks.tobytes())
+        """SHA-256 of the file names, the signatures and `side`; it does not depend on labels."""
+        digest = hashlib.sha256(b"\0".join(self.files.tolist()) + self.signatures.tobytes())
         digest.update(str(self.side or "").encode())
         return digest.hexdigest()
 
     def path(self, index: int) -> Path:
-        return self.folder / os.fsdecode(self.files[index])
-
-    def name(self, index: int) -> str:
-        """The image for a reader: its file within the folder."""
-        return os.fsdecode(self.files[index])
+        return self.folder / self.name(index)
 
     def select(self, rows: Tensor) -> "StreamedDataset":
         """The images at int64 rows (M,), in that order."""
+        files, signatures = self.files[rows.numpy()], self.signatures[rows.numpy()]
         targets = None if self.targets is None else self.targets[rows]
-        return replace(self, files=self.files[rows.numpy()], marks=self.marks[rows.numpy()], targets=targets)
-
-    def duplicates(self) -> list[list[int]]:
-        """Groups of images whose files are the same to the last byte; [] where only their sizes are known."""
-        groups = defaultdict(list)
-        for row, mark in enumerate(self.marks.tolist() if self.side else []):
-            groups[mark].append(row)
-        return [rows for rows in groups.values() if len(rows) > 1]
+        return replace(self, files=files, signatures=signatures, targets=targets)
 
     def get_image(self, index: int) -> Image.Image:
-        path = self.path(index)
-        return read_image(path) if self.side is None else read_square(path, self.side)
+        with pillow_warnings_ignored():
+            path = self.path(index)
+            return read_image(path) if self.side is None else read_square(path, self.side)
 
 
 @dataclass(frozen=True)
-class ResidentDataset(ImageList):
-    """A split held in memory.
-
-    images: uint8 (N, 3, H, W). targets: int64 (N,), -1 where unknown, or None when nothing is labelled; they are for
-    evaluation alone. classes: the names that targets count. source: the files that the images were decoded from, if
-    any."""
+class ResidentDataset(ImageDataset):
+    """A split held in memory. images: uint8 (N, 3, H, W)."""
 
     images: Tensor
     targets: Tensor | None
@@ -100,34 +104,24 @@ class ResidentDataset(ImageList):
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the images and their shape, or that of their files; labels are not in it."""
+        """SHA-256 of the images and their shape; of images from files the same as if they were streamed."""
         if self.source:
-            return self.source.fingerprint  # the same, whether they fit into memory or not
+            return self.source.fingerprint
         digest = hashlib.sha256(str(tuple(self.images.shape)).encode())
         digest.update(self.images.contiguous().numpy())
         return digest.hexdigest()
 
     def images_on(self, device: torch.device) -> Tensor:
-        """The images where a loader for `device` reads them: on it, if they take at most a quarter of its free memory,
-        else in host memory. All loaders share one copy."""
+        """The images for all loaders, on the device if they take at most a quarter of its free memory."""
         if device not in self._copies:
             self._copies[device] = near(self.images, device)
         return self._copies[device]
 
-    def name(self, index: int) -> str:
-        """The image for a reader: its file, or its place in the data set."""
-        return self.source.name(index) if self.source else str(index)
-
     def select(self, rows: Tensor) -> "ResidentDataset":
         """The images at int64 rows (M,), in that order."""
         targets = None if self.targets is None else self.targets[rows]
-        return ResidentDataset(
-            self.images[rows], targets, self.classes, self.source and self.source.select(rows)
-        )
-
-    def duplicates(self) -> list[list[int]]:
-        """Groups of images whose files are the same to the last byte; [] where they do not come from files."""
-        return self.source.duplicates() if self.source else []
+        source = self.source and self.source.select(rows)
+        return ResidentDataset(self.images[rows], targets, self.classes, source)
 
     def get_image(self, index: int) -> Image.Image:
         return Image.fromarray(self.images[index].permute(1, 2, 0).numpy())

@@ -17,7 +17,7 @@ def picture(seed: int, width: int, height: int) -> Image.Image:
 def write_imagenet(
     folder: Path, name: str, train: int, val: int, num_classes: int | None = None
 ) -> list[str]:
-    """`train` and `val` images of each of the first classes of a subset, of many sizes; returns the class ids."""
+    """Images of two sizes, `train` and `val` of each of a subset's first classes; returns the class ids."""
     ids = class_ids(name)[:num_classes]
     for split, count in (("train", train), ("val", val)):
         for number, class_id in enumerate(ids):

@@ -1,4 +1,4 @@
-"""Writes small data sets in the on-disk formats of the official ones, and tells torchvision their checksums."""
+"""Writes small data sets in the file formats of the official ones, and tells torchvision their checksums."""
 
 import gzip
 import hashlib
@@ -8,7 +8,9 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
-from torchvision.datasets import CIFAR10, CIFAR100, STL10, FashionMNIST
+from torchvision.datasets import CIFAR10, CIFAR100, STL10
+
+from data.datasets import fashion_mnist
 
 CIFAR10_NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 COARSE_NAMES = [f"superclass {number:02d}" for number in range(20)]
@@ -19,8 +21,8 @@ def md5(path: Path) -> str:
 
 
 def write_cifar10(folder: Path, monkeypatch, train: int, val: int) -> dict[str, dict]:
-    """Five batches that share `train` images and a test batch; returns {"train": ..., "val": ...} as written: pixels
-    (N, 3072), red, green and blue planes row by row, and labels (N,)."""
+    """Five batches that share `train` images and a test batch. Returns what was written for `train`, `val`:
+    pixels (N, 3072), red, green and blue planes row by row, and labels (N,)."""
     rng, place = np.random.default_rng(0), folder / "cifar-10-batches-py"
     place.mkdir(parents=True)
     written = {
@@ -39,7 +41,7 @@ def write_cifar10(folder: Path, monkeypatch, train: int, val: int) -> dict[str, 
 
 
 def write_cifar100(folder: Path, monkeypatch, train: int, val: int) -> dict[str, dict]:
-    """As `write_cifar10`, with fine labels of 100 and, in `labels`, coarse ones of 20 that are no function of them."""
+    """As `write_cifar10`, with fine labels of 100 classes and, in `labels`, unrelated coarse ones of 20."""
     rng, place = np.random.default_rng(1), folder / "cifar-100-python"
     place.mkdir(parents=True)
     written = {}
@@ -59,11 +61,8 @@ def write_stl10(folder: Path, monkeypatch, train: int, val: int, unlabeled: int)
     rng, place = np.random.default_rng(2), folder / "stl10_binary"
     place.mkdir(parents=True)
     written = {}
-    for split, file, size in (
-        ("train", "train", train),
-        ("val", "test", val),
-        ("unlabeled", "unlabeled", unlabeled),
-    ):
+    names = {"train": ("train", train), "val": ("test", val), "unlabeled": ("unlabeled", unlabeled)}
+    for split, (file, size) in names.items():
         written[split] = _pixels_and_labels(rng, size, 27648, 10)
         written[split]["labels"] += 1
         written[split]["data"].tofile(place / f"{file}_X.bin")
@@ -73,23 +72,17 @@ def write_stl10(folder: Path, monkeypatch, train: int, val: int, unlabeled: int)
     return written
 
 
-def write_fashion_mnist(
-    folder: Path, monkeypatch, train: int, val: int, zipped: bool = True
-) -> dict[str, dict]:
-    """pixels (N, 784) row by row, labels (N,), as idx files: big-endian magic number and sizes, then bytes. No
-    checksums are told: our own reader reads them."""
-    rng = np.random.default_rng(3)
+def write_fashion_mnist(folder: Path, monkeypatch, train: int, val: int, zipped=True) -> dict[str, dict]:
+    """pixels (N, 784) row by row, labels (N,), as idx files: big-endian magic number and sizes, then bytes.
+    `monkeypatch` is for writers of one signature: our own reader needs no checksums."""
+    rng, written = np.random.default_rng(3), {}
     folder.mkdir(parents=True, exist_ok=True)
-    written = {}
     for split, prefix, size in (("train", "train", train), ("val", "t10k", val)):
         written[split] = _pixels_and_labels(rng, size, 784, 10)
         images = struct.pack(">4i", 0x803, size, 28, 28) + written[split]["data"].tobytes()
         labels = struct.pack(">2i", 0x801, size) + written[split]["labels"].astype(np.uint8).tobytes()
-        for name, content in (
-            (f"{prefix}-images-idx3-ubyte", images),
-            (f"{prefix}-labels-idx1-ubyte", labels),
-        ):
-            path = folder / (f"{name}.gz" if zipped else name)
+        for name, content in (("images-idx3", images), ("labels-idx1", labels)):
+            path = folder / f"{prefix}-{name}-ubyte{'.gz' if zipped else ''}"
             path.write_bytes(gzip.compress(content, mtime=0) if zipped else content)
     return written
 
@@ -105,10 +98,12 @@ def offer_archive(reader, folder: Path, address: str, monkeypatch) -> Path:
 
 
 def offer_fashion_mnist(folder: Path, address: str, monkeypatch) -> None:
-    """Make torchvision download the gzipped files in `folder` from `address`."""
-    monkeypatch.setattr(FashionMNIST, "mirrors", [address])
-    checksums = [(name, md5(folder / name)) for name, _ in FashionMNIST.resources]
-    monkeypatch.setattr(FashionMNIST, "resources", checksums)
+    """Make our reader download the gzipped files in `folder` from `address`."""
+    monkeypatch.setattr(fashion_mnist, "URL", address)
+    for files in fashion_mnist.FILES.values():
+        for name in files:
+            content = (folder / f"{name}.gz").read_bytes()
+            monkeypatch.setitem(files, name, hashlib.sha256(content).hexdigest())
 
 
 def _pixels_and_labels(rng, size: int, values: int, classes: int) -> dict:

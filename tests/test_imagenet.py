@@ -20,7 +20,7 @@ import moco
 import scan
 import selflabel
 from data import dataset as image_files
-from data.datasets import imagenet
+from data.datasets import download, imagenet
 from models import build_model
 from models.backbones.resnet import ResNet18, resnet50
 from models.heads import ContrastiveModel
@@ -206,12 +206,12 @@ def test_without_a_path_the_published_weights_are_fetched_once_into_torchs_folde
 ):
     fetched = []
 
-    def fetch(url, path):
+    def fetch(name, url, path, checksum, remedy):
         fetched.append(url)
-        with open(path, "wb") as file:
-            file.write(weights.read_bytes())
+        path.parent.mkdir(parents=True)
+        path.write_bytes(weights.read_bytes())
 
-    monkeypatch.setattr(torch.hub, "download_url_to_file", fetch)
+    monkeypatch.setattr(moco, "fetch", fetch)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     for root in ("first", "second"):
         moco.main(["--config_exp", PRETEXT, f"root_dir={tmp_path / root}", *SMALL])
@@ -222,16 +222,16 @@ def test_without_a_path_the_published_weights_are_fetched_once_into_torchs_folde
 
 
 def test_a_download_that_fails_says_where_from_where_to_and_how_else(tmp_path, monkeypatch):
-    def fail(url, path):
+    def fail(url):
         raise OSError("Network is unreachable")
 
-    monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
+    monkeypatch.setattr(download, "urlopen", fail)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     with pytest.raises(UserError) as error:
         moco.main(["--config_exp", PRETEXT, f"root_dir={tmp_path}", *SMALL])
     message = str(error.value)
     assert "Network is unreachable" in message and "https://dl.fbaipublicfiles.com/moco/" in message
-    assert f"save it as {tmp_path / 'hub' / 'checkpoints'}" in message and "moco_weights=..." in message
+    assert str(tmp_path / "hub" / "checkpoints") in message and "moco_weights=..." in message
 
 
 def test_weights_of_another_network_are_refused_before_anything_is_written(weights, tmp_path):

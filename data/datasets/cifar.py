@@ -4,7 +4,6 @@ import pickle
 from pathlib import Path
 
 import torch
-from torchvision.datasets import CIFAR10, CIFAR100
 
 from data.dataset import ResidentDataset
 from data.datasets.download import open_or_download
@@ -12,24 +11,24 @@ from data.datasets.download import open_or_download
 
 def read_cifar10(split: str, folder: Path) -> ResidentDataset:
     """The `train` or `val` (test) split from `folder`/cifar-10-batches-py, batch file after batch file."""
-    source = open_or_download("cifar-10", folder, CIFAR10, train=split == "train")
+    source = open_or_download("cifar-10", folder, "CIFAR10", train=split == "train")
     return _dataset(source, source.targets, source.classes)
 
 
 def read_cifar20(split: str, folder: Path) -> ResidentDataset:
-    """The `train` or `val` (test) split from `folder`/cifar-100-python, with CIFAR-100's own coarse labels."""
-    source = open_or_download("cifar-20", folder, CIFAR100, train=split == "train")
+    """The `train` or `val` (test) split from `folder`/cifar-100-python, with its 20 coarse labels."""
+    source = open_or_download("cifar-20", folder, "CIFAR100", train=split == "train")
     content = _unpickle(folder / source.base_folder / ("train" if source.train else "test"))
     meta = _unpickle(folder / source.base_folder / source.meta["filename"])
     return _dataset(source, content["coarse_labels"], meta["coarse_label_names"])
 
 
-def _dataset(source: CIFAR10, targets: list[int], classes: list[str]) -> ResidentDataset:
+def _dataset(source, targets: list[int], classes: list[str]) -> ResidentDataset:
     images = torch.from_numpy(source.data).permute(0, 3, 1, 2).contiguous()  # (N, 3, 32, 32)
     return ResidentDataset(images, torch.tensor(targets), list(classes))
 
 
 def _unpickle(path: Path) -> dict:
-    """A file whose checksum torchvision has just verified; it keeps the fine labels alone."""
+    """A file whose checksum torchvision has just verified; torchvision itself keeps only the fine labels."""
     with open(path, "rb") as file:
         return pickle.load(file, encoding="latin1")

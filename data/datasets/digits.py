@@ -1,7 +1,6 @@
-"""The 1,797 handwritten digits inside scikit-learn (UCI ML, 8 x 8, 10 classes): real images without a download."""
+"""The 1,797 handwritten digits inside scikit-learn (UCI ML, 8 x 8 px, 10 classes): no download needed."""
 
 import torch
-from sklearn.datasets import load_digits
 from torch.nn import functional as F
 
 from data.dataset import ResidentDataset
@@ -10,7 +9,9 @@ from data.dataset import ResidentDataset
 def read_digits(split: str) -> ResidentDataset:
     """The `train` (1,438) or `val` (359) split, enlarged to 16 x 16 px.
 
-    Every fifth image in scikit-learn's order (index 4, 9, 14, ...) is held out: a rule that sees no label."""
+    Every fifth image in scikit-learn's order (index 4, 9, 14, ...) is held out, whatever its label."""
+    from sklearn.datasets import load_digits  # slow to import
+
     bunch = load_digits()
     images = torch.from_numpy(bunch.images).float()[:, None] * (255 / 16)  # (N, 1, 8, 8), values 0..16
     images = F.interpolate(images, size=16, mode="bilinear").round().to(torch.uint8).expand(-1, 3, -1, -1)

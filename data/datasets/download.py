@@ -1,54 +1,81 @@
-"""Data sets that torchvision fetches: opened where they lie, checksums verified; downloaded where they are not."""
+"""Downloads: files with a pinned checksum, and the data sets that torchvision fetches and verifies."""
 
+import hashlib
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.request import urlopen
 
-from torchvision.datasets import VisionDataset
-from torchvision.datasets.utils import download_and_extract_archive
 from tqdm import tqdm
 
 from utils.errors import UserError
 from utils.mypath import DATASET_FOLDERS
+from utils.storage.files import part_of
 
-STALLED = 60  # seconds without a byte after which a download has failed
+TIMEOUT = 60  # seconds without a byte after which a download has failed
 
 
-def open_or_download(name: str, folder: Path, reader: type[VisionDataset], **split) -> VisionDataset:
-    """torchvision's `reader(folder, **split)` of the data set `name`, read only after its checksums were found right.
+def fetch(name: str, url: str, path: Path, checksum: str, remedy: str = "") -> None:
+    """Download `url` to `path`, which exists only once its content is verified.
 
-    Where `folder` does not hold it, it is downloaded there: a part of it that an earlier attempt left is overwritten.
-    Raises UserError with the address, the folder and the way by hand when that fails."""
+    checksum: `sha256:` or `md5:`, then the first digits of the digest. Raises UserError when the download
+    fails. remedy: what else the user can do then; for a data set it also names the key of its folder."""
+    algorithm, digits = checksum.split(":")
+    digest, part = hashlib.new(algorithm), part_of(path)
+    with _download(name, url, path, remedy):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with urlopen(url) as response, open(part, "wb") as file:
+                size = int(response.headers.get("Content-Length") or 0)
+                with tqdm(total=size, desc=path.name, unit="B", unit_scale=True, disable=None) as bar:
+                    while block := response.read(1 << 20):
+                        file.write(block)
+                        digest.update(block)
+                        bar.update(len(block))
+            if not digest.hexdigest().startswith(digits):
+                raise ValueError(
+                    f"truncated or changed: its {algorithm} is {digest.hexdigest()}, not {digits}"
+                )
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def open_or_download(name: str, folder: Path, reader: str, **split):
+    """torchvision's `reader(folder, **split)` of the data set `name`, its checksums verified.
+
+    A data set that is missing or damaged in `folder` is downloaded; raises UserError when that fails."""
+    from torchvision import datasets  # slow to import
+
+    reader = getattr(datasets, reader)
     try:
         return reader(folder, **split)
-    except RuntimeError:  # torchvision's word for missing or damaged
+    except RuntimeError:  # torchvision's error for missing or damaged files
         pass
-    unpacked = folder.absolute() / reader.base_folder
-    with downloading(name, unpacked, reader.url, f"unpack it in {folder.absolute()}"):
+    with _download(name, reader.url, folder.absolute() / reader.base_folder):
         # not reader(download=True), which leaves a damaged meta file as it is
-        download_and_extract_archive(reader.url, folder, filename=reader.filename, md5=reader.tgz_md5)
+        fetch_archive = datasets.utils.download_and_extract_archive
+        fetch_archive(reader.url, folder, filename=reader.filename, md5=reader.tgz_md5)
         return reader(folder, **split)
 
 
 @contextmanager
-def downloading(name: str, place: Path, url: str, by_hand: str, elsewhere: str = "") -> Iterator[None]:
-    """Say that `name` was looked for at `place` and is fetched from `url`; turn a failure into a UserError.
-
-    by_hand: where a file fetched by other means goes. elsewhere: what to do if it lies in another place; for a data set
-    that is to name its folder."""
-    tqdm.write(f"{name} is missing or incomplete in {place}: downloading {url}")
+def _download(name: str, url: str, place: Path, remedy: str = "") -> Iterator[None]:
+    """Announce a download, limit how long it may stall, and turn a failure into a UserError."""
+    tqdm.write(f"{name} is missing or damaged in {place}: downloading {url}")
     before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(STALLED)
+    socket.setdefaulttimeout(TIMEOUT)
     try:
         yield
     except Exception as error:  # of the network, the archive, the disk or the checksum: a dozen kinds
         if name in DATASET_FOLDERS:
-            elsewhere = f"name that folder in db_root_dir.{name}=... or in the environment ({DATASET_FOLDERS[name][1]})"
+            remedy = f"name its folder in db_root_dir.{name}=... or in {DATASET_FOLDERS[name][1]} {remedy}"
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
-            f"{name} is missing or incomplete in {place}, and the download of {url} failed ({reason}): try again, or "
-            f"download it by hand and {by_hand}; if it lies elsewhere, {elsewhere}"
+            f"{name} is missing or damaged in {place}, and the download of {url} failed ({reason}): try "
+            f"again, download it by hand and put it there, or {remedy}"
         ) from error
     finally:
         socket.setdefaulttimeout(before)

@@ -1,72 +1,69 @@
-"""Fashion-MNIST (arXiv:1708.07747): 60,000 + 10,000 grey pictures of clothes, 10 classes, as idx files."""
+"""Fashion-MNIST (arXiv:1708.07747): 60,000 + 10,000 grey images of clothes, 10 classes, as idx files."""
 
 import gzip
-import math
 import zlib
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch.nn import functional as F
-from torchvision.datasets import FashionMNIST
-from torchvision.datasets.utils import download_url
 
 from data.dataset import ResidentDataset
-from data.datasets.download import downloading
+from data.datasets.download import fetch
 from utils.errors import UserError
 
+CLASSES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"]
+CLASSES += ["Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # where the package dataset-fashion-mnist puts the files
-PREFIXES = {"train": "train", "val": "t10k"}
+URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
+FILES = {  # split: images and labels, with the SHA-256 of the gzipped files
+    "train": {
+        "train-images-idx3-ubyte": "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+        "train-labels-idx1-ubyte": "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
+    },
+    "val": {
+        "t10k-images-idx3-ubyte": "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+        "t10k-labels-idx1-ubyte": "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
+    },
+}
 
 
 def read_fashion_mnist(split: str, folder: Path) -> ResidentDataset:
-    """The `train` (60,000) or `val` (10,000) split, a black border of 2 px making 32 x 32 px out of 28 x 28.
+    """The `train` (60,000) or `val` (10,000) split, padded from 28 x 28 to 32 x 32 px with black.
 
-    Files `train-images-idx3-ubyte` and so on, gzipped or plain, are looked for in `folder`, where torchvision would
-    have put them in it, and where Debian's package puts them; where they are in none, they are downloaded."""
-    names = [f"{PREFIXES[split]}-images-idx3-ubyte", f"{PREFIXES[split]}-labels-idx1-ubyte"]
-    places = [folder, folder / "FashionMNIST" / "raw", DEBIAN]
-    found = [paths for place in places if (paths := [_find(place, name) for name in names]) and all(paths)]
-    image_file, label_file = found[0] if found else _download(folder, names)
+    The files, gzipped or plain, are looked for in `folder`, in its FashionMNIST/raw (torchvision's place) and
+    in Debian's; else they are downloaded into `folder`."""
+    image_file, label_file = (_find_or_fetch(folder, *file) for file in FILES[split].items())
     images, labels = read_idx(image_file), read_idx(label_file)
     if images.shape != (len(labels), 28, 28) or labels.ndim != 1 or labels.max(initial=0) > 9:
         raise UserError(
-            f"{image_file} {images.shape} and {label_file} {labels.shape} are not images of 28 x 28 px and labels "
-            "0 to 9: put Fashion-MNIST's files there, or name their folder in db_root_dir.fashion-mnist=..."
+            f"{image_file} {images.shape} and {label_file} {labels.shape} are not images of 28 x 28 px and "
+            "labels 0 to 9: put Fashion-MNIST there, or name its folder in db_root_dir.fashion-mnist=..."
         )
-    padded = F.pad(torch.from_numpy(images)[:, None], (2, 2, 2, 2))  # (N, 1, 32, 32)
-    targets = torch.from_numpy(labels).long()
-    return ResidentDataset(padded.expand(-1, 3, -1, -1).contiguous(), targets, list(FashionMNIST.classes))
+    images = F.pad(torch.from_numpy(images)[:, None], (2, 2, 2, 2)).expand(-1, 3, -1, -1)  # (N, 3, 32, 32)
+    return ResidentDataset(images.contiguous(), torch.from_numpy(labels).long(), CLASSES)
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """The uint8 array in an idx file, gzipped or not. Raises UserError for a file damaged or of another kind."""
+    """The uint8 array in an idx file, gzipped or not. Raises UserError for a damaged file or another kind."""
     try:
         with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
             content = bytearray(file.read())
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise UserError(f"{path} is damaged ({error}): remove it, and it will be downloaded anew") from error
-    start = 4 + 4 * content[3] if len(content) >= 4 and content[:3] == b"\0\0\x08" else None  # 0x08: unsigned bytes
-    shape = np.frombuffer(content[4:start], ">u4") if start and len(content) >= start else None
-    if shape is None or math.prod(shape.tolist()) != len(content) - start:
-        raise UserError(
-            f"{path} ({len(content)} bytes) is no whole idx file of bytes: remove it, and it will be downloaded anew"
-        )
-    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+        if content[:3] != b"\0\0\x08" or len(content) < 4:  # 0x08: unsigned bytes; then the number of sizes
+            raise ValueError("not an idx file of bytes")
+        start = 4 + 4 * content[3]
+        shape = np.frombuffer(content[4:start], ">u4").tolist()
+        return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+    except (EOFError, gzip.BadGzipFile, zlib.error, ValueError) as error:
+        raise UserError(f"{path} is damaged ({error}): remove it, and it is downloaded again") from error
 
 
-def _find(place: Path, name: str) -> Path | None:
-    return next((path for path in (place / name, place / f"{name}.gz") if path.is_file()), None)
-
-
-def _download(folder: Path, names: list[str]) -> list[Path]:
-    """Fetch the gzipped files with torchvision's addresses and checksums; a file stands in `folder` only when whole."""
-    checksums = dict(FashionMNIST.resources)
-    files = [f"{name}.gz" for name in names]
-    place = f"{folder.absolute()}, its FashionMNIST/raw or {DEBIAN}"
-    by_hand = f"put {', '.join(checksums)} into {folder.absolute()} (on Debian: apt-get install dataset-fashion-mnist)"
-    with downloading("fashion-mnist", place, FashionMNIST.mirrors[0], by_hand):
-        for file in files:
-            download_url(FashionMNIST.mirrors[0] + file, folder, f"{file}.part", checksums[file])
-            (folder / f"{file}.part").replace(folder / file)
-    return [folder / file for file in files]
+def _find_or_fetch(folder: Path, name: str, sha256: str) -> Path:
+    zipped = folder.absolute() / f"{name}.gz"
+    for place in (folder, folder / "FashionMNIST" / "raw", DEBIAN):
+        for path in (place / name, place / zipped.name):
+            if path.is_file():
+                return path
+    remedy = "(on Debian) apt-get install dataset-fashion-mnist"
+    fetch("fashion-mnist", f"{URL}{zipped.name}", zipped, f"sha256:{sha256}", remedy)
+    return zipped

@@ -1,140 +1,101 @@
-"""Which image files a folder holds, and that they can be read: found out once, then remembered."""
+"""Checks the image files in class folders, and reports those that cannot be read."""
 
-import json
 import os
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
+from glob import escape
 from hashlib import sha256
 from pathlib import Path
 
-from tqdm import tqdm
+import numpy as np
 
+from data.folder.cache import cache_path, read_cache, reader_threads, state_of, write_cache
 from data.image_files import fault_of
 from utils.console import say_once
-from utils.device import cpu_count
-from utils.errors import RunError, UserError
+from utils.errors import UserError
 from utils.storage.files import storage_errors, write_whole
 
-MOST_NAMED = 3  # files in an error
-ENTRY = {"changed", "files", "faults"}  # what is remembered of a subfolder
+MAX_NAMED = 3  # files in an error message
 
 
 @dataclass(frozen=True)
 class FolderScan:
-    """How folders are scanned.
+    """How folders are scanned. caches: where results are stored. on_error: `stop` or `skip`."""
 
-    memory: folder of what is remembered. num_workers: files read at once. on_error: `stop` or `skip`."""
-
-    memory: Path
-    num_workers: int = 0
+    caches: Path
+    num_workers: int = 0  # threads
     on_error: str = "stop"
 
     def files_of(self, folder: Path, subfolders: Sequence[str], suffix: str) -> list[dict[str, int]]:
-        """The names of the readable image files in each subfolder, sorted, with their sizes in bytes; hidden files are
-        left out.
+        """The readable image files in each subfolder: sorted names with sizes in bytes, without hidden files.
 
-        Every file is decoded once. The answer is remembered as long as a subfolder's time of change stays the same
-        (which a file that is added, removed or renamed there changes, and one written over does not).
-        Raises UserError for a subfolder that is missing or without images and, with on_error `stop`, for files that
-        cannot be read; with `skip` they are left out and listed in a text file in `memory`."""
-        memory = self.memory / f"{folder.name}-{sha256(os.fsencode(folder.absolute())).hexdigest()[:12]}.json"
+        Each file is decoded once. The result is cached until a subfolder's modification time changes; a file
+        overwritten in its place is not noticed. Raises UserError for a subfolder that is missing or has no
+        readable image, and as `leave_out`."""
         if missing := [name for name in subfolders if not (folder / name).is_dir()]:
             raise UserError(
-                f"{folder.absolute()} lacks {len(missing)} of {len(subfolders)} folders: "
-                f"{', '.join(missing[:MOST_NAMED])}{', ...' if len(missing) > MOST_NAMED else ''}; put them there, or "
-                "name the right place"
+                f"{folder.absolute()} lacks {len(missing)} of {len(subfolders)} folders, {_some(missing)}: "
+                "put them there, or name the right place"
             )
-        changed = {
-            name: (folder / name).stat().st_mtime_ns for name in subfolders
-        }  # a later change counts as one
-        known = _recall(memory)
-        new = [name for name in subfolders if known.get(name, {}).get("changed") != changed[name]]
-        if new:
-            entries = {
-                name: {"changed": changed[name], "files": _list(folder / name, suffix)} for name in new
-            }
-            self._check(folder, entries)
-            _remember(memory, known := known | entries)
-        entries = {name: known[name] for name in subfolders}
-        if faults := {
-            f"{name}/{file}": why for name in subfolders for file, why in entries[name]["faults"].items()
-        }:
-            leave_out(folder, faults, self.on_error, memory.with_name(f"{memory.stem}-unreadable.txt"))
-        readable = [
-            {file: size for file, size in entry["files"].items() if file not in entry["faults"]}
-            for entry in entries.values()
-        ]
-        if empty := [name for name, files in zip(subfolders, readable, strict=True) if not files]:
-            raise UserError(
-                f"{folder / empty[0]} holds no readable *{suffix} file ({len(empty)} of {len(subfolders)} folders "
-                "are like that): put the images there"
-            )
-        return readable
-
-    def _check(self, folder: Path, entries: dict[str, dict]) -> None:
-        """Note the faults of all files of the entries."""
-        total = sum(len(entry["files"]) for entry in entries.values())
-        bar = tqdm(total=total, desc=f"checking {folder.name}, once", unit="img", disable=None, leave=False)
-        pool = ThreadPoolExecutor(
-            max(1, min(self.num_workers, cpu_count()))
-        )  # Pillow decodes without Python's lock
-        try:
-            for name, entry in entries.items():
-                paths = [os.path.join(folder, name, file) for file in entry["files"]]
-                entry["files"] = {file: _size(path) for file, path in zip(entry["files"], paths, strict=True)}
-                entry["faults"] = {}
-                for file, fault in zip(entry["files"], pool.map(fault_of, paths), strict=True):
-                    if fault:
-                        entry["faults"][file] = fault
-                    bar.update()
-        finally:
-            pool.shutdown(cancel_futures=True)
-            bar.close()
-
-
-def leave_out(folder: Path, faults: dict[str, str], on_error: str, list_path: Path) -> None:
-    """Say which files of a folder cannot be read, file -> why: with on_error `stop` in a UserError, with `skip` in a
-    list."""
-    some = [f"{folder / name} ({why})" for name, why in list(faults.items())[:MOST_NAMED]]
-    more = f" and {len(faults) - len(some)} more" if len(faults) > len(some) else ""
-    if on_error == "stop":
-        raise UserError(
-            f"{len(faults)} image files cannot be read: {', '.join(some)}{more}; put them right, or leave such files "
-            "out with on_error=skip"
+        path = cache_path(self.caches, folder, subfolders, suffix)
+        _, metadata = read_cache(path) or write_cache(
+            path, (0,), np.uint8, lambda _: {"folders": self._check_all(folder, subfolders, suffix)}
         )
-    write_list(list_path, (f"{folder / name}\t{why}" for name, why in faults.items()))
-    say_once(f"left out {len(faults)} image files that cannot be read; they are listed in {list_path}")
+        found = metadata["folders"]
+        faults = {f"{name}/{file}": fault for name in found for file, fault in found[name]["faults"].items()}
+        leave_out(self.caches, folder, faults, self.on_error)
+        if empty := [name for name in subfolders if not found[name]["sizes"]]:
+            raise UserError(
+                f"{len(empty)} of {len(subfolders)} folders in {folder.absolute()} have no "
+                f"readable *{suffix} file, {_some(empty)}: put the images there"
+            )
+        return [found[name]["sizes"] for name in subfolders]
+
+    def _check_all(self, folder: Path, subfolders: Sequence[str], suffix: str) -> dict[str, dict]:
+        """Decode the files of all subfolders but those that an earlier cache knows in their present state."""
+        known = {}
+        for path in self.caches.glob(f"{escape(folder.name[:40])}-*.npy"):
+            _, metadata = read_cache(path) or (None, {})
+            known |= {entry["state"]: entry for entry in metadata.get("folders", {}).values()}
+        states = {name: state_of(folder / name, [os.curdir], suffix) for name in subfolders}
+        new = [name for name in subfolders if states[name] not in known]
+        with reader_threads(self.num_workers, len(new), f"checking {folder.name}, once") as mapped:
+            checked = mapped(lambda name: _check_folder(folder / name, suffix, states[name]), new)
+            known |= {entry["state"]: entry for entry in checked}
+        return {name: known[states[name]] for name in subfolders}
 
 
-def write_list(path: Path, lines: Iterable[str]) -> None:
-    """Write lines to a text file, names of files byte by byte as the system has them."""
+def _check_folder(folder: Path, suffix: str, state: str) -> dict:
+    """Decode the image files of one folder. sizes: of those that can be read. faults: why others cannot."""
+    files = sorted(file for file in os.listdir(folder) if file.endswith(suffix) and not file.startswith("."))
+    faults = {file: fault for file in files if (fault := fault_of(folder / file))}
+    sizes = {file: os.stat(folder / file).st_size for file in files if file not in faults}
+    return {"state": state, "sizes": sizes, "faults": faults}
+
+
+def leave_out(caches: Path, folder: Path, faults: dict[str, str], on_error: str) -> None:
+    """Report unreadable files, name -> why: with on_error `stop` as a UserError, else in a text file."""
+    if faults and on_error == "stop":
+        named = _some([f"{folder / name} ({fault})" for name, fault in faults.items()])
+        raise UserError(
+            f"{len(faults)} image files cannot be read: {named}: repair or remove them, or set on_error=skip"
+        )
+    if faults:
+        lines = (f"{folder / name}\t{fault}" for name, fault in faults.items())
+        path = write_list(caches, folder, "unreadable", lines)
+        say_once(f"left out {len(faults)} image files that cannot be read (listed in {path})")
+
+
+def _some(words: list[str]) -> str:
+    more = len(words) - MAX_NAMED
+    return ", ".join(words[:MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def write_list(caches: Path, folder: Path, kind: str, lines: Iterable[str]) -> Path:
+    """Write a text file in `caches` that lists files of a folder, names byte by byte. Returns its path."""
+    place = sha256(os.fsencode(folder.absolute())).hexdigest()[:12]
+    path = caches / f"{folder.absolute().name[:40]}-{place}-{kind}.txt"
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     write_whole({path: "".join(f"{line}\n" for line in lines).encode(errors="surrogateescape")})
-
-
-def _list(folder: Path, suffix: str) -> list[str]:
-    return sorted(name for name in os.listdir(folder) if name.endswith(suffix) and not name.startswith("."))
-
-
-def _size(path: str) -> int:
-    try:
-        return os.stat(path).st_size
-    except OSError:  # it is a fault, too
-        return 0
-
-
-def _recall(memory: Path) -> dict[str, dict]:
-    try:
-        entries = json.loads(memory.read_bytes())
-        return {name: entry for name, entry in entries.items() if entry.keys() == ENTRY}
-    except (OSError, ValueError, AttributeError):  # not there yet, or damaged: scan anew
-        return {}
-
-
-def _remember(memory: Path, entries: dict[str, dict]) -> None:
-    with suppress(RunError, OSError):  # what cannot be kept is found out again next time
-        memory.parent.mkdir(parents=True, exist_ok=True)
-        write_whole({memory: json.dumps(entries).encode()})
+    return path

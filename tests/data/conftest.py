@@ -1,5 +1,4 @@
-"""What the tests of data share: pictures (photographs, and the edge cases that operations treat on their own), and a
-server to download from."""
+"""Fixtures for the tests of data: images (photographs and edge cases of the operations), and a web server."""
 
 import threading
 from functools import cache, partial

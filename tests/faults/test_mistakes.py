@@ -30,7 +30,7 @@ import scan
 import selflabel
 import simclr
 from data.dataset import ResidentDataset
-from data.datasets import fashion_mnist
+from data.datasets import download, fashion_mnist
 from losses import ConfidenceBasedCE, SCANLoss, SimCLRLoss
 from models.backbones.resnet import ResNet18
 from models.heads import ContrastiveModel
@@ -402,7 +402,7 @@ def fashion_mnist_is(content):
                 (folder / name).write_bytes(content)
         patch.delenv("SCAN_FASHION_MNIST_DIR", raising=False)
         patch.setattr(fashion_mnist, "DEBIAN", folder)
-        patch.setattr(fashion_mnist, "download_url", raising(OSError("Network is unreachable")))
+        patch.setattr(download, "urlopen", raising(OSError("Network is unreachable")))
 
     return do
 
@@ -1217,14 +1217,14 @@ STORAGE = {
     "a data file of zero bytes": Case(
         "pretext",
         f"{FASHION} db_root_dir.fashion-mnist={{outside}}/fashion",
-        r"/fashion/train-images-idx3-ubyte \(0 bytes\) is no whole idx file",
-        r"remove it, and it will be downloaded anew",
+        r"/fashion/train-images-idx3-ubyte",
+        r"remove it",
         fashion_mnist_is(b""),
     ),
     "a data set that is not there, without a network": Case(
         "pretext",
         f"{FASHION} db_root_dir.fashion-mnist={{outside}}/fashion",
-        r"missing or incomplete in \S+/fashion, .*Network is unreachable",
+        r"\S+/fashion/.*Network is unreachable",
         r"db_root_dir\.fashion-mnist=\.\.\.",
         fashion_mnist_is(None),
     ),
@@ -1456,40 +1456,40 @@ IMAGE_FILES = {
     "no ImageNet there": Case(
         "moco",
         "--restart db_root_dir.imagenet={outside}/nowhere",
-        r"imagenet_50 is not in \S+/nowhere: ILSVRC2012_img_train/",
+        r"imagenet_50 .*/nowhere.*ILSVRC2012_img_train/",
         PLACE,
     ),
     "ImageNet's folder one level too deep": Case(
         "scan",
         "run_name=second pretext_dir={here}/pretext db_root_dir.imagenet={outside}/images/ILSVRC2012_img_train",
-        r"imagenet_50 is not in \S+/images/ILSVRC2012_img_train:",
+        r"imagenet_50 .*/images/ILSVRC2012_img_train",
         PLACE,
     ),
     "a larger subset than there is": Case(
         "moco",
         "train_db_name=imagenet_100 run_name=second",
-        r"/images/ILSVRC2012_img_train lacks 50 of 100 folders: n\d{8}, ",
-        r"put them there, or name the right place",
+        r"/images/ILSVRC2012_img_train .*50 of 100 .*n\d{8}, ",
+        r"name the right place",
     ),
     "a class without its folder": Case(
         "scan",
         "run_name=second pretext_dir={here}/pretext",
-        rf"/ILSVRC2012_img_train lacks 1 of 50 folders: {imagenet_runs.IDS[7]};",
-        r"put them there, or name the right place",
+        rf"/ILSVRC2012_img_train .*1 of 50 .*{imagenet_runs.IDS[7]}",
+        r"name the right place",
         in_class(shutil.rmtree, 7),
     ),
     "a class without images": Case(
         "scan",
         "on_error=skip run_name=second pretext_dir={here}/pretext",
-        rf"/{imagenet_runs.IDS[3]} holds no readable \*\.JPEG file \(1 of 50",
+        rf"1 of 50 .*{imagenet_runs.IDS[3]}",
         r"put the images there",
         in_class(emptied_folder, 3),
     ),
     "a file that is no image": Case(
         "moco",
         "--restart",
-        rf"1 image files cannot be read: \S+/{imagenet_runs.IDS[0]}_0\.JPEG \(no image",
-        r"put them right, or leave .*on_error=skip",
+        rf"1 image files .*/{imagenet_runs.IDS[0]}_0\.JPEG \(no image",
+        r"on_error=skip",
         image_spoilt,
     ),
     "an image lost between mining and SCAN": Case(
