@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> None:
     if run.is_finished(partial(open_splits, cfg)):
         return
     train_set, val_set = open_splits(cfg)
-    check_before_training(cfg, train_set, val_set)
+    check_before_training(len(train_set), len(val_set), cfg.num_neighbors, cfg.knn_backend, cfg.knn_index)
     run.uses(train_set, val_set)
     plain = val_transform(cfg.transformation_kwargs)
     splits = {
@@ -57,9 +57,7 @@ def main(argv: list[str] | None = None) -> None:
 
     features = {}
     for split, loader in splits.items():
-        (features[split],) = cached_features(
-            run.folder / f"features-{split}.npy", layer, loader
-        )  # (N, D), unit length
+        (features[split],) = cached_features(run.folder, f"features-{split}", layer, loader)  # (N, D), unit length
     mine(run, features, train_set, val_set)
     run.finish("the model, both neighbor files and neighbors.png")
 

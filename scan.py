@@ -100,7 +100,7 @@ def main(argv: list[str] | None = None) -> None:
         in_order = build_loader(
             train_set, [strategy], EVAL_BATCH_SIZE, run.device
         )  # the same views for every seed
-        features = cached_features(pretext / "cached_views.npy", model.backbone, in_order, cfg.cached_views)
+        features = cached_features(pretext, "cached_views", model.backbone, in_order, cfg.cached_views)
         loader = FeatureLoader(
             features, train_set, loader.views, cfg.batch_size, run.device, True, neighbors, cfg.seed
         )

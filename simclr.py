@@ -51,8 +51,7 @@ def train(run: Run, model, train_set, val_set, splits: dict) -> None:
         metrics = train_epoch(run, model, loader, criterion, optimizer, epoch)
         run.check_finite(epoch)
         if run.is_due(epoch, cfg.knn_every) and train_set.is_labelled and val_set.is_labelled:
-            with run.autocast():
-                features = {split: extract_features(model, images) for split, images in splits.items()}
+            features = {split: extract_features(model, each, run.autocast) for split, each in splits.items()}
             metrics["val/knn_accuracy"] = knn_accuracy(features, train_set, val_set, run.device)
         run.log_epoch(epoch, metrics)
         run.save(epoch)
@@ -66,7 +65,7 @@ def main(argv: list[str] | None = None) -> None:
     if not trained and run.is_finished(partial(open_splits, cfg)):
         return
     train_set, val_set = open_splits(cfg)
-    check_before_training(cfg, train_set, val_set)
+    check_before_training(len(train_set), len(val_set), cfg.num_neighbors, cfg.knn_backend, cfg.knn_index)
     run.uses(train_set, val_set)
     plain = val_transform(cfg.transformation_kwargs)
     splits = {
