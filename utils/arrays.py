@@ -29,12 +29,11 @@ def evenly_spaced(number: int, total: int) -> Tensor:
 @contextmanager
 def full_precision() -> Iterator[None]:
     """Compute in fp32 inside the block: no autocast, no TF32. The settings are restored after it."""
-    products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    torch.set_float32_matmul_precision("highest")
-    torch.backends.cudnn.allow_tf32 = False
+    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = products.allow_tf32, convolutions.allow_tf32
+    products.allow_tf32 = convolutions.allow_tf32 = False
     try:
         with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
             yield
     finally:
-        torch.set_float32_matmul_precision(products)
-        torch.backends.cudnn.allow_tf32 = convolutions
+        products.allow_tf32, convolutions.allow_tf32 = before

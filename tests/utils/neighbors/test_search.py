@@ -1,4 +1,5 @@
 import math
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import numpy as np
@@ -52,7 +53,7 @@ def products(monkeypatch):
 
     def watched(*args, out):
         seen.append(
-            (tuple(out.shape), torch.get_float32_matmul_precision(), torch.is_autocast_enabled("cpu"))
+            (tuple(out.shape), torch.backends.cuda.matmul.allow_tf32, torch.is_autocast_enabled("cpu"))
         )
         return multiply(*args, out=out)
 
@@ -97,17 +98,20 @@ def test_features_are_used_as_they_come_so_longer_rows_attract(backend):
     assert mine_neighbors(features, 2, backend)[0].tolist() == [0, 2, 1]
 
 
+@contextmanager
+def tf32_allowed():
+    products = torch.backends.cuda.matmul
+    before, products.allow_tf32 = products.allow_tf32, True
+    yield
+    products.allow_tf32 = before
+
+
 def test_similarities_are_fp32_even_under_autocast_and_where_tf32_is_allowed(backend, products):
-    features, before = unit_features(count=200, dim=32), torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high")
-    try:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            assert torch.equal(mine_neighbors(features, 10, backend), brute_force(features, 10))
-            assert torch.is_autocast_enabled("cpu")
-        assert torch.get_float32_matmul_precision() == "high"
-    finally:
-        torch.set_float32_matmul_precision(before)
-    assert products == [((200, 200), "highest", False)] * (backend == "torch")
+    features = unit_features(count=200, dim=32)
+    with tf32_allowed(), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(mine_neighbors(features, 10, backend), brute_force(features, 10))
+        assert torch.is_autocast_enabled("cpu") and torch.backends.cuda.matmul.allow_tf32
+    assert products == [((200, 200), False, False)] * (backend == "torch")
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, 0.0], ids=["NaN", "infinite", "all zero"])
@@ -324,9 +328,9 @@ def test_weighted_knn_equals_a_loop_over_queries(k, temperature):
 
 
 def test_by_default_the_100_nearest_vote_at_temperature_0_1():
-    """The nearest row, of class 1, votes 1; the 98 of class 0 after it exp((0.542 - 1) / 0.1) = 1 / 97.5 each, as
-    do the 100th, of class 1, and the 101st, of class 0. So class 1 has 1 + 1 / 97.5 against 98 / 97.5; without
-    the 100th, or with the 101st, it would have less than class 0."""
+    """The nearest row, of class 1, votes 1. The next 98, of class 0, vote exp(-0.458 / 0.1) = 1 / 97.5 each,
+    as do the 100th, of class 1, and the 101st, of class 0. So class 1 has 1 + 1 / 97.5 against 98 / 97.5;
+    without the 100th, or with the 101st, it would have less than class 0."""
     similarity = torch.tensor([1.0] + [0.5421] * 98 + [0.5420, 0.5419], dtype=torch.float64)
     memory = torch.stack([similarity, (1 - similarity**2).sqrt()], dim=1).float()
     targets, query = torch.tensor([1] + [0] * 98 + [1, 0]), torch.tensor([[1.0, 0.0]])
