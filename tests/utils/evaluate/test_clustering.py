@@ -115,7 +115,7 @@ def test_an_unmatched_cluster_is_never_a_top_5_hit():
 
 
 def test_a_thousand_clusters_by_hand():
-    """5 images of each of 1000 classes: 4 in the class's own cluster, 1 in that of the next class. For the last,
+    """5 images of each of 1000 classes: 4 in the class's own cluster, 1 in that of the next class. For it,
     the own cluster is the fifth likeliest in even classes, the sixth in odd ones."""
     cluster_of = [7 * target % 1000 for target in range(1000)]
     targets = np.arange(1000).repeat(5)
