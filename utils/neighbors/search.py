@@ -178,6 +178,6 @@ def load_neighbors(path: Path, num_images: int, num_neighbors: int | None = None
     if num_neighbors > mined:
         raise UserError(
             f"num_neighbors {num_neighbors} is more than the {mined} mined in {path}: set num_neighbors to "
-            f"at most {mined}, or mine more in the pretext stage with num_neighbors={num_neighbors}"
+            f"at most {mined}, or mine more in the pretext stage again with num_neighbors={num_neighbors}"
         )
     return torch.from_numpy(neighbors[:, : num_neighbors + 1].astype(np.int64))
