@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +31,10 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def extract_features(
-    model: nn.Module, loader, autocast: Callable[[], AbstractContextManager] = nullcontext
-) -> Tensor:
+def extract_features(model: nn.Module, loader, autocast=nullcontext) -> Tensor:
     """model(images) for all N images: (N, D) float32 on the CPU.
 
-    Computed in fp32 even inside an autocast block; `autocast` opens one that counts, for monitoring."""
+    Computed in fp32 even inside an autocast block; `autocast` may open one that counts, for monitoring."""
     features = None
     with evaluating(model), autocast():
         for batch in loader:

@@ -1,6 +1,5 @@
 """Figures that describe clusters without labels, and the neighbors they are measured with."""
 
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,17 +21,13 @@ from utils.storage.files import verify_manifest
 
 
 def judge_without_labels(
-    probabilities: Tensor,
-    features: Tensor,
-    dataset,
-    pretext_dir: str,
-    knn_backend: str,
-    cluster_prior: Sequence[float] | None = None,
+    probabilities: Tensor, features: Tensor, dataset, pretext_dir: str, knn_backend: str, cluster_prior=None
 ) -> dict:
     """SCAN's terms, neighbor agreement, silhouette, cluster sizes and confidences of a clustering.
 
     probabilities: (N, K); features: (N, D) of the backbone, not normalised. The neighbors are those of
-    `pretext_dir` if they were mined from these images, else the nearest by the features."""
+    `pretext_dir` if they were mined from these images, else the nearest by the features. cluster_prior: see
+    `scan_validation`."""
     predictions, figures = probabilities.argmax(dim=1), {}
     try:
         neighbors = neighbors_to_judge(dataset, features, pretext_dir, knn_backend)
@@ -47,6 +42,7 @@ def judge_without_labels(
 
 
 def neighbors_to_judge(dataset, features: Tensor, pretext_dir: str, knn_backend: str) -> Tensor:
+    """int64 (N, T+1), column 0 the image itself; for the rest see `judge_without_labels`."""
     path = Path(pretext_dir, NEIGHBORS["val"])
     with suppress(RunError, UserError, OSError):
         manifest = verify_manifest(path)

@@ -42,9 +42,7 @@ def recall(neighbors: Tensor, features: Tensor, sample: int = 1000) -> float:
 
     neighbors: int64 (N, T+1), column 0, the image itself, left out; features: (N, D) fp32 on any device."""
     rows = evenly_spaced(sample, len(features))  # (S,)
-    offsets = (torch.arange(len(rows)) * len(features))[
-        :, None
-    ]  # (S, 1), so that numbers of two rows never match
+    offsets = len(features) * torch.arange(len(rows))[:, None]  # (S, 1): numbers of two rows never match
     exact = exact_neighbors(features, neighbors.shape[1] - 1, rows)[:, 1:] + offsets  # (S, T)
     return share(torch.isin(exact, neighbors[rows, 1:] + offsets))
 
@@ -173,11 +171,10 @@ def load_neighbors(path: Path, num_images: int, num_neighbors: int | None = None
         wrong = f"image {low if low < 0 else high}, but the split's images are 0 to {num_images - 1}"
         raise UserError(f"{path} names {wrong}: {remedy}")
     mined = neighbors.shape[1] - 1
-    if num_neighbors is None:
-        num_neighbors = mined
-    if num_neighbors > mined:
+    wanted = mined if num_neighbors is None else num_neighbors
+    if wanted > mined:
         raise UserError(
             f"num_neighbors {num_neighbors} is more than the {mined} mined in {path}: set num_neighbors to "
-            f"at most {mined}, or mine more in the pretext stage again with num_neighbors={num_neighbors}"
+            f"at most {mined}, or mine more in the pretext stage, begun with num_neighbors={num_neighbors}"
         )
-    return torch.from_numpy(neighbors[:, : num_neighbors + 1].astype(np.int64))
+    return torch.from_numpy(neighbors[:, : wanted + 1].astype(np.int64))

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import hypergeom
-from sklearn import metrics as sklearn_metrics
 from sklearn.datasets import make_blobs
 
 from utils.evaluate.clustering import (
@@ -47,32 +46,11 @@ def test_acc_is_that_of_the_best_of_all_one_to_one_matchings(num_clusters, num_c
         assert len(set(side)) == len(side) == min(num_clusters, num_classes)
 
 
-def test_the_match_pairs_each_cluster_with_its_class():
-    found = clustering_metrics([2, 2, 0, 0, 1, 1], [0, 0, 1, 1, 2, 2])
-    assert sorted(found["hungarian_match"]) == [(0, 1), (1, 2), (2, 0)]
-    assert found["ACC"] == 1.0
-
-
-def test_renaming_clusters_or_classes_changes_no_metric():
-    predictions, targets = random_labels(5, seed=3), random_labels(4, seed=4)
-    found = clustering_metrics(predictions, targets)
-    cluster_names, class_names = np.array([3, 0, 4, 1, 2]), np.array([2, 3, 0, 1])
-    renamed = clustering_metrics(cluster_names[predictions], class_names[targets])
-    for name in ("ACC", "balanced ACC", "macro-F1", "NMI", "AMI", "ARI", "ACC many-to-one"):
-        assert renamed[name] == pytest.approx(found[name]), name
-
-
 def test_twice_as_many_pure_clusters_as_classes_is_half_right_one_to_one_and_all_right_many_to_one():
     targets = np.repeat(np.arange(5), 8)
     predictions = 2 * targets + np.tile([0, 1], 20)
     found = clustering_metrics(predictions, targets)
     assert (found["ACC"], found["ACC many-to-one"]) == (0.5, 1.0)
-
-
-def test_everything_in_one_cluster_scores_the_largest_class_and_no_information():
-    found = clustering_metrics([0] * 10, [0] * 6 + [1] * 4)
-    assert (found["ACC"], found["ACC many-to-one"]) == (0.6, 0.6)
-    assert found["NMI"] == found["AMI"] == found["ARI"] == pytest.approx(0)
 
 
 def test_a_class_missing_from_the_split_costs_nothing():
@@ -82,17 +60,6 @@ def test_a_class_missing_from_the_split_costs_nothing():
 
 
 # -- clustering_metrics: the other numbers
-
-
-@pytest.mark.parametrize(("num_clusters", "num_classes"), [(4, 4), (7, 3)])
-def test_nmi_ami_and_ari_are_scikit_learns(num_clusters, num_classes):
-    targets = random_labels(num_classes, seed=5)
-    predictions = np.where(random_labels(2, seed=6) == 1, targets, random_labels(num_clusters, seed=7))
-    found = clustering_metrics(predictions, targets)
-    assert found["NMI"] == pytest.approx(sklearn_metrics.normalized_mutual_info_score(targets, predictions))
-    assert found["AMI"] == pytest.approx(sklearn_metrics.adjusted_mutual_info_score(targets, predictions))
-    assert found["ARI"] == pytest.approx(sklearn_metrics.adjusted_rand_score(targets, predictions))
-    assert len({round(found[name], 6) for name in ("NMI", "AMI", "ARI")}) == 3
 
 
 @pytest.mark.parametrize("clusters", [3, 5, 9])
