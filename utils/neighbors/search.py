@@ -174,7 +174,7 @@ def load_neighbors(path: Path, num_images: int, num_neighbors: int | None = None
     wanted = mined if num_neighbors is None else num_neighbors
     if wanted > mined:
         raise UserError(
-            f"num_neighbors {num_neighbors} is more than the {mined} mined in {path}: set num_neighbors to "
-            f"at most {mined}, or mine more in the pretext stage, begun with num_neighbors={num_neighbors}"
+            f"num_neighbors {wanted} is more than the {mined} mined in {path}: set num_neighbors to at most "
+            f"{mined}, or mine more in the pretext stage (simclr.py, moco.py) with num_neighbors={wanted}"
         )
     return torch.from_numpy(neighbors[:, : wanted + 1].astype(np.int64))
