@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> None:
 
     features = {}
     for split, loader in splits.items():
-        (features[split],) = cached_features(run.folder, f"features-{split}", layer, loader)  # (N, D), unit length
+        (features[split],) = cached_features(run.folder, f"features-{split}", layer, loader)  # (N, D)
     mine(run, features, train_set, val_set)
     run.finish("the model, both neighbor files and neighbors.png")
 
