@@ -99,7 +99,7 @@ def test_each_row_says_what_the_models_of_its_runs_do(swept, root):
 
 
 def passes_of_caches(root):
-    return [read_manifest(path)["passes"] for path in (root / "digits" / "pretext").glob("cached_views-*.npy")]
+    return [read_manifest(path)["passes"] for path in root.glob("digits/pretext/cached_views-*.npy")]
 
 
 def test_all_runs_share_one_extraction_and_train_the_heads_alone(swept, root):
