@@ -120,7 +120,14 @@ def judge_clusters(cfg, arguments, model, loader, images: str, head: int) -> Non
     probabilities = predict(model.cluster_head, once)[head]  # (N, K)
     made = config_of(arguments.model, cfg)  # its folders may be others than this config's
     features = features.to(loader.device)  # where neighbors are searched
-    metrics = judge_without_labels(made, dataset, probabilities, features)
+    metrics = judge_without_labels(
+        probabilities,
+        features,
+        dataset,
+        made.pretext_dir,
+        made.knn_backend,
+        made.get("criterion_kwargs", {}).get("cluster_prior"),
+    )
     metrics |= evaluate_clusters(probabilities, dataset.targets)
     stage = STAGES[cfg.setup].folder
     print_metrics(f"{stage} model {arguments.model} on {images}, head {head}", metrics)

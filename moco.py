@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
         weights = read_pretrained(path)
         run.folder.start_from_weights(path)
         train_set, val_set = open_splits(cfg)
-        check_before_training(cfg, train_set, val_set)
+        check_before_training(len(train_set), len(val_set), cfg.num_neighbors, cfg.knn_backend, cfg.knn_index)
         run.folder.use_images(train_set, val_set)
         if run.is_finished():
             return

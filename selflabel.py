@@ -103,16 +103,14 @@ def main(argv: list[str] | None = None) -> None:
         task = Task(model, loader, criterion, optimizer, ema)
         run.log.note(f"loaded the backbone and the best head, {head}, from {inputs.folder / MODEL}")
         run.log.note(confidence_summary(predict(model, train_images)[0], cfg.confidence_threshold))
-        with run.autocast():  # as after each epoch
-            used = evaluate_clusters(predict(model, val_images)[0], val_set.targets)["used_clusters"]
+        used = evaluate_clusters(predict(model, val_images)[0], val_set.targets)["used_clusters"]
 
         for epoch in run.epochs():
             set_learning_rate(optimizer, cfg, epoch)
             metrics = train_epoch(task, run.meter(loader, epoch), run.autocast)
             if metrics["train/confident_share"] == 0:
                 raise none_confident(epoch, predict(model, train_images)[0], cfg.confidence_threshold)
-            with run.autocast():
-                figures = evaluate_clusters(predict(model, val_images)[0], val_set.targets)
+            figures = evaluate_clusters(predict(model, val_images)[0], val_set.targets)
             warn_of_lost_clusters(run.log, epoch, used, used := figures["used_clusters"])
             figures.pop("hungarian_match", None)
             run.end_epoch(epoch, metrics | {f"val/{name}": value for name, value in figures.items()})

@@ -59,8 +59,9 @@ def train(run: Run, model: nn.Module, train_set, val_set, splits: dict) -> None:
         metrics = train_epoch(task, run.meter(loader, epoch), run.autocast)
         is_due = (epoch + 1) % cfg.knn_every == 0 or epoch + 1 == cfg.epochs
         if is_due and train_set.is_labelled and val_set.is_labelled:
-            with run.autocast():
-                features = {split: extract_features(model, images) for split, images in splits.items()}
+            features = {
+                name: extract_features(model, images, run.autocast) for name, images in splits.items()
+            }
             metrics["val/knn_accuracy"] = knn_accuracy(features, train_set, val_set, run.device)
         run.end_epoch(epoch, metrics)
 
@@ -72,7 +73,7 @@ def main(argv: list[str] | None = None) -> None:
         if weights:
             run.folder.start_from_weights(options.model)
         train_set, val_set = open_splits(cfg)
-        check_before_training(cfg, train_set, val_set)
+        check_before_training(len(train_set), len(val_set), cfg.num_neighbors, cfg.knn_backend, cfg.knn_index)
         run.folder.use_images(train_set, val_set)
         if not weights and run.is_finished():
             return

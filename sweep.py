@@ -111,7 +111,7 @@ def config_of(argv: list[str]) -> EasyDict:
     return stage_config(argv, "scan")[0]
 
 
-def run_variant(settings: dict[str, str], commands: list[list[str]], features_path: Path) -> Variant:
+def run_variant(settings: dict[str, str], commands: list[list[str]], folder: Path) -> Variant:
     """Train the heads with each command line of scan.py, as far as that is not done yet, and measure what they say."""
     cfg = config_of(commands[0])
     val_set = build_dataset(cfg, "val")
@@ -119,7 +119,7 @@ def run_variant(settings: dict[str, str], commands: list[list[str]], features_pa
     for command_line in commands:
         scan.main(command_line)
         cfg = config_of(command_line)
-        outcome, clusters = measure(cfg, val_set, features_path)
+        outcome, clusters = measure(cfg, val_set, folder)
         predictions.append(clusters)
         for name, value in outcome.items():
             measured[name] += [] if value is None else [value]
@@ -127,14 +127,14 @@ def run_variant(settings: dict[str, str], commands: list[list[str]], features_pa
     return Variant(settings, cfg.num_classes, len(commands), measured)
 
 
-def measure(cfg, val_set, features_path: Path) -> tuple[dict[str, float | None], Tensor]:
+def measure(cfg, val_set, sweep_folder: Path) -> tuple[dict[str, float | None], Tensor]:
     """What a finished run is worth by each column but agreement, and the cluster of each val image, (N,)."""
     folder, device = Path(cfg.root_dir, cfg.run_name, "scan"), choose_device(cfg.device)
     model, weights = build_model(cfg), read_weights(folder / MODEL, "scan")
     load_whole(model, weights, folder / MODEL)
     model = model.to(device, memory_format=torch.channels_last)
     images = eval_loader(val_set, val_transform(cfg.transformation_kwargs), device)
-    features = cached_features(features_path.parent, features_path.stem, model.backbone, images)  # (1, N, D)
+    features = cached_features(sweep_folder, "features-val", model.backbone, images)  # (1, N, D)
     loader = FeatureLoader(features, val_set, [None], EVAL_BATCH_SIZE, device)
     probabilities = predict(model.cluster_head, loader)[weights.head]  # (N, K)
     predictions = probabilities.argmax(dim=1)
@@ -153,7 +153,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parse_args(argv)
     folder, commands = plan(arguments)
     variants = [
-        run_variant(settings, of_seeds, folder / "features-val.npy")
+        run_variant(settings, of_seeds, folder)
         for settings, of_seeds in zip(arguments.variants, commands, strict=True)
     ]
     rows = [summary(variant) for variant in variants]

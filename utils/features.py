@@ -1,8 +1,9 @@
-"""What a network says of every image of a split, in order; kept in a file where it takes long to find out."""
+"""Feature extraction over a split, cached on disk where it takes long."""
 
 import hashlib
+import json
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,31 +11,32 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from utils.storage.files import fresh_manifest, new_array
+from utils.arrays import full_precision
+from utils.errors import RunError
+from utils.storage.files import new_array, read_manifest
 
-IN_MEMORY = 4 * 2**30  # bytes; kept features that take more are memory-mapped
+IN_MEMORY = 4 * 2**30  # bytes; cached features that take more are memory-mapped
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode, no gradients, full fp32 (no TF32); every module's mode and the settings are put back after."""
+    """Eval mode, no gradients, fp32 (no autocast, no TF32); all of it is restored after the block."""
     modes = {module: module.training for module in model.modules()}
-    matmul, cudnn = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), full_precision():
             yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, cudnn
         for module, mode in modes.items():
             module.training = mode
 
 
-def extract_features(model: nn.Module, loader) -> Tensor:
-    """model(images) for all N images: (N, D) float32 on the CPU."""
+def extract_features(model: nn.Module, loader, autocast=nullcontext) -> Tensor:
+    """model(images) for all N images: (N, D) float32 on the CPU.
+
+    Computed in fp32 even inside an autocast block; `autocast` may open one that counts, for monitoring."""
     features = None
-    with evaluating(model):
+    with evaluating(model), autocast():
         for batch in loader:
             rows = model(batch.views[0]).float()  # (B, D)
             if features is None:
@@ -44,7 +46,7 @@ def extract_features(model: nn.Module, loader) -> Tensor:
 
 
 def predict(model: nn.Module, loader) -> list[Tensor]:
-    """Softmax of a ClusteringModel's logits for all N images: (N, K) float32 on the CPU, one for each head."""
+    """Softmax of a clustering model's logits for all N images: float32 (N, K) on the CPU, for each head."""
     heads = []
     with evaluating(model):
         for batch in loader:
@@ -56,25 +58,35 @@ def predict(model: nn.Module, loader) -> list[Tensor]:
 
 
 def cached_features(folder: Path, name: str, model: nn.Module, loader, passes: int = 1) -> Tensor:
-    """model(images) of `passes` passes over a loader in order, each with random numbers of its own: (passes, N, D).
+    """model(images) in `passes` passes over a loader, each with its own views: (passes, N, D) float32.
 
-    float32 on the CPU; from the `.npy` file `path` if its record says that it was made of the same images, weights and
-    views, else extracted and kept there. Above IN_MEMORY bytes they stay on disk, memory-mapped."""
-    path = Path(folder) / f"{name}.npy"
-    facts = {
-        "holds": "features",
+    Kept as `<folder>/<name>-<hash>.npy`, where the hash covers images, weights, network, transform, seed and
+    passes: one name stands for one content, so runs may share a folder. A file is taken if its manifest
+    agrees and its size is right, without hashing it: this detects a truncated file, but not a flipped bit.
+    On the CPU, memory-mapped above IN_MEMORY bytes."""
+    metadata = {
         "images_sha256": loader.dataset.fingerprint,
         "weights_sha256": weights_sha256(model),
-        "views": f"{loader.views[0]!r}, seed {loader.seed}",
+        "transform": repr(loader.views[0]),
+        "seed": loader.seed,
         "passes": passes,
     }
-    if fresh_manifest(path, facts) is None:
-        _keep(path, facts, model, loader, passes)
+    digest = hashlib.sha256(json.dumps(metadata).encode()).hexdigest()
+    path = folder / f"{name}-{digest[:12]}.npy"
+    if not _is_cached(path, metadata):
+        _write(path, metadata, model, loader, passes)
     mode = "c" if path.stat().st_size > IN_MEMORY else None  # copy on write: PyTorch wants writable memory
     return torch.from_numpy(np.load(path, mmap_mode=mode))
 
 
-def _keep(path: Path, facts: dict[str, Any], model: nn.Module, loader, passes: int) -> None:
+def _is_cached(path: Path, metadata: dict[str, Any]) -> bool:
+    with suppress(RunError, OSError):  # a damaged manifest; no file
+        manifest = read_manifest(path) or {}
+        return manifest.items() >= metadata.items() and manifest.get("bytes") == path.stat().st_size
+    return False
+
+
+def _write(path: Path, metadata: dict[str, Any], model: nn.Module, loader, passes: int) -> None:
     array = None
     with ExitStack() as stack:
         stack.enter_context(evaluating(model))
@@ -84,12 +96,12 @@ def _keep(path: Path, facts: dict[str, Any], model: nn.Module, loader, passes: i
                 rows = model(batch.views[0]).float().cpu().numpy()  # (B, D)
                 if array is None:
                     shape = (passes, len(loader.dataset), rows.shape[1])
-                    array = stack.enter_context(new_array(path, shape, np.float32, facts))
+                    array = stack.enter_context(new_array(path, shape, np.float32, metadata))
                 array[number, batch.index] = rows
 
 
 def weights_sha256(model: nn.Module) -> str:
-    """SHA-256 of all weights and buffers, their names, and the network that they are in."""
+    """SHA-256 of the network's form, and of the names and values of its weights and buffers."""
     digest = hashlib.sha256(repr(model).encode())
     for name, value in model.state_dict().items():
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())

@@ -1,4 +1,4 @@
-"""Optimizers and learning-rate schedules of the configs."""
+"""Optimizers and learning-rate schedules."""
 
 import math
 from collections.abc import Iterable
@@ -15,25 +15,23 @@ OPTIMIZERS = {  # name: class, and the optimizer_kwargs that it reads
 def build_optimizer(name: str, kwargs, parameters: Iterable[torch.nn.Parameter]) -> Optimizer:
     """Plain SGD or Adam over all parameters given, weight decay on biases and batch norms too (as published).
 
-    Fused: all parameters in one kernel, which takes a gradient in the memory layout of its parameter for granted; that
-    is how autograd makes it."""
+    Fused: one kernel for all parameters. It expects each gradient in the memory layout of its parameter, as
+    autograd makes it."""
     optimizer, reads = OPTIMIZERS[name]
     return optimizer(parameters, fused=True, **{key: kwargs[key] for key in reads})
 
 
 def learning_rate(cfg, epoch: int) -> float:
-    """The rate of epoch 0, 1, ..., set before the epoch.
+    """The learning-rate schedule: the rate of epoch 0, 1, ...
 
-    cosine: from lr to eta_min = lr * lr_decay_rate ** 3, half a period over all epochs. step: times lr_decay_rate for
-    each milestone of lr_decay_epochs before this epoch. constant: lr."""
+    cosine: half a period from lr to lr * lr_decay_rate ** 3, which it would reach at epoch `epochs`.
+    step: lr, times lr_decay_rate for each milestone of lr_decay_epochs before this epoch. constant: lr."""
     lr, kwargs = cfg.optimizer_kwargs.lr, cfg.get("scheduler_kwargs", {})
     if cfg.scheduler == "cosine":
-        eta_min = lr * kwargs["lr_decay_rate"] ** 3
-        return eta_min + (lr - eta_min) * (1 + math.cos(math.pi * epoch / cfg.epochs)) / 2
+        lowest = lr * kwargs["lr_decay_rate"] ** 3
+        return lowest + (lr - lowest) * (1 + math.cos(math.pi * epoch / cfg.epochs)) / 2
     if cfg.scheduler == "step":
-        return lr * kwargs["lr_decay_rate"] ** sum(
-            milestone < epoch for milestone in kwargs["lr_decay_epochs"]
-        )
+        return lr * kwargs["lr_decay_rate"] ** sum(each < epoch for each in kwargs["lr_decay_epochs"])
     return lr
 
 

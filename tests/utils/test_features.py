@@ -1,4 +1,6 @@
 import math
+import os
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from data.loader.build import EVAL_BATCH_SIZE, eval_loader
 from data.loader.features import FeatureLoader
 from utils import features as module
 from utils.features import cached_features, extract_features, predict
-from utils.storage.files import read_manifest
+from utils.storage.files import manifest_path, read_manifest
 
 COUNT = EVAL_BATCH_SIZE + 1  # the last batch is a single image
 TO_UNIT = (Normalize(mean=[0.0, 0.0, 0.0], std=[1.0, 1.0, 1.0]),)
@@ -31,9 +33,7 @@ def loader():
 
 
 class Backbone(nn.Module):
-    """The colours (B, 3) of uniform images, through layers that act otherwise in train mode; notes how it is called."""
-
-    features_dim = 3
+    """The colours (B, 3) of uniform images, through layers that differ in train mode; notes its calls."""
 
     def __init__(self):
         super().__init__()
@@ -77,29 +77,18 @@ def test_features_hold_every_image_once_in_order_the_last_odd_one_too(loader):
 
 def test_predictions_are_the_softmax_of_every_image_for_each_head(loader):
     first, second = predict(Heads(), loader)
-    for head, sign in ((first, 1), (second, -1)):
+    for head, sign, precision in ((first, 1, 1e-4), (second, -1, 0.05)):  # bfloat16 has 3 digits
         assert head.dtype == torch.float32 and head.shape == (COUNT, 3) and not head.requires_grad
         torch.testing.assert_close(head.sum(dim=1), torch.ones(COUNT), rtol=0, atol=1e-6)
         for image in (0, 1, 255, 256, COUNT - 1):
             powers = [math.exp(sign * color / 32) for color in colors_of_all()[image]]
-            expected = [power / sum(powers) for power in powers]
-            assert head[image].tolist() == pytest.approx(
-                expected, rel=0.05 if sign < 0 else 1e-4
-            )  # bfloat16: 3 digits
+            assert head[image].tolist() == pytest.approx([p / sum(powers) for p in powers], rel=precision)
 
 
 def test_the_network_is_called_in_eval_mode_without_gradients_and_tf32(network_and_call, loader):
     network, backbone, call = network_and_call
     call(network, loader)
     assert backbone.calls == [(EVAL_BATCH_SIZE, False, False, False, False), (1, False, False, False, False)]
-
-
-def test_batch_norm_buffers_do_not_move(network_and_call, loader):
-    network, _, call = network_and_call
-    network.train()
-    before = {name: buffer.clone() for name, buffer in network.named_buffers()}
-    call(network, loader)
-    assert all(torch.equal(buffer, before[name]) for name, buffer in network.named_buffers())
 
 
 @pytest.fixture(params=[(True, False), (False, True)], ids=str)
@@ -113,169 +102,221 @@ def tf32(request):
 
 
 @pytest.mark.parametrize("fails", [False, True], ids=["ends well", "raises"])
-def test_every_modules_mode_and_the_tf32_settings_are_put_back(network_and_call, loader, tf32, fails):
+def test_modes_tf32_settings_and_batch_norm_buffers_are_as_before(network_and_call, loader, tf32, fails):
     network, backbone, call = network_and_call
     network.train()
     backbone.frozen.eval()  # frozen inside a network in training
-    before = {name: module.training for name, module in network.named_modules()}
+    modes = {name: module.training for name, module in network.named_modules()}
+    buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
     if fails:
         backbone.dropout.register_forward_hook(lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             call(network, loader)
     else:
         call(network, loader)
-    assert {name: module.training for name, module in network.named_modules()} == before
+    assert {name: module.training for name, module in network.named_modules()} == modes
+    assert all(torch.equal(buffer, buffers[name]) for name, buffer in network.named_buffers())
     assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32) == tf32
     assert torch.is_grad_enabled()
 
 
-# -- features kept in a file
+# -- mixed precision
+
+FINE = 1 + 2**-10  # which bfloat16, of 8 bits, rounds to 1
+BF16 = partial(torch.autocast, "cpu", dtype=torch.bfloat16)
 
 
-@pytest.fixture
-def path(tmp_path):
-    return tmp_path / "features-train.npy"
+class Fine(nn.Module):
+    """The numbers 1 and FINE for every image."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(1, 2)
+        nn.init.ones_(self.layer.weight)
+        self.layer.bias.data = torch.tensor([0, FINE - 1])
+
+    def forward(self, images):
+        return self.layer(torch.ones(len(images), 1))
 
 
-def test_kept_features_are_those_that_are_extracted_and_the_network_is_run_once(loader, path):
+class FineHead(Fine):
+    def forward(self, images):
+        return [super().forward(images)]
+
+
+def test_features_are_fp32_also_in_a_bf16_run_so_that_mining_is(loader, tmp_path):
+    with BF16():
+        features = extract_features(Fine(), loader)
+        (cached,) = cached_features(tmp_path, "features", Fine(), loader)
+        assert torch.is_autocast_enabled("cpu")  # afterwards as before
+    assert features.tolist() == cached.tolist() == [[1, FINE]] * COUNT
+
+
+def test_predictions_are_fp32_also_in_a_bf16_run(loader):
+    with BF16():
+        (probabilities,) = predict(FineHead(), loader)
+    assert (
+        probabilities[:, 1] > probabilities[:, 0]
+    ).all()  # exp(FINE) against exp(1); rounded, they are equal
+
+
+def test_features_for_monitoring_may_be_computed_in_bf16(loader):
+    assert extract_features(Fine(), loader, BF16).tolist() == [[1, 1]] * COUNT
+
+
+# -- features cached in a file
+
+
+def cached_files(folder):
+    return sorted(folder.glob("*.npy"))
+
+
+def test_cached_features_are_those_that_are_extracted_and_the_network_is_run_once(loader, tmp_path):
     network = Backbone()
-    first = cached_features(path, network, loader)
-    calls = len(network.calls)
-    again = cached_features(path, network, loader)
-    assert len(network.calls) == calls == 2
-    assert first.shape == (1, COUNT, 3) and first.dtype == torch.float32
-    assert torch.equal(first[0], extract_features(network, loader)) and torch.equal(again, first)
-    assert np.array_equal(np.load(path), first.numpy())
+    first = cached_features(tmp_path, "features-train", network, loader)
+    again = cached_features(tmp_path, "features-train", network, loader)
+    assert len(network.calls) == 2
+    assert first.shape == (1, COUNT, 3) and first.dtype == torch.float32 and torch.equal(again, first)
+    assert torch.equal(first[0], extract_features(network, loader))
+    (path,) = cached_files(tmp_path)
+    assert path.name.startswith("features-train-") and np.array_equal(np.load(path), first.numpy())
 
 
-def test_above_the_budget_they_stay_on_disk_and_cannot_be_changed_there(loader, path, monkeypatch):
-    whole = cached_features(path, Backbone(), loader)
+def test_above_the_budget_they_stay_on_disk_and_cannot_be_changed_there(loader, tmp_path, monkeypatch):
+    whole = cached_features(tmp_path, "features", Backbone(), loader)
+    monkeypatch.setattr(module, "IN_MEMORY", whole.nbytes)
     opened, load = [], np.load
-    monkeypatch.setattr(
-        np, "load", lambda place, mmap_mode: opened.append(mmap_mode) or load(place, mmap_mode)
-    )
-    assert torch.equal(cached_features(path, Backbone(), loader), whole)
-    monkeypatch.setattr(module, "IN_MEMORY", path.stat().st_size - 1)
-    mapped = cached_features(path, Backbone(), loader)
-    assert torch.equal(mapped, whole) and opened == [None, "c"]
+    monkeypatch.setattr(np, "load", lambda path, mmap_mode: opened.append(mmap_mode) or load(path, mmap_mode))
+    mapped = cached_features(tmp_path, "features", Backbone(), loader)
+    assert torch.equal(mapped, whole) and opened == ["c"]
+    (path,) = cached_files(tmp_path)
     before = path.read_bytes()
     mapped += 1
     assert path.read_bytes() == before
 
 
 def other_weights(network, loader):
-    torch.nn.init.constant_(network.norm.weight, 2.0)
+    nn.init.constant_(network.norm.weight, 2.0)
+    return network, loader
+
+
+def other_network(network, loader):
+    network.dropout = nn.Identity()  # without weights, as the dropout is
     return network, loader
 
 
 def other_images(network, loader):
-    images = loader.dataset.images.clone()
-    images[5] += 1
+    images = loader.dataset.images ^ 1
     return network, eval_loader(ResidentDataset(images, None, []), TO_UNIT, "cpu")
 
 
 def other_transform(network, loader):
-    return network, eval_loader(
-        loader.dataset, (Normalize(mean=[0.5, 0.0, 0.0], std=[1.0, 1.0, 1.0]),), "cpu"
-    )
+    return network, eval_loader(loader.dataset, (Normalize(mean=[0.5] * 3, std=[1.0] * 3),), "cpu")
 
 
-@pytest.mark.parametrize("change", [other_weights, other_images, other_transform])
-def test_features_of_other_weights_images_or_transforms_are_never_taken(change, loader, path):
+def other_seed(network, loader):
+    return network, build_loader(loader.dataset, loader.views, EVAL_BATCH_SIZE, seed=1)
+
+
+@pytest.mark.parametrize("change", [other_weights, other_network, other_images, other_transform, other_seed])
+def test_what_they_depend_on_is_in_the_name_so_no_run_takes_or_replaces_those_of_another(
+    change, loader, tmp_path
+):
     network = Backbone()
-    stale = cached_features(path, network, loader)
-    network, loader = change(network, loader)
-    fresh = cached_features(path, network, loader)
-    assert torch.equal(fresh[0], extract_features(network, loader)) and not torch.equal(fresh, stale)
+    cached_features(tmp_path, "features", network, loader)
+    (path,) = cached_files(tmp_path)
+    content, (network, loader) = path.read_bytes(), change(network, loader)
+    other = cached_features(tmp_path, "features", network, loader)
+    assert torch.equal(other[0], extract_features(network, loader))
+    assert len(cached_files(tmp_path)) == 2 and path.read_bytes() == content
 
 
-@pytest.mark.parametrize(
-    "spoil",
-    [
-        lambda path: path.write_bytes(path.read_bytes()[:-1] + b"x"),
-        lambda path: path.write_bytes(b""),
-        lambda path: path.with_name(path.name + ".json").unlink(),
-    ],
-    ids=["one byte", "all bytes", "the record"],
-)
-def test_a_damaged_file_is_extracted_anew(spoil, loader, path):
-    whole = cached_features(path, Backbone(), loader)
+SPOILED = {
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-1]),
+    "gone": lambda path: path.unlink(),
+    "damaged manifest": lambda path: manifest_path(path).write_bytes(b"{"),
+    "manifest of others": lambda path: manifest_path(path).write_bytes(
+        manifest_path(path).read_bytes().replace(b'"seed": 0', b'"seed": 1')
+    ),
+    "no manifest": lambda path: manifest_path(path).unlink(),
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILED.values(), ids=SPOILED)
+def test_a_file_that_is_not_whole_is_extracted_again(spoil, loader, tmp_path):
+    whole = cached_features(tmp_path, "features", Backbone(), loader)
+    (path,) = cached_files(tmp_path)
     spoil(path)
-    assert torch.equal(cached_features(path, Backbone(), loader), whole)
-    assert torch.equal(torch.from_numpy(np.load(path)), whole)
+    assert torch.equal(cached_features(tmp_path, "features", Backbone(), loader), whole)
+    assert np.array_equal(np.load(path), whole.numpy()) and read_manifest(path)["seed"] == 0
 
 
-def test_an_extraction_that_is_broken_off_leaves_no_file(loader, path):
+def test_a_run_that_is_broken_off_removes_its_own_temporary_file_and_no_other(loader, tmp_path):
+    (tmp_path / "features-0123456789ab.npy.1.part").write_bytes(b"of a run beside it")
     network = Backbone()
     network.frozen.register_forward_hook(lambda *_: 1 / 0 if len(network.calls) == 2 else None)
     with pytest.raises(ZeroDivisionError):
-        cached_features(path, network, loader)
-    assert list(path.parent.iterdir()) == []
+        cached_features(tmp_path, "features", network, loader)
+    assert [path.name for path in tmp_path.iterdir()] == ["features-0123456789ab.npy.1.part"]
+
+
+def test_a_run_beside_another_gives_the_same_features_and_one_whole_file(loader, tmp_path, monkeypatch):
+    network, others = Backbone(), []
+
+    def run_beside(*_):
+        if not others:
+            with monkeypatch.context() as patch:
+                patch.setattr(os, "getpid", lambda: 1)
+                others.append(cached_features(tmp_path, "features", Backbone(), loader))
+
+    network.frozen.register_forward_hook(run_beside)
+    found = cached_features(tmp_path, "features", network, loader)
+    (path,) = cached_files(tmp_path)
+    assert torch.equal(found, others[0]) and np.array_equal(np.load(path), found.numpy())
+    assert set(tmp_path.iterdir()) == {path, manifest_path(path)}
 
 
 CUT = (*TO_UNIT, Cutout(1, 4))
 
 
-def test_each_pass_draws_its_own_views_by_its_number_and_the_seed(path):
+def test_each_pass_draws_its_own_views_by_its_number_and_the_seed(tmp_path):
     dataset = ResidentDataset(numbered_images()[:40] + 1, None, [])
     network, loader = Backbone(), build_loader(dataset, [CUT], 16, seed=3)
-    kept = cached_features(path, network, loader, passes=3)
-    assert kept.shape == (3, 40, 3)
+    cached = cached_features(tmp_path, "views", network, loader, passes=3)
+    assert cached.shape == (3, 40, 3)
     for number in range(3):
         loader.set_epoch(number)
-        assert torch.equal(kept[number], extract_features(network, loader))
-    assert len({view.numpy().tobytes() for view in kept}) == 3
-    assert read_manifest(path)["passes"] == 3
-    assert not torch.equal(
-        cached_features(path, network, build_loader(dataset, [CUT], 16, seed=4), passes=3), kept
-    )
+        assert torch.equal(cached[number], extract_features(network, loader))
+    assert len({view.numpy().tobytes() for view in cached}) == 3
+    assert torch.equal(cached_features(tmp_path, "views", network, loader, passes=2), cached[:2])
+    assert len(cached_files(tmp_path)) == 2
 
 
-# -- batches of kept features
-
-VIEWS, IMAGES = 3, 50
+# -- batches of cached features (how they are drawn is tested in tests/data/loader)
 
 
-def numbered_features():
-    """(V, N, 2): the number of the view and of the image."""
-    view, image = torch.meshgrid(torch.arange(VIEWS), torch.arange(IMAGES), indexing="ij")
-    return torch.stack([view, image], dim=2).float()
-
-
-def feature_loader(train=True, neighbors=None, batch_size=16):
-    dataset = ResidentDataset(
-        torch.zeros(IMAGES, 3, 2, 2, dtype=torch.uint8), torch.arange(IMAGES) % 5, list("abcde")
-    )
-    return FeatureLoader(numbered_features(), dataset, [None, None], batch_size, "cpu", train, neighbors, 7)
+def loaders_of_the_same(neighbors=None):
+    """50 images in batches of 16, as views and as cached features: image i in view v is 50 v + i."""
+    dataset = ResidentDataset(numbered_images()[:50], torch.arange(50) % 5, list("abcde"))
+    features = torch.arange(150.0).view(3, 50, 1)
+    views = build_loader(dataset, [TO_UNIT] * 2, 16, train=True, neighbors=neighbors, seed=7)
+    return views, FeatureLoader(features, dataset, [None, None], 16, "cpu", True, neighbors, 7)
 
 
 def test_a_batch_of_features_has_the_images_and_neighbors_that_a_batch_of_views_has():
-    neighbors = torch.stack([(torch.arange(IMAGES) + shift) % IMAGES for shift in (0, 7, 13)], dim=1)
-    loader = feature_loader(neighbors=neighbors)
-    views = build_loader(loader.dataset, [TO_UNIT] * 2, 16, train=True, neighbors=neighbors, seed=7)
+    neighbors = torch.stack([(torch.arange(50) + shift) % 50 for shift in (0, 7, 13)], dim=1)
+    views, features = loaders_of_the_same(neighbors)
     for epoch in range(2):
-        loader.set_epoch(epoch)
         views.set_epoch(epoch)
-        for batch, step, of_views in zip(loader, views.steps(0), views, strict=True):
-            assert torch.equal(batch.index, of_views.index) and torch.equal(batch.target, of_views.target)
-            assert all(
-                torch.equal(view[:, 1].long(), who)
-                for view, who in zip(batch.views, step.sources, strict=True)
-            )
-
-
-def test_every_view_of_an_image_is_drawn_anew_each_time_and_as_often_as_the_others():
-    loader, drawn = feature_loader(), []
-    for epoch in range(100):
-        loader.set_epoch(epoch)
-        drawn += [view[:, 0] for batch in loader for view in batch.views]
-    counts = torch.cat(drawn).long().bincount(minlength=VIEWS)
-    assert counts.sum() == 100 * 48 * 2
-    assert (counts / counts.sum() - 1 / VIEWS).abs().max() < 0.02  # 4 standard deviations
+        features.set_epoch(epoch)
+        for batch, other in zip(views, features, strict=True):
+            assert torch.equal(batch.index, other.index) and torch.equal(batch.target, other.target)
+            shown = [(255 * view[:, 1, 0, 0]).round() for view in batch.views]  # the numbers, from the green
+            assert all(map(torch.equal, shown, [view[:, 0] % 50 for view in other.views]))
 
 
 def test_a_pass_over_features_goes_on_in_its_middle_as_a_whole_one():
-    loader = feature_loader()
+    _, loader = loaders_of_the_same()
     loader.set_epoch(1)
     whole = list(loader)
     loader.set_epoch(1, first_step=2)

@@ -38,7 +38,7 @@ def train(cfg, steps=4):
 
 
 def by_hand(update, steps=4):
-    """`update(weight, gradient, memory, step)` on every single weight of the network: biases and batch norms too."""
+    """`update(weight, gradient, memory, step)` on every weight of the network, biases and batch norms too."""
     model = network()
     weights = [parameter.detach().flatten().tolist() for parameter in model.parameters()]
     memories = [[{} for _ in tensor] for tensor in weights]
@@ -69,29 +69,27 @@ def test_adam_is_plain_with_l2_in_the_gradient_of_every_parameter_also_in_a_file
         m, v = memory["m"] / (1 - 0.9**step), memory["v"] / (1 - 0.999**step)
         return weight - lr * m / (math.sqrt(v) + 1e-8)
 
-    cfg = config(
-        path, "optimizer=adam", f"optimizer_kwargs.lr={lr}", f"optimizer_kwargs.weight_decay={decay}"
-    )
-    check(train(cfg), by_hand(update))
+    values = [f"optimizer_kwargs.lr={lr}", f"optimizer_kwargs.weight_decay={decay}"]
+    check(train(config(path, "optimizer=adam", *values)), by_hand(update))
 
 
-def test_sgd_has_momentum_without_nesterov_and_l2_in_the_gradient_of_every_parameter():
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_sgd_has_momentum_with_nesterov_if_asked_and_l2_in_the_gradient_of_every_parameter(nesterov):
     lr, decay, momentum = 0.1, 0.3, 0.8
 
     def update(weight, gradient, memory, step):
-        memory["v"] = momentum * memory.get("v", 0) + gradient + decay * weight
-        return weight - lr * memory["v"]
+        gradient += decay * weight
+        memory["v"] = momentum * memory.get("v", 0) + gradient
+        return weight - lr * (gradient + momentum * memory["v"] if nesterov else memory["v"])
 
-    values = {"lr": lr, "weight_decay": decay, "momentum": momentum}
+    values = {"lr": lr, "weight_decay": decay, "momentum": momentum, "nesterov": nesterov}
     cfg = config(SGD, *(f"optimizer_kwargs.{name}={value}" for name, value in values.items()))
     check(train(cfg), by_hand(update))
 
 
 def test_adams_guard_against_a_division_by_zero_is_1e_8():
     weight = nn.Parameter(torch.zeros(1, dtype=torch.float64))
-    weight.grad = torch.full_like(
-        weight, 1e-8
-    )  # m = v ** 0.5 = 1e-8 after the correction, so half a step of lr
+    weight.grad = torch.full_like(weight, 1e-8)  # m = v ** 0.5 = 1e-8 after the correction: half a step of lr
     built(config(ADAM), [weight]).step()
     assert weight.item() == pytest.approx(-0.0001 / 2)
 

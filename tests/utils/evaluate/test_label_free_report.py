@@ -1,7 +1,6 @@
-"""By which neighbors clusters are judged without labels, and what is then said."""
+"""Which neighbors clusters are judged by without labels, and the figures."""
 
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,46 +17,43 @@ DATASET = ResidentDataset(torch.arange(18, dtype=torch.uint8).view(6, 3, 1, 1), 
 MINED = torch.tensor([[0, 3], [1, 3], [2, 3], [3, 0], [4, 0], [5, 0]])  # as no feature here would have it
 
 
-def config(folder, **more):
-    return SimpleNamespace(pretext_dir=str(folder), knn_backend="torch", get=more.get)
+def keep(folder, fingerprint=DATASET.fingerprint, neighbors=MINED):
+    content = neighbors_to_bytes(neighbors)
+    save_with_manifest(folder / NEIGHBORS["val"], content, {"images_sha256": fingerprint})
 
 
-def keep(folder, fingerprint, neighbors=MINED):
-    save_with_manifest(
-        folder / NEIGHBORS["val"], neighbors_to_bytes(neighbors), {"images_sha256": fingerprint}
-    )
+def judge(folder, probabilities, features=FEATURES, **more):
+    return judge_without_labels(probabilities, features, DATASET, str(folder), "torch", **more)
 
 
 def test_the_nearest_are_those_of_the_smallest_angle_as_many_as_there_are():
     assert nearest(FEATURES, 1, "torch").tolist() == [[0, 1], [1, 0], [2, 1], [3, 4], [4, 3], [5, 4]]
-    assert nearest(FEATURES, 20, "torch").shape == (6, 6) and nearest(FEATURES[:1], 20, "torch").tolist() == [
-        [0]
-    ]
+    assert nearest(FEATURES, 20, "torch").shape == (6, 6)
+    assert nearest(FEATURES[:1], 20, "torch").tolist() == [[0]]
 
 
 def test_neighbors_of_the_pretext_task_judge_the_images_that_they_were_mined_from(tmp_path):
-    keep(tmp_path, DATASET.fingerprint)
-    assert torch.equal(neighbors_to_judge(config(tmp_path), DATASET, FEATURES), MINED)
+    keep(tmp_path)
+    assert torch.equal(neighbors_to_judge(DATASET, FEATURES, str(tmp_path), "torch"), MINED)
 
 
 @pytest.mark.parametrize("fault", ["other images", "damaged", "missing", "another number"])
 def test_otherwise_the_nearest_by_the_features_do(fault, tmp_path):
-    if fault != "missing":
-        keep(
-            tmp_path,
-            "0" * 64 if fault == "other images" else DATASET.fingerprint,
-            MINED[: 5 if "num" in fault else 6],
-        )
+    if fault == "other images":
+        keep(tmp_path, "0" * 64)
+    if fault == "another number":
+        keep(tmp_path, neighbors=MINED[:5])
     if fault == "damaged":
+        keep(tmp_path)
         (tmp_path / NEIGHBORS["val"]).write_bytes(b"x")
-    found = neighbors_to_judge(config(tmp_path), DATASET, FEATURES)
+    found = neighbors_to_judge(DATASET, FEATURES, str(tmp_path), "torch")
     assert torch.equal(found, nearest(FEATURES, 5, "torch"))
 
 
 def test_the_figures_by_hand(tmp_path):
-    keep(tmp_path, DATASET.fingerprint)
+    keep(tmp_path)
     probabilities = torch.tensor([[0.75, 0.25]] * 3 + [[0.05, 0.95]] * 3)
-    found = judge_without_labels(config(tmp_path), DATASET, probabilities, FEATURES)
+    found = judge(tmp_path, probabilities)
     own = -(3 * math.log(0.75**2 + 0.25**2) + 3 * math.log(0.05**2 + 0.95**2)) / 12  # each image with itself,
     pairs = -math.log(0.75 * 0.05 + 0.25 * 0.95) / 2  # and with its neighbor, of the other cluster
     entropy = -(0.4 * math.log(0.4) + 0.6 * math.log(0.6))
@@ -69,17 +65,16 @@ def test_the_figures_by_hand(tmp_path):
 
 
 def test_a_prior_counts_in_the_entropy(tmp_path):
-    keep(tmp_path, DATASET.fingerprint)
+    keep(tmp_path)
     probabilities = torch.tensor([[1.0, 0.0]] * 3 + [[0.0, 1.0]] * 3)
-    cfg = config(tmp_path, criterion_kwargs={"cluster_prior": [3, 1]})
-    found = judge_without_labels(cfg, DATASET, probabilities, FEATURES)
+    found = judge(tmp_path, probabilities, cluster_prior=[3, 1])
     expected = (
         math.log(2) + 0.5 * math.log(2 * 0.75) + 0.5 * math.log(2 * 0.25)
     )  # of [.5, .5] under [.75, .25]
     assert found["entropy"] == pytest.approx(expected, abs=1e-6)
 
 
-def test_features_without_a_direction_leave_out_what_needs_neighbors(tmp_path, capsys):
-    found = judge_without_labels(config(tmp_path), DATASET, torch.eye(2).repeat(3, 1), torch.zeros(6, 2))
+def test_zero_norm_features_leave_out_what_needs_neighbors_and_the_console_says_so(tmp_path, capsys):
+    found = judge(tmp_path, torch.eye(2).repeat(3, 1), torch.zeros(6, 2))
     assert "neighbor_agreement" not in found and "consistency" not in found and found["sizes"] == [3, 3]
-    assert "no figures of neighbors: " in capsys.readouterr().out
+    assert "6 of 6 features" in capsys.readouterr().out
