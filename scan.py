@@ -88,7 +88,7 @@ def main(argv: list[str] | None = None) -> None:
         cfg.optimizer, cfg.optimizer_kwargs, [p for p in model.parameters() if p.requires_grad]
     )
     state = run.resume(model, optimizer)
-    run.log.note(f"loaded {loaded} of {loaded} backbone tensors from {pretext / MODEL}")
+    run.log.note(loaded)
     best_loss, best_head = state.setdefault("best_loss", math.inf), state.setdefault("best_loss_head", 0)
     trained = judged = model  # what a batch of views, and what one of val images goes through
     if cfg.update_cluster_head_only:

@@ -11,7 +11,7 @@ from data.loader.build import eval_loader
 from losses import ConfidenceBasedCE
 from models import build_model
 from models.ema import InPlaceEMA
-from models.weights import count_backbone, load_best_head
+from models.weights import load_best_head
 from utils.errors import RunError
 from utils.evaluate.clustering import clustering_warnings, evaluate_clusters
 from utils.features import predict
@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> None:
     if run.is_finished(partial(open_splits, cfg)):
         return
     model = build_model(cfg)
-    head = load_best_head(model, start)
+    loaded = load_best_head(model, start)
     train_set, val_set = build_dataset(cfg, "train"), build_dataset(cfg, "val")
     run.uses(train_set, val_set)
     weak, strong = (
@@ -85,8 +85,7 @@ def main(argv: list[str] | None = None) -> None:
     criterion = ConfidenceBasedCE(cfg.confidence_threshold, **cfg.criterion_kwargs)
     optimizer = build_optimizer(cfg.optimizer, cfg.optimizer_kwargs, model.parameters())
     run.resume(model, optimizer)
-    loaded = count_backbone(model)
-    run.log.note(f"loaded {loaded} of {loaded} backbone tensors and the best head, {head}, from {start}")
+    run.log.note(loaded)
     ema = InPlaceEMA(model, cfg.ema_alpha, cfg.ema_batch_norm) if cfg.use_ema else None
     run.log.note(confidence_summary(predict(model, train_loader)[0], cfg.confidence_threshold))
     with run.autocast():  # as after each epoch

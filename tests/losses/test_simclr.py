@@ -35,8 +35,8 @@ def test_value_and_gradient_equal_a_float64_loop_of_the_formula(temperature, len
 
 
 def test_a_hand_worked_batch_of_two():
-    # First views e1 and e2; second views both e1. Products with the other three views: of anchor 0 they are 1 (its
-    # positive), 0 and 1; of anchor 1 they are 0 (its positive), 0 and 0.
+    # First views e1 and e2; second views both e1. Products with the other three views, the positive first:
+    # of anchor 0 they are 1, 0 and 1; of anchor 1 they are 0, 0 and 0.
     e1, e2 = torch.eye(2)
     features = torch.stack([torch.stack([e1, e1]), torch.stack([e2, e1])])
     expected = (math.log(2 * math.e + 1) - 1 + math.log(3)) / 2
