@@ -55,6 +55,20 @@ def test_each_step_moves_the_weights_by_1_minus_alpha_of_the_optimizers_step_and
         torch.testing.assert_close(optimizer.state[parameter]["momentum_buffer"], velocity)
 
 
+def test_all_tensors_at_once_give_the_bits_of_the_formula_applied_to_each():
+    generator = torch.Generator().manual_seed(2)
+    model = network().float()
+    averages = [parameter.detach().clone() for parameter in model.parameters()]
+    ema = InPlaceEMA(model, 0.999)
+    for _ in range(STEPS):
+        with torch.no_grad():
+            for parameter, average in zip(model.parameters(), averages, strict=True):
+                parameter.add_(torch.randn(parameter.shape, generator=generator))
+                average.mul_(0.999).add_(parameter, alpha=1 - 0.999)
+        ema.step()
+        assert all(map(torch.equal, model.parameters(), averages))
+
+
 def test_batch_norm_buffers_are_put_back_to_their_start_after_every_step():
     model = network()
     model(10 + torch.randn(8, 3, dtype=torch.float64))  # start from buffers that are not 0 and 1
