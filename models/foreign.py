@@ -19,15 +19,14 @@ def read_pretrained(path) -> Weights:
     content = read_file(path)
     state = plain_names(content.get("state_dict", content), path)
     if any(name.startswith(QUERY) for name in state):
-        return Weights("pretext", _from_moco(state, path), 0, "MoCo's file")
+        return Weights("pretext", _from_moco(state, path))
     if "conv1.weight" in state:
         norms = [name.removesuffix("running_mean") for name in state if name.endswith("running_mean")]
         uncounted = {
             f"{norm}num_batches_tracked": torch.tensor(0) for norm in norms
         }  # as in old PyTorch files
         plain = {name: value for name, value in (uncounted | state).items() if name not in CLASSIFIER}
-        backbone = {f"backbone.{name}": value for name, value in plain.items()}
-        return Weights("pretext", backbone, 0, "plain backbone")
+        return Weights("pretext", {f"backbone.{name}": value for name, value in plain.items()})
     if "state_dict" in content:
         raise UserError(
             f"{path} holds {architecture_of(state)} under state_dict: give MoCo's file (module.{QUERY}*), a "

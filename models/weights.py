@@ -1,5 +1,4 @@
-"""Trained weights in files. Loading is strict: every tensor must fit by name and shape, or nothing is
-loaded."""
+"""Trained weights in files, and what each stage loads from them. Every tensor must fit."""
 
 import re
 from typing import NamedTuple
@@ -13,59 +12,48 @@ from utils.storage.torch_files import read_file
 
 
 class Weights(NamedTuple):
-    """The content of a weight file.
-
-    stage: `pretext`, `scan` or `selflabel`. state: tensors by plain name. head: the best one of a scan model,
-    else 0. form: the kind of file, for the log."""
+    """stage: `pretext`, `scan` or `selflabel`. head: the best one of a scan model, else 0."""
 
     stage: str
     state: dict[str, Tensor]
-    head: int
-    form: str
+    head: int = 0
 
 
 def read_weights(path, stage: str | None = None) -> Weights:
-    """The weights in a model file or checkpoint, ours or a published one. Raises UserError if it holds no
-    model of a stage, or one of another stage than `stage`."""
+    """The weights in a model file or checkpoint, ours or published. Raises UserError if they are not of
+    `stage`."""
     content = read_file(path)
-    state, best, form = content, None, "model file"
+    state, best = content, None
     if content.keys() == {"model", "head"}:
         state, best = content["model"], content["head"]
     elif {"model", "optimizer"} <= content.keys():
         state, best = content["model"], content.get("best_loss_head")
-        form = f"checkpoint after epoch {content.get('epoch')}"
     state = plain_names(state, path)
     heads = sum(bool(re.fullmatch(r"cluster_head\.\d+\.weight", name)) for name in state)
     is_scan = best is not None or heads > 1
     if is_scan and (type(best) is not int or best not in range(heads)):
         raise UserError(
-            f"{path} names head {best!r:.80} as the best of {heads}: give the model.pth.tar that "
-            f"{SCRIPT_OF['scan']} wrote"
+            f"{path} names head {best!r:.80} as the best of {heads}: give a model.pth.tar of "
+            f"{SCRIPT_OF['scan']}"
         )
-    if heads:
-        found = "scan" if is_scan else "selflabel"
-    elif any(name.startswith(("contrastive_head.", "backbone.")) for name in state):
-        found = "pretext"
-    else:
+    is_ours = heads or any(name.startswith(("contrastive_head.", "backbone.")) for name in state)
+    found = "foreign" if not is_ours else "scan" if is_scan else "selflabel" if heads else "pretext"
+    if stage not in (None, found) or not is_ours:
         raise UserError(
-            f"{path} holds no model of ours, but {architecture_of(state)}: give a model.pth.tar of a stage "
-            "(moco.py reads backbones of others)"
+            f"{path} holds a {found} model ({architecture_of(state)}), not a {stage or 'SCAN'} model: give a "
+            f"model.pth.tar of {SCRIPT_OF.get(stage, 'a stage')} (moco.py reads foreign backbones)"
         )
-    if stage not in (None, found):
-        raise UserError(
-            f"{path} is a {found} model ({architecture_of(state)}), not a {stage} model: give the "
-            f"model.pth.tar that {SCRIPT_OF[stage]} wrote"
-        )
-    return Weights(found, state, best or 0, form)
+    return Weights(found, state, best or 0)
 
 
 def load_whole(model: nn.Module, weights: Weights, path) -> str:
-    """Load a whole model of the same stage; a pretext model whose weights have no contrastive head loses its
-    own. Returns a line for the log, as the two functions below."""
+    """Load a whole model of the same stage, without its contrastive head if the weights have none.
+
+    Returns a line for the log, as the functions below."""
     if weights.stage == "pretext" and not any(name.startswith("contrastive_head.") for name in weights.state):
         model.drop_head()
     load_strictly(model, weights.state, path)
-    return f"loaded {len(weights.state)} tensors from {path} ({weights.form})"
+    return f"loaded {len(weights.state)} tensors from {path}"
 
 
 def load_backbone(model: nn.Module, path) -> str:

@@ -82,7 +82,7 @@ def test_every_form_of_a_model_gives_the_outputs_of_the_network_that_was_saved(
     weights, loaded = read_weights(path, stage), NETWORKS[stage]()
     assert weights.head == (BEST if stage == "scan" else 0)
     said = load_whole(loaded, weights, path)
-    assert f" {len(wrapped)} " in said and str(path) in said and ("epoch 7" in said) == is_checkpoint
+    assert f" {len(wrapped)} " in said and str(path) in said
     assert torch.equal(outputs(loaded), outputs(trained(stage)))
 
 

@@ -15,12 +15,13 @@ import numpy as np
 
 from utils.errors import RunError
 
+Metadata = Mapping[str, Any]  # plain values
 REMEDIES = {
     "free some space, or raise the quota": (errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
     "make the folder writable, or set another root_dir=...": (errno.EACCES, errno.EPERM, errno.EROFS),
     "the folder is gone, or a file is in its place": (errno.ENOENT, errno.ENOTDIR, errno.EEXIST),
 }
-RECENT = 2  # seconds: a file that changed later may change again without a new time of change
+RECENT = 2  # seconds: a file that has just changed may change again without a new time of change
 
 
 @contextmanager
@@ -38,10 +39,9 @@ def storage_errors(path) -> Iterator[None]:
 
 @contextmanager
 def temporary_file(path: Path) -> Iterator[Path]:
-    """A new file beside `path` to write and then rename; removed at the end if it still has its temporary
-    name.
+    """A new file beside `path`, to write and rename; removed at the end if it was not renamed.
 
-    The name is random and the file created exclusively, so no process on any host writes to another's."""
+    Its name is random and it is created exclusively: no process on any host touches another's."""
     part = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
     with storage_errors(path):
         open(part, "xb").close()
@@ -86,15 +86,12 @@ def manifest_path(path: Path) -> Path:
     return path.with_name(path.name + ".json")
 
 
-def _manifest(sha256: str, size: int, metadata: Mapping[str, Any]) -> bytes:
+def _manifest(sha256: str, size: int, metadata: Metadata) -> bytes:
     return json.dumps({"sha256": sha256, "bytes": size, **metadata}, indent=1).encode()
 
 
-def save_with_manifest(
-    path: Path, content: bytes, metadata: Mapping[str, Any], previous: Path | None = None
-) -> None:
-    """Write `content` and, beside it, the manifest `<name>.json`: SHA-256, size and `metadata` (plain
-    values).
+def save_with_manifest(path: Path, content: bytes, metadata: Metadata, previous: Path | None = None) -> None:
+    """Write `content` and, beside it, the manifest `<name>.json`: SHA-256, size and `metadata`.
 
     previous: where the old file and its manifest are moved. Manifests are renamed first, so that at each
     moment some manifest has the SHA-256 of each whole file."""
@@ -106,7 +103,7 @@ def save_with_manifest(
 
 
 @contextmanager
-def new_array(path: Path, shape: tuple[int, ...], dtype, metadata: Mapping[str, Any]) -> Iterator[np.ndarray]:
+def new_array(path: Path, shape: tuple[int, ...], dtype, metadata: Metadata) -> Iterator[np.ndarray]:
     """A `.npy` file with a manifest that may be larger than memory: the block fills the array that it gets.
 
     The array is memory-mapped under a temporary name. Its space is reserved first: a full disk is an error
@@ -140,22 +137,19 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
 
 
 def verify_manifest(path: Path) -> dict[str, Any] | None:
-    """`read_manifest`, and RunError if the file is not the one that its manifest describes.
-
-    Needed because PyTorch and NumPy do not notice a flipped bit."""
+    """`read_manifest`; RunError if the file is not the one it describes. PyTorch overlooks a flipped bit."""
     manifest = read_manifest(path)
     if manifest and sha256_of(path) != manifest["sha256"]:
         raise RunError(
-            f"{path} ({path.stat().st_size} bytes) is damaged or another file: its SHA-256 is not the one in "
-            f"{manifest_path(path).name}; put the right file back, or make it again with --restart of its "
-            "stage (or remove that manifest, if the file is meant to be another one)"
+            f"{path} ({path.stat().st_size} bytes) is not the file that {manifest_path(path).name} "
+            "describes: put that back, make it again with --restart of its stage, or, if this file is meant, "
+            "remove the manifest"
         )
     return manifest
 
 
-def fresh_manifest(path: Path, metadata: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The manifest of a whole file that was made with this metadata, None for any other file: a cache to fill
-    again."""
+def fresh_manifest(path: Path, metadata: Metadata) -> dict[str, Any] | None:
+    """The manifest of a whole file that was made with this metadata; None for a cache that must be filled."""
     with suppress(RunError, OSError):
         manifest = verify_manifest(path)
         if manifest and metadata.items() <= manifest.items():
@@ -169,8 +163,7 @@ _digests: dict[tuple[int, int, int, int], str] = {}
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file in hexadecimal, remembered in this process: a run reads each of its input files once.
 
-    A file is known again by its device, inode, size and time of change, unless it changed just before it was
-    read."""
+    It is known again by device, inode, size and time of change, unless it changed just before it was read."""
     with open(path, "rb") as file:
         status = os.fstat(file.fileno())
         key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)

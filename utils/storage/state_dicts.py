@@ -11,41 +11,36 @@ WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+|(?<=\.)_orig_mod\.")  # of Data
 
 
 def plain_names(state: Any, path) -> dict[str, Any]:
-    """The state dict with names free of `module.` (DataParallel) and `_orig_mod.` (torch.compile).
-
-    Raises UserError if it is no state dict, or if two names become the same."""
+    """The state dict without `module.` and `_orig_mod.` in its names. Raises UserError if it has no names, or
+    the same name twice."""
     if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
         raise UserError(f"{path} holds no named weights: give a model.pth.tar")
     plain = {WRAPPERS.sub("", name): value for name, value in state.items()}
     if len(plain) < len(state):
         raise UserError(
-            f"{path} holds {len(state) - len(plain)} weights twice, with and without a prefix such as "
-            "module.: give a file of one model"
+            f"{path} holds {len(state) - len(plain)} weights twice, with and without module.: give a file of "
+            "one model"
         )
     return plain
 
 
-def _shape(value: Any) -> tuple[int, ...] | None:
-    """None for a value that is no dense tensor with data."""
+def _shape(value: Any) -> tuple[int, ...] | str:
     is_dense = isinstance(value, Tensor) and not (value.is_sparse or value.is_meta)
-    return tuple(value.shape) if is_dense else None
+    return tuple(value.shape) if is_dense else "no dense tensor"
 
 
 def architecture_of(state: dict[str, Any]) -> str:
     """The network that a state dict seems to belong to, in words."""
-    shapes = {name.removeprefix("backbone."): _shape(value) or () for name, value in state.items()}
-    stem = shapes.get("conv1.weight", ())
-    if len(stem) != 4:
+    shapes = {name.removeprefix("backbone."): _shape(value) for name, value in state.items()}
+    stem = shapes.get("conv1.weight")
+    if not isinstance(stem, tuple) or len(stem) != 4:
         return f"tensors such as {', '.join(list(shapes)[:3]) or 'none at all'}"
     network = "resnet50" if "layer1.0.conv3.weight" in shapes else f"resnet18 of width {stem[0]}"
     words = [f"{network} with a {stem[2]} x {stem[3]} stem"]
-    layers = {
-        head: [shape[0] for name, shape in shapes.items() if name.startswith(head) and len(shape) == 2]
-        for head in ("contrastive_head", "cluster_head")
-    }
-    if sizes := layers["contrastive_head"]:
+    layers = {name: shape[0] for name, shape in shapes.items() if len(shape) == 2}
+    if sizes := [size for name, size in layers.items() if name.startswith("contrastive_head")]:
         words.append(f"{'mlp' if len(sizes) > 1 else 'linear'} head of {sizes[-1]}")
-    if sizes := layers["cluster_head"]:
+    if sizes := [size for name, size in layers.items() if name.startswith("cluster_head")]:
         words.append(f"{len(sizes)} head{'s' * (len(sizes) > 1)} of {sizes[0]} clusters")
     return ", ".join(words)
 
@@ -56,10 +51,8 @@ def load_strictly(module: nn.Module, state: dict[str, Any], path) -> None:
     own = module.state_dict()
     wrong = [f"missing {name}" for name in own if name not in state]
     wrong += [f"left over {name}" for name in state if name not in own]
-    for name in filter(state.__contains__, own):
-        shape, expected = _shape(state[name]), tuple(own[name].shape)
-        if shape != expected:
-            wrong.append(f"{name} is {'no dense tensor' if shape is None else shape}, expected {expected}")
+    shapes = {name: (_shape(state[name]), tuple(own[name].shape)) for name in own if name in state}
+    wrong += [f"{name} is {shape}, expected {fit}" for name, (shape, fit) in shapes.items() if shape != fit]
     if wrong:
         raise UserError(
             f"{path} does not fit the model of the config ({len(wrong)} of {len(own)} tensors): "
