@@ -38,8 +38,8 @@ def read_pretrained(path) -> Weights:
 def _from_moco(state: dict, path) -> dict:
     if others := [name for name in state if not name.startswith(QUERY)]:
         raise UserError(
-            f"{path} holds {len(others)} tensors beside MoCo's query encoder ({', '.join(others[:3])}): save "
-            f"only the tensors under module.{QUERY} and give those"
+            f"{path} holds {len(others)} tensors beside MoCo's query encoder: {', '.join(others[:3])}; save "
+            f"the tensors under module.{QUERY} alone and give those"
         )
     names = [name.removeprefix(QUERY) for name in state]
     ours = [

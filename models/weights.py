@@ -37,11 +37,12 @@ def read_weights(path, stage: str | None = None) -> Weights:
             f"{SCRIPT_OF['scan']}"
         )
     is_ours = heads or any(name.startswith(("contrastive_head.", "backbone.")) for name in state)
-    found = "foreign" if not is_ours else "scan" if is_scan else "selflabel" if heads else "pretext"
+    found = "scan" if is_scan else "selflabel" if heads else "pretext"
     if stage not in (None, found) or not is_ours:
+        fault = f"is a {found} model, not a {stage} model" if is_ours else "holds no model of ours"
         raise UserError(
-            f"{path} holds a {found} model ({architecture_of(state)}), not a {stage or 'SCAN'} model: give a "
-            f"model.pth.tar of {SCRIPT_OF.get(stage, 'a stage')} (moco.py reads foreign backbones)"
+            f"{path} {fault}: it has {architecture_of(state)}; give the model.pth.tar that "
+            f"{SCRIPT_OF.get(stage, 'a stage')} wrote (moco.py reads others' backbones)"
         )
     return Weights(found, state, best or 0)
 

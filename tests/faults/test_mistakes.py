@@ -581,7 +581,7 @@ WRONG_STAGE = {
         "pretext",
         "--model {outside}/other.pth.tar",
         r"/other\.pth\.tar holds no model of ours",
-        r"neither a contrastive head nor a cluster head",
+        r"model\.pth\.tar that simclr\.py wrote",
         written(torch_file({"epoch": 9, "state_dict": {}}), "other.pth.tar"),
     ),
     "a bare tensor to mine with": Case(
@@ -1207,7 +1207,7 @@ DAMAGED_MODELS = {
         "selflabel",
         "",
         r"/scan/model\.pth\.tar .*is damaged or another file",
-        r"if it is meant to be another one, remove that record",
+        r"if it is meant to be another one, remove that manifest",
         changed(SCAN_MODEL, lambda _: torch_file({})),
         3,
     )
@@ -1428,7 +1428,7 @@ OTHERS_WEIGHTS = {
         "moco",
         OTHER,
         r"/other\.pth holds no model of ours: .*conv_proj\.weight",
-        r"give a model\.pth\.tar",
+        r"give the model\.pth\.tar",
         other_weights(lambda: {"conv_proj.weight": torch.ones(4, 3, 16, 16)}),
     ),
     "MoCo's weights of another width": Case(

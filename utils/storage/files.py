@@ -18,8 +18,12 @@ from utils.errors import RunError
 Metadata = Mapping[str, Any]  # plain values
 REMEDIES = {
     "free some space, or raise the quota": (errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
-    "make the folder writable, or set another root_dir=...": (errno.EACCES, errno.EPERM, errno.EROFS),
-    "the folder is gone, or a file is in its place": (errno.ENOENT, errno.ENOTDIR, errno.EEXIST),
+    "make the folder writable, or name another root_dir=...": (errno.EACCES, errno.EPERM, errno.EROFS),
+    "the folder is gone or a file stands in its way: put it right": (
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.EEXIST,
+    ),
 }
 RECENT = 2  # seconds: a file that has just changed may change again without a new time of change
 
@@ -133,7 +137,7 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
         manifest = json.loads(content)
         if isinstance(manifest, dict) and isinstance(manifest.get("sha256"), str):
             return manifest
-    raise RunError(f"{place} ({len(content)} bytes) is damaged, it has no SHA-256: make {path} again")
+    raise RunError(f"{place} ({len(content)} bytes) is damaged, it has no SHA-256: make {path} anew")
 
 
 def verify_manifest(path: Path) -> dict[str, Any] | None:
@@ -141,9 +145,9 @@ def verify_manifest(path: Path) -> dict[str, Any] | None:
     manifest = read_manifest(path)
     if manifest and sha256_of(path) != manifest["sha256"]:
         raise RunError(
-            f"{path} ({path.stat().st_size} bytes) is not the file that {manifest_path(path).name} "
-            "describes: put that back, make it again with --restart of its stage, or, if this file is meant, "
-            "remove the manifest"
+            f"{path} ({path.stat().st_size} bytes) is damaged or another file: its SHA-256 is not the one in "
+            f"{manifest_path(path).name}; put the right file back, or make it anew with --restart of its "
+            "stage (if it is meant to be another one, remove that manifest)"
         )
     return manifest
 

@@ -47,7 +47,9 @@ def read_file(path) -> dict:
     """`read_tensors` for a file from elsewhere: it must be there (UserError) and fit its manifest
     (RunError)."""
     if not Path(path).is_file():
-        raise UserError(f"{path} not found: run the stage that writes it (--restart if it is finished)")
+        raise UserError(
+            f"{path} not found: run the stage that writes it (--restart if it is finished) or mend the path"
+        )
     verify_manifest(Path(path))
     return read_tensors(path)
 
@@ -68,5 +70,5 @@ def read_tensors(path) -> dict:
             "make it again"
         ) from error
     if not isinstance(content, dict):
-        raise UserError(f"{path} holds no named weights: give a model.pth.tar")
+        raise UserError(f"{path} holds no named weights but a {type(content).__name__}: give a model.pth.tar")
     return content
