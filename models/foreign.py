@@ -12,20 +12,18 @@ CLASSIFIER = ("fc.weight", "fc.bias")  # of a plain ResNet
 
 
 def read_pretrained(path) -> Weights:
-    """A pretext model from MoCo's file, from a plain ResNet's state dict (torchvision's names; its `fc` is
-    left out, so there is no head), or from a pretext model of ours.
-
-    Raises UserError for anything else, and for a MoCo file with more than the query encoder."""
+    """A pretext model from MoCo's file, from a plain ResNet (torchvision's names, `fc` left out, so without a
+    head) or from a pretext model of ours. Raises UserError for anything else."""
     content = read_file(path)
     state = plain_names(content.get("state_dict", content), path)
     if any(name.startswith(QUERY) for name in state):
         return Weights("pretext", _from_moco(state, path))
     if "conv1.weight" in state:
-        norms = [name.removesuffix("running_mean") for name in state if name.endswith("running_mean")]
-        uncounted = {
-            f"{norm}num_batches_tracked": torch.tensor(0) for norm in norms
-        }  # as in old PyTorch files
-        plain = {name: value for name, value in (uncounted | state).items() if name not in CLASSIFIER}
+        counts = [name.replace("running_mean", "num_batches_tracked") for name in state]
+        state = (
+            dict.fromkeys(set(counts) - state.keys(), torch.tensor(0)) | state
+        )  # old PyTorch did not count
+        plain = {name: value for name, value in state.items() if name not in CLASSIFIER}
         return Weights("pretext", {f"backbone.{name}": value for name, value in plain.items()})
     if "state_dict" in content:
         raise UserError(
@@ -41,8 +39,5 @@ def _from_moco(state: dict, path) -> dict:
             f"{path} holds {len(others)} tensors beside MoCo's query encoder: {', '.join(others[:3])}; save "
             f"the tensors under module.{QUERY} alone and give those"
         )
-    names = [name.removeprefix(QUERY) for name in state]
-    ours = [
-        f"contrastive_head.{name[3:]}" if name.startswith("fc.") else f"backbone.{name}" for name in names
-    ]
+    ours = [name.replace(QUERY, "backbone.").replace("backbone.fc.", "contrastive_head.") for name in state]
     return dict(zip(ours, state.values(), strict=True))

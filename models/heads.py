@@ -8,8 +8,7 @@ from utils.errors import UserError
 
 
 class ContrastiveModel(nn.Module):
-    """Images to unit-length features (B, features_dim). head: `mlp`, `linear`, or None for backbone
-    features."""
+    """Images to unit-length features (B, features_dim). head: `mlp`, `linear`, or None to have no head."""
 
     def __init__(self, backbone: nn.Module, head: str | None, features_dim: int = 0):
         super().__init__()
@@ -32,14 +31,11 @@ class ContrastiveModel(nn.Module):
 
 
 def feature_layer(model: ContrastiveModel, layer: str) -> ContrastiveModel:
-    """The model up to its contrastive `head`, or up to the `backbone`. Raises UserError if there is no
-    head."""
+    """The model up to its contrastive `head` or to its `backbone`; UserError for a head that is not there."""
     if layer == "backbone":
         return ContrastiveModel(model.backbone, head=None)
     if isinstance(model.contrastive_head, nn.Identity):
-        raise UserError(
-            "feature_layer is head, but these weights have no contrastive head: set feature_layer=backbone"
-        )
+        raise UserError("feature_layer is head, but these weights have none: set feature_layer=backbone")
     return model
 
 

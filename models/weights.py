@@ -20,8 +20,7 @@ class Weights(NamedTuple):
 
 
 def read_weights(path, stage: str | None = None) -> Weights:
-    """The weights in a model file or checkpoint, ours or published. Raises UserError if they are not of
-    `stage`."""
+    """The weights in a model file or checkpoint, ours or published; UserError if they are not of `stage`."""
     content = read_file(path)
     state, best = content, None
     if content.keys() == {"model", "head"}:
@@ -33,8 +32,8 @@ def read_weights(path, stage: str | None = None) -> Weights:
     is_scan = best is not None or heads > 1
     if is_scan and (type(best) is not int or best not in range(heads)):
         raise UserError(
-            f"{path} names head {best!r:.80} as the best of {heads}: give a model.pth.tar of "
-            f"{SCRIPT_OF['scan']}"
+            f"{path} is no whole scan model: it names head {best!r:.80} as the best of {heads}; give the "
+            f"model.pth.tar that {SCRIPT_OF['scan']} wrote"
         )
     is_ours = heads or any(name.startswith(("contrastive_head.", "backbone.")) for name in state)
     found = "scan" if is_scan else "selflabel" if heads else "pretext"

@@ -2,7 +2,6 @@
 
 import io
 import struct
-import warnings
 from pathlib import Path
 
 import torch
@@ -12,9 +11,7 @@ from utils.storage.files import verify_manifest
 
 
 class _NumberType:
-    """Stands for NumPy's dtype in a pickle, for four kinds of numbers.
-
-    NumPy's own would accept a shape from the file, and then read beyond the bytes of a number."""
+    """Stands for NumPy's dtype, which would take a shape from the file and read beyond a number's bytes."""
 
     def __init__(self, name: str, *flags):
         self.letter = {"i4": "i", "i8": "q", "f4": "f", "f8": "d"}[name]
@@ -44,8 +41,7 @@ def to_bytes(content: dict) -> bytes:
 
 
 def read_file(path) -> dict:
-    """`read_tensors` for a file from elsewhere: it must be there (UserError) and fit its manifest
-    (RunError)."""
+    """`read_tensors` of a file that must be there (UserError) and fit its manifest (RunError)."""
     if not Path(path).is_file():
         raise UserError(
             f"{path} not found: run the stage that writes it (--restart if it is finished) or mend the path"
@@ -55,19 +51,15 @@ def read_file(path) -> dict:
 
 
 def read_tensors(path) -> dict:
-    """The content of a weight file or checkpoint, on the CPU, from PyTorch's zip or legacy format.
-
-    Tensors, plain types and NumPy's numbers (as plain ones) are read. Raises UserError if there is anything
-    else."""
+    """The content of a weight file or checkpoint (zip or legacy format), on the CPU. NumPy's numbers become
+    plain ones. Raises UserError if there is more than tensors and plain types."""
     try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals(NUMPY_NUMBERS):
-            warnings.simplefilter("ignore")  # PyTorch's long explanations of a bad file
+        with torch.serialization.safe_globals(NUMPY_NUMBERS):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch, pickle and zipfile raise a dozen kinds for a bad file
         raise UserError(
             f"{path} ({Path(path).stat().st_size} bytes) cannot be read: it is damaged, no PyTorch file, or "
-            "holds more than tensors and plain values; nothing in it was run; put the right file there or "
-            "make it again"
+            "holds more than tensors and plain values; nothing in it was run; put the right file there"
         ) from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no named weights but a {type(content).__name__}: give a model.pth.tar")
