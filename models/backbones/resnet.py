@@ -67,9 +67,7 @@ def resnet50(stem: str, width: int = 64) -> nn.Module:
     import torchvision  # slow
 
     if width != 64:
-        raise UserError(
-            f"model_kwargs.width {width}: resnet50 exists at 64 only; leave it out or choose backbone: resnet18"
-        )
+        raise UserError(f"model_kwargs.width {width}: resnet50 has only 64; choose backbone: resnet18")
     model = torchvision.models.resnet50(weights=None)
     if stem != "imagenet":
         model.conv1, model.maxpool = stem_layers(stem, width)
