@@ -4,7 +4,6 @@ from torch import nn
 
 from models.backbones.registry import BACKBONES
 from models.heads import ClusteringModel, ContrastiveModel
-from utils.console import say_once
 
 PUBLISHED_STEMS = {"cifar-10": "cifar", "cifar-20": "cifar", "stl-10": "stl"}
 PUBLISHED_STEMS |= dict.fromkeys(("imagenet", "imagenet_50", "imagenet_100", "imagenet_200"), "imagenet")
@@ -15,13 +14,7 @@ CIFAR_SIDE, STL_SIDE = 48, 128  # pixels: the largest views for each stem
 def stem_for(data_set: str, crop_size: int) -> str:
     """The published rule by data set; by crop size (pixels) for a data set without a published model."""
     by_size = "cifar" if crop_size <= CIFAR_SIDE else "stl" if crop_size <= STL_SIDE else "imagenet"
-    stem = PUBLISHED_STEMS.get(data_set, by_size)
-    if stem == "imagenet" and crop_size <= CIFAR_SIDE:
-        say_once(
-            "warning: the imagenet stem and its stages divide the side of a view by 32: little is left of "
-            f"{crop_size} px; model_kwargs.stem=cifar is for small views"
-        )
-    return stem
+    return PUBLISHED_STEMS.get(data_set, by_size)
 
 
 def build_model(cfg) -> nn.Module:

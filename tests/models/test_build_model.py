@@ -1,5 +1,6 @@
 """`build_model` gives, from the published YAMLs alone, the networks whose state dicts were published."""
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,6 @@ from torch import nn
 from models import build_model
 from models.heads import ClusteringModel, ContrastiveModel, feature_layer
 from utils.config import load_config
-from utils.console import say_once
 from utils.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -44,8 +44,7 @@ def norm_of(name, channels):
 
 def published_resnet18():
     """Names and shapes of the published ResNet-18, for 32 and for 96 px alike."""
-    tensors = {"conv1.weight": (64, 3, 3, 3)} | norm_of("bn1", 64)
-    before = 64
+    tensors, before = {"conv1.weight": (64, 3, 3, 3)} | norm_of("bn1", 64), 64
     for stage, channels in enumerate((64, 128, 256, 512), start=1):
         for block in (0, 1):
             name = f"layer{stage}.{block}"
@@ -113,12 +112,10 @@ def stem_of(model):
         ("scan/scan_cifar10", [], "cifar"),
         ("selflabel/selflabel_stl10", [], "stl"),
         ("pretext/moco_imagenet50", [], "imagenet"),
-        ("scan/imagenet_eval", [], "imagenet"),
         ("scan/scan_cifar10", ["transformation_kwargs.crop_size=224"], "cifar"),
         ("scan/scan_stl10", ["transformation_kwargs.crop_size=32"], "stl"),
         ("scan/scan_cifar10", ["model_kwargs.stem=imagenet"], "imagenet"),
         ("scan/scan_imagenet_50", ["model_kwargs.stem=stl"], "stl"),
-        ("scan/scan_digits", [], "imagenet"),
         ("scan/scan_digits", [AUTO], "cifar"),
         ("scan/scan_digits", [AUTO, "transformation_kwargs.crop_size=48"], "cifar"),
         ("scan/scan_digits", [AUTO, "transformation_kwargs.crop_size=49"], "stl"),
@@ -128,21 +125,6 @@ def stem_of(model):
 )
 def test_the_stem_follows_the_published_data_set_else_the_crop_size_unless_it_is_named(path, overrides, stem):
     assert stem_of(model_of(f"configs/{path}.yml", *overrides)) == stem
-
-
-@pytest.mark.parametrize(
-    "overrides, warned",
-    [
-        (["transformation_kwargs.crop_size=48"], True),
-        (["transformation_kwargs.crop_size=49"], False),
-        (["transformation_kwargs.crop_size=48", "model_kwargs.stem=imagenet"], False),
-    ],
-    ids=["small", "large enough", "asked for"],
-)
-def test_small_views_meet_the_imagenet_stem_with_a_warning_unless_it_was_asked_for(overrides, warned, capsys):
-    say_once.cache_clear()
-    model_of("configs/scan/scan_imagenet_50.yml", *overrides)
-    assert ("model_kwargs.stem" in capsys.readouterr().out) == warned
 
 
 def test_width_scales_every_stage_of_resnet18():
@@ -194,31 +176,30 @@ def affine(x, state, name):
     return x @ state[f"{name}.weight"].T + state[f"{name}.bias"]
 
 
-def unit_length(x):
-    return x / (x**2).sum(dim=1, keepdim=True).sqrt()
+def by_hand(head, features, state):
+    if head == "linear":
+        return affine(features, state, "contrastive_head")
+    return affine(affine(features, state, "contrastive_head.0").clamp(min=0), state, "contrastive_head.2")
 
 
-def test_the_mlp_head_is_linear_relu_linear_and_unit_length(images):
-    torch.manual_seed(0)
-    model = ContrastiveModel(Pooled(), "mlp", 5).double()
-    state = model.state_dict()
-    hidden = affine(Pooled()(images), state, "contrastive_head.0").clamp(min=0)
-    torch.testing.assert_close(model(images), unit_length(affine(hidden, state, "contrastive_head.2")))
-
-
-def test_the_linear_head_is_one_layer_and_unit_length(images):
-    torch.manual_seed(0)
-    model = ContrastiveModel(Pooled(), "linear", 5).double()
-    assert names_and_shapes(model) == linear_of("contrastive_head", 3, 5)
-    features = affine(Pooled()(images), model.state_dict(), "contrastive_head")
-    torch.testing.assert_close(model(images), unit_length(features))
+@pytest.mark.parametrize("head", ["linear", "mlp"])
+def test_a_contrastive_head_is_one_layer_or_linear_relu_linear_and_its_output_of_unit_length(head, images):
+    model = ContrastiveModel(Pooled(), head, 5).double()
+    expected = by_hand(head, Pooled()(images), model.state_dict())
+    torch.testing.assert_close(model(images), expected / (expected**2).sum(dim=1, keepdim=True).sqrt())
 
 
 def test_cluster_heads_give_logits_of_the_unnormalised_features_one_tensor_a_head(images):
-    torch.manual_seed(0)
     model = ClusteringModel(Pooled(), num_clusters=6, num_heads=3).double()
     logits = model(images)
     assert [head.shape for head in logits] == [(4, 6)] * 3
     for head in range(3):
         expected = affine(Pooled()(images), model.state_dict(), f"cluster_head.{head}")
         torch.testing.assert_close(logits[head], expected)
+
+
+def test_layers_of_heads_start_as_pytorchs_each_with_its_own_draw():
+    first, second = ClusteringModel(Pooled(), num_clusters=100, num_heads=2).cluster_head
+    bound = 1 / math.sqrt(3)  # of nn.Linear's uniform draw from 3 features
+    assert 0.9 * bound < first.weight.abs().max() <= bound and 0.9 * bound < first.bias.abs().max() <= bound
+    assert not torch.equal(first.weight, second.weight)

@@ -79,14 +79,6 @@ def test_batch_norm_buffers_are_put_back_to_their_start_after_every_step():
         assert torch.equal(buffer, start[name]), name
 
 
-def test_the_parameters_stay_the_ones_the_optimizer_holds_and_still_take_gradients():
-    model = network()
-    before = list(model.parameters())
-    train(model)
-    after = list(model.parameters())
-    assert all(one is other and other.requires_grad for one, other in zip(before, after, strict=True))
-
-
 def test_on_request_the_batch_norm_buffers_follow_the_batches_as_without_an_average():
     model, plain = network(), network()
     ema = InPlaceEMA(model, ALPHA, batch_norm="running")
