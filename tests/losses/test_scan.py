@@ -79,13 +79,6 @@ def test_confident_balanced_clusters_reach_the_bound_minus_weight_ln_k():
     assert entropy.item() == pytest.approx(math.log(4))
 
 
-def test_uniform_guessing_has_full_entropy_and_consistency_ln_k():
-    total, consistency, entropy = scan_loss(torch.zeros(3, 10), torch.zeros(3, 10), entropy_weight=5.0)
-    assert consistency.item() == pytest.approx(math.log(10))
-    assert entropy.item() == pytest.approx(math.log(10))
-    assert total.item() == pytest.approx(-4 * math.log(10))
-
-
 def test_entropy_is_of_the_anchors_alone():
     anchors, neighbors = 50 * torch.eye(4), torch.zeros(4, 4)
     assert scan_loss(anchors, neighbors, 1.0).entropy.item() == pytest.approx(math.log(4))

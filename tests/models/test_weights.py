@@ -86,15 +86,6 @@ def test_every_form_of_a_model_gives_the_outputs_of_the_network_that_was_saved(
     assert torch.equal(outputs(loaded), outputs(trained(stage)))
 
 
-def test_a_pretext_model_without_a_head_gives_unit_length_backbone_features(path):
-    network, loaded = trained("pretext"), NETWORKS["pretext"]()
-    torch.save({f"backbone.{name}": value for name, value in network.backbone.state_dict().items()}, path)
-    load_whole(loaded, read_weights(path, "pretext"), path)
-    features = network.backbone(IMAGES)
-    expected = features / features.square().sum(dim=1, keepdim=True).sqrt()
-    torch.testing.assert_close(outputs(loaded)[0], expected)
-
-
 @WITH_CHECKPOINTS
 def test_scan_starts_with_the_backbone_of_the_pretext_model_and_heads_of_its_own(
     clustering, path, is_checkpoint
@@ -130,12 +121,6 @@ def test_a_file_that_lacks_a_tensor_is_refused_naming_it_and_nothing_is_loaded(
     with pytest.raises(UserError, match=f"missing {name.replace(str(BEST), '0')}"):
         load(clustering, path)
     assert torch.equal(outputs(clustering), before)
-
-
-def test_another_number_of_clusters_is_refused(path):
-    torch.save(content_of("scan", trained("scan").state_dict()), path)
-    with pytest.raises(UserError, match=r"cluster_head\.0\.weight is \(5, 16\), expected \(7, 16\)"):
-        load_best_head(ClusteringModel(backbone(), num_clusters=7, num_heads=1), path)
 
 
 # -- of which stage a file is
@@ -179,12 +164,3 @@ def test_a_head_that_a_scan_model_does_not_have_is_refused(path, head, place):
     with pytest.raises(UserError) as error:
         read_weights(path)
     assert str(path) in str(error.value) and f"{head!r}" in str(error.value)
-
-
-@pytest.mark.parametrize(
-    "content", [{"model": [1, 2], "optimizer": {}}, {"model": {1: torch.zeros(2)}, "head": 0}]
-)
-def test_a_model_without_names_is_refused(path, content):
-    torch.save(content, path)
-    with pytest.raises(UserError, match="named weights"):
-        read_weights(path)
