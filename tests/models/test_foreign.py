@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models.backbones.resnet import ResNet18, resnet50
+from models.backbones.resnet import ResNet18
 from models.foreign import read_pretrained
 from models.heads import ClusteringModel, ContrastiveModel
 from models.weights import load_whole
@@ -74,32 +74,6 @@ def test_files_of_old_pytorch_need_no_count_of_batches(path):
     torch.save({name: value for name, value in state.items() if "num_batches" not in name}, path)
     load_whole(loaded, read_pretrained(path), path)
     assert same(loaded.backbone.state_dict(), state)
-
-
-def shapes(state):
-    return {name: tuple(value.shape) for name, value in state.items()}
-
-
-def test_the_published_files_of_moco_and_torchvision_have_every_tensor_of_our_resnet50(path):
-    import torchvision
-
-    with torch.device("meta"):
-        ours, theirs = ContrastiveModel(resnet50("imagenet"), "mlp", 128), torchvision.models.resnet50()
-    plain = {name: torch.zeros(()).expand(shape) for name, shape in shapes(theirs.state_dict()).items()}
-    torch.save(plain, path)
-    backbone = read_pretrained(path).state
-    sizes = {
-        "fc.0.weight": (2048, 2048),
-        "fc.0.bias": (2048,),
-        "fc.2.weight": (128, 2048),
-        "fc.2.bias": (128,),
-    }
-    query = {name: value for name, value in plain.items() if name not in ("fc.weight", "fc.bias")}
-    query |= {name: torch.zeros(()).expand(shape) for name, shape in sizes.items()}
-    torch.save({"state_dict": {f"module.encoder_q.{name}": value for name, value in query.items()}}, path)
-    assert shapes(read_pretrained(path).state) == shapes(ours.state_dict())
-    ours.drop_head()
-    assert shapes(backbone) == shapes(ours.state_dict())
 
 
 def test_of_a_plain_backbone_only_the_classifier_is_left_out(path):
