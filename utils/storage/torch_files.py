@@ -2,6 +2,7 @@
 
 import io
 import struct
+import warnings
 from pathlib import Path
 
 import torch
@@ -54,12 +55,14 @@ def read_tensors(path) -> dict:
     """The content of a weight file or checkpoint (zip or legacy format), on the CPU. NumPy's numbers become
     plain ones. Raises UserError if there is more than tensors and plain types."""
     try:
-        with torch.serialization.safe_globals(NUMPY_NUMBERS):
+        with warnings.catch_warnings(), torch.serialization.safe_globals(NUMPY_NUMBERS):
+            warnings.simplefilter("ignore")  # PyTorch's advice on a bad file, such as another pickle protocol
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch, pickle and zipfile raise a dozen kinds for a bad file
         raise UserError(
             f"{path} ({Path(path).stat().st_size} bytes) cannot be read: it is damaged, no PyTorch file, or "
-            "holds more than tensors and plain values; nothing in it was run; put the right file there"
+            "holds more than tensors and plain values; nothing in it was run; put the right file there or "
+            "make it again"
         ) from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no named weights but a {type(content).__name__}: give a model.pth.tar")

@@ -105,6 +105,12 @@ def test_objects_of_other_programs_are_refused(what, path):
     assert_refused(path)
 
 
+def test_a_bare_pickle_is_refused_without_a_warning_of_pytorch(path, recwarn):
+    path.write_bytes(pickle.dumps(argparse.Namespace(lr=0.1), protocol=4))
+    assert_refused(path)
+    assert not recwarn.list
+
+
 # -- code in a file
 
 
