@@ -331,7 +331,7 @@ def test_the_commands_run_one_after_another(mined, weights, tmp_path, capsys):
         model = tmp_path / "imagenet_50" / stage / "model.pth.tar"
         evaluation.main(["--config_exp", config, "--model", str(model), f"root_dir={tmp_path}", *SMALL])
         out = capsys.readouterr().out
-        assert "loaded 12" in out and f"tensors from {model}" in out
+        assert f"tensors from {model}" in out
         assert ("right among the top 20" if stage == "pretext" else "ACC Top-5") in out
 
 
