@@ -19,11 +19,7 @@ Metadata = Mapping[str, Any]  # plain values
 REMEDIES = {
     "free some space, or raise the quota": (errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
     "make the folder writable, or name another root_dir=...": (errno.EACCES, errno.EPERM, errno.EROFS),
-    "the folder is gone or a file stands in its way: put it right": (
-        errno.ENOENT,
-        errno.ENOTDIR,
-        errno.EEXIST,
-    ),
+    "the folder is gone or a file is there: put it right": (errno.ENOENT, errno.ENOTDIR, errno.EEXIST),
 }
 RECENT = 2  # seconds: a file that has just changed may change again without a new time of change
 
@@ -34,9 +30,9 @@ def storage_errors(path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        remedies = [remedy for remedy, numbers in REMEDIES.items() if error.errno in numbers]
+        remedies = (remedy for remedy, numbers in REMEDIES.items() if error.errno in numbers)
         raise RunError(
-            f"cannot write {path}: {error.strerror or error}; {(remedies or ['check the disk'])[0]}, then "
+            f"cannot write {path}: {error.strerror or error}; {next(remedies, 'check the disk')}, then "
             "give the same command again (what was saved before is whole)"
         ) from error
 
