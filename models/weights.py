@@ -67,10 +67,8 @@ def load_backbone(model: nn.Module, path) -> str:
 def load_best_head(model: nn.Module, path) -> str:
     """Load the backbone and the best head of a scan model, that as `cluster_head.0`."""
     weights = read_weights(path, "scan")
-    state = {name: value for name, value in weights.state.items() if not name.startswith("cluster_head.")}
     best = f"cluster_head.{weights.head}."
-    for name in weights.state:
-        if name.startswith(best):
-            state[name.replace(best, "cluster_head.0.")] = weights.state[name]
+    names = [name for name in weights.state if name.startswith(best) or not name.startswith("cluster_head.")]
+    state = {name.replace(best, "cluster_head.0."): weights.state[name] for name in names}
     load_strictly(model, state, path)
     return f"loaded {len(state)} tensors (best head: {weights.head}) from {path}"
