@@ -130,7 +130,7 @@ def main(argv: list[str] | None = None) -> None:
         task = prepare(cfg, model, train_set, val_set, neighbors, run.device)
         saved = run.restore(model, task.optimizer, best_loss=math.inf, best_loss_head=0)
         best = Best(saved["best_loss"], saved["best_loss_head"])
-        run.log.note(f"loaded {loaded} backbone tensors from {inputs.folder / MODEL}")
+        run.log.note(loaded)
         say_bounds(run.log, task.criterion, cfg.batch_size, cfg.num_classes)
 
         for epoch in run.epochs():

@@ -88,7 +88,7 @@ def main(argv: list[str] | None = None) -> None:
         if run.is_finished():
             return
         model = build_model(cfg)
-        head = load_best_head(model, inputs.folder / MODEL)
+        loaded = load_best_head(model, inputs.folder / MODEL)
         model = model.to(run.device, memory_format=torch.channels_last)
         weak = val_transform(cfg.transformation_kwargs)
         strong = train_transform(cfg.augmentation_strategy, cfg.augmentation_kwargs)
@@ -101,7 +101,7 @@ def main(argv: list[str] | None = None) -> None:
         ema = InPlaceEMA(model, cfg.ema_alpha, cfg.ema_batch_norm) if cfg.use_ema else None
         criterion = ConfidenceBasedCE(cfg.confidence_threshold, **cfg.criterion_kwargs)
         task = Task(model, loader, criterion, optimizer, ema)
-        run.log.note(f"loaded the backbone and the best head, {head}, from {inputs.folder / MODEL}")
+        run.log.note(loaded)
         run.log.note(confidence_summary(predict(model, train_images)[0], cfg.confidence_threshold))
         used = evaluate_clusters(predict(model, val_images)[0], val_set.targets)["used_clusters"]
 

@@ -6,17 +6,13 @@ from torch.nn import functional as F
 
 
 def simclr_loss(features: Tensor, temperature: float) -> Tensor:
-    """NT-Xent (SimCLR, arXiv:2002.05709, eq. 1) with the first views alone as anchors.
+    """NT-Xent (SimCLR, arXiv:2002.05709, eq. 1) with only the first views as anchors.
 
-    features: (B, 2, D), the two views of each image, used as they come: unit length is the model's business.
-    Returns the mean over B of the cross-entropy of each first view's positive, the second view, against all other
-    2B - 1 views, by inner product / temperature: a scalar in nats, ln(2B - 1) at chance.
-    Raises ValueError for any other shape.
-    """
+    features: (B, 2, D), two views of each image, not normalised here. Returns a scalar in nats: the mean over
+    B of the cross-entropy of the second view against all other 2B - 1 views, by inner product / temperature
+    (chance: ln(2B - 1)). Raises ValueError for any other shape."""
     if features.ndim != 3 or features.shape[1] != 2:
-        raise ValueError(
-            f"features have shape {tuple(features.shape)}, expected (B, 2, D): two views of each image"
-        )
+        raise ValueError(f"features have shape {tuple(features.shape)}, expected (B, 2, D)")
     with torch.autocast(features.device.type, enabled=False):  # it would round the inner products
         first, second = features.float().unbind(dim=1)  # (B, D) each
         logits = first @ torch.cat([first, second]).T / temperature  # (B, 2B)
@@ -26,7 +22,7 @@ def simclr_loss(features: Tensor, temperature: float) -> Tensor:
 
 
 class SimCLRLoss(nn.Module):
-    """`simclr_loss` at one temperature."""
+    """`simclr_loss` with its temperature."""
 
     def __init__(self, temperature: float):
         super().__init__()

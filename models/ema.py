@@ -5,29 +5,28 @@ from torch import nn
 
 
 class InPlaceEMA:
-    """After each optimizer step the parameters are replaced by their running average (method as published).
+    """After each optimizer step, replaces the parameters by their running average, as published.
 
-    Network and average are then equal again, so each step moves the weights by 1 - alpha of the optimizer's step. The
-    average starts at the loaded weights.
-    batch_norm: `start` puts the batch-norm buffers back to their start-of-stage values each time, as published: the
-    model is evaluated with statistics of the features that it had before. `running` lets them follow the features."""
+    The average starts at the loaded weights. As network and average are equal again after each step, the step
+    moves the weights by 1 - alpha of the optimizer's step. batch_norm: `start`, as published, puts the
+    batch-norm buffers back to their first values after each step, which are those of older features;
+    `running` does not."""
 
     def __init__(self, model: nn.Module, alpha: float, batch_norm: str = "start"):
-        self.model, self.alpha, self.keeps_buffers = model, alpha, batch_norm == "start"
-        self.average = [parameter.detach().clone() for parameter in model.parameters()]
-        self.buffers = [buffer.clone() for buffer in model.buffers()]
+        self.alpha = alpha
+        self.parameters = [parameter.detach() for parameter in model.parameters()]
+        self.average = [parameter.clone() for parameter in self.parameters]
+        self.buffers = list(model.buffers()) if batch_norm == "start" else []
+        self.first_buffers = [buffer.clone() for buffer in self.buffers]
 
-    @torch.no_grad()
     def step(self) -> None:
-        for average, parameter in zip(self.average, self.model.parameters(), strict=True):
-            average.mul_(self.alpha).add_(parameter, alpha=1 - self.alpha)
-            parameter.copy_(average)
+        """average = alpha * average + (1 - alpha) * parameter."""
+        torch._foreach_mul_(self.average, self.alpha)
+        torch._foreach_add_(self.average, self.parameters, alpha=1 - self.alpha)
+        torch._foreach_copy_(self.parameters, self.average)
         self.restore_buffers()
 
-    @torch.no_grad()
     def restore_buffers(self) -> None:
-        """Put the batch-norm buffers back; also after a step that was skipped, for its forward passes moved them."""
-        if not self.keeps_buffers:
-            return
-        for start, buffer in zip(self.buffers, self.model.buffers(), strict=True):
-            buffer.copy_(start)
+        """Put the batch-norm buffers back; also after a skipped step, as its forward passes moved them."""
+        if self.buffers:
+            torch._foreach_copy_(self.buffers, self.first_buffers)

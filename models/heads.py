@@ -1,4 +1,4 @@
-"""What a backbone carries: a contrastive head in the pretext task, cluster heads after it."""
+"""What follows a backbone: a contrastive head in the pretext task, cluster heads after it."""
 
 import torch
 from torch import Tensor, nn
@@ -8,50 +8,39 @@ from utils.errors import UserError
 
 
 class ContrastiveModel(nn.Module):
-    """Backbone and projection: images to unit-length features (B, features_dim). head: `mlp` or `linear`."""
+    """Images to unit-length features (B, features_dim). head: `mlp`, `linear`, or None to have no head."""
 
-    def __init__(self, backbone: nn.Module, head: str, features_dim: int):
+    def __init__(self, backbone: nn.Module, head: str | None, features_dim: int = 0):
         super().__init__()
+        self.backbone, self.features_dim = backbone, features_dim
         dim = backbone.features_dim
-        self.backbone = backbone
         if head == "mlp":
-            self.contrastive_head = nn.Sequential(
-                nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, features_dim)
-            )
-        else:
+            layers = nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, features_dim)
+            self.contrastive_head = nn.Sequential(*layers)
+        elif head == "linear":
             self.contrastive_head = nn.Linear(dim, features_dim)
+        else:
+            self.drop_head()
 
     def forward(self, images: Tensor) -> Tensor:
         return F.normalize(self.contrastive_head(self.backbone(images)), dim=1)
 
     def drop_head(self) -> None:
-        """For weights that have none: the features are those of the backbone, unit-length (B, D)."""
-        self.contrastive_head = nn.Identity()
+        """Go on without a head, as some weights have none."""
+        self.contrastive_head, self.features_dim = nn.Identity(), self.backbone.features_dim
 
 
-class BackboneFeatures(nn.Module):
-    """Images to unit-length backbone features (B, D)."""
-
-    def __init__(self, backbone: nn.Module):
-        super().__init__()
-        self.backbone = backbone
-
-    def forward(self, images: Tensor) -> Tensor:
-        return F.normalize(self.backbone(images), dim=1)
-
-
-def feature_layer(model: ContrastiveModel, layer: str) -> nn.Module:
-    """Images to unit-length features: of the contrastive `head`, or of the `backbone` before it. Raises UserError where
-    there is no head."""
-    if layer == "head" and isinstance(model.contrastive_head, nn.Identity):
-        raise UserError(
-            "feature_layer is head, but these weights have no contrastive head: set feature_layer=backbone"
-        )
-    return model if layer == "head" else BackboneFeatures(model.backbone)
+def feature_layer(model: ContrastiveModel, layer: str) -> ContrastiveModel:
+    """The model up to its contrastive `head` or to its `backbone`; UserError for a head that is not there."""
+    if layer == "backbone":
+        return ContrastiveModel(model.backbone, head=None)
+    if isinstance(model.contrastive_head, nn.Identity):
+        raise UserError("feature_layer is head, but these weights have none: set feature_layer=backbone")
+    return model
 
 
 class ClusterHeads(nn.ModuleList):
-    """`num_heads` linear heads on pooled features (B, D): a list of logits (B, K), from one matrix product."""
+    """`num_heads` linear heads: features (B, D) to a list of logits (B, K), by one matrix product."""
 
     def __init__(self, features_dim: int, num_clusters: int, num_heads: int):
         super().__init__(nn.Linear(features_dim, num_clusters) for _ in range(num_heads))
@@ -63,7 +52,7 @@ class ClusterHeads(nn.ModuleList):
 
 
 class ClusteringModel(nn.Module):
-    """Backbone and `num_heads` linear cluster heads: images to a list of logits (B, K), one for each head."""
+    """Backbone and cluster heads: images to a list of logits (B, K), one for each head."""
 
     def __init__(self, backbone: nn.Module, num_clusters: int, num_heads: int):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Trained weights in files. When they are read, every tensor must fit by name and shape, or nothing is loaded."""
+"""Trained weights in files, and what each stage loads from them. Every tensor must fit."""
 
 import re
 from typing import NamedTuple
@@ -7,91 +7,68 @@ from torch import Tensor, nn
 
 from utils.errors import UserError
 from utils.stages import SCRIPT_OF
-from utils.storage.state_dicts import describe, in_short, load_strictly, plain_names
+from utils.storage.state_dicts import architecture_of, load_strictly, plain_names
 from utils.storage.torch_files import read_file
 
 
 class Weights(NamedTuple):
-    """What a file of weights holds.
-
-    stage: `pretext`, `scan` or `selflabel`. state: tensors by name, without what DataParallel and torch.compile put
-    into the names. head: the best one of a scan model, else 0. form: `model file`, or which checkpoint."""
+    """stage: `pretext`, `scan` or `selflabel`. head: the best one of a scan model, else 0."""
 
     stage: str
     state: dict[str, Tensor]
-    head: int
-    form: str
+    head: int = 0
 
 
 def read_weights(path, stage: str | None = None) -> Weights:
-    """The weights in a model file or a checkpoint, ours or a published one. Raises UserError if they are of no stage,
-    or of another `stage` than asked for."""
+    """The weights in a model file or checkpoint, ours or published; UserError if they are not of `stage`."""
     content = read_file(path)
-    state, best, is_scan, form = content, 0, False, "model file"
+    state, best = content, None
     if content.keys() == {"model", "head"}:
-        state, best, is_scan = content["model"], content["head"], True
+        state, best = content["model"], content["head"]
     elif {"model", "optimizer"} <= content.keys():
-        state, best, is_scan = content["model"], content.get("best_loss_head", 0), "best_loss_head" in content
-        form = f"checkpoint after epoch {in_short(content.get('epoch'))}"
+        state, best = content["model"], content.get("best_loss_head")
     state = plain_names(state, path)
     heads = sum(bool(re.fullmatch(r"cluster_head\.\d+\.weight", name)) for name in state)
-    if is_scan and (type(best) is not int or not 0 <= best < heads):
+    is_scan = best is not None or heads > 1
+    if is_scan and (type(best) is not int or best not in range(heads)):
         raise UserError(
-            f"{path} names head {in_short(best)} as its best, but holds {heads} heads: it is no whole scan model; "
-            f"give the model.pth.tar that {SCRIPT_OF['scan']} wrote"
-        )
-    if heads > 1 and not is_scan:
-        raise UserError(
-            f"{path} holds {heads} heads and does not say which is the best ({describe(state)}): give the "
+            f"{path} is no whole scan model: it names head {best!r:.80} as the best of {heads}; give the "
             f"model.pth.tar that {SCRIPT_OF['scan']} wrote"
         )
-    if heads:
-        found = "scan" if is_scan else "selflabel"
-    elif any(name.startswith(("contrastive_head.", "backbone.")) for name in state):
-        found = "pretext"
-    else:
+    is_ours = heads or any(name.startswith(("contrastive_head.", "backbone.")) for name in state)
+    found = "scan" if is_scan else "selflabel" if heads else "pretext"
+    if stage not in (None, found) or not is_ours:
+        fault = f"is a {found} model, not a {stage} model" if is_ours else "holds no model of ours"
         raise UserError(
-            f"{path} holds no model of ours: there is neither a contrastive head nor a cluster head in it, but "
-            f"{describe(state)}; give a model.pth.tar of a stage (moco.py reads others' backbones)"
+            f"{path} {fault}: it has {architecture_of(state)}; give the model.pth.tar that "
+            f"{SCRIPT_OF.get(stage, 'a stage')} wrote (moco.py reads others' backbones)"
         )
-    if stage not in (None, found):
-        raise UserError(
-            f"{path} is a {found} model, not a {stage} model ({describe(state)}): give the model.pth.tar that "
-            f"{SCRIPT_OF[stage]} wrote"
-        )
-    return Weights(found, state, best, form)
+    return Weights(found, state, best or 0)
 
 
 def load_whole(model: nn.Module, weights: Weights, path) -> str:
-    """Load all of a model of the same stage; returns what was loaded, in words. A pretext model whose weights have no
-    contrastive head goes on without one."""
+    """Load a whole model of the same stage, without its contrastive head if the weights have none.
+
+    Returns a line for the log, as the functions below."""
     if weights.stage == "pretext" and not any(name.startswith("contrastive_head.") for name in weights.state):
         model.drop_head()
     load_strictly(model, weights.state, path)
-    return f"loaded {count_backbone(model)} of {count_backbone(model)} backbone tensors from {path} ({weights.form})"
+    return f"loaded {len(weights.state)} tensors from {path}"
 
 
-def count_backbone(model: nn.Module) -> int:
-    return len(model.backbone.state_dict())
-
-
-def load_backbone(model: nn.Module, path) -> int:
-    """Load the backbone of a pretext model, leaving its contrastive head; returns how many tensors."""
+def load_backbone(model: nn.Module, path) -> str:
+    """Load the backbone of a pretext model, without its contrastive head."""
     state = read_weights(path, "pretext").state
     state = {name: value for name, value in state.items() if not name.startswith("contrastive_head.")}
     load_strictly(nn.ModuleDict({"backbone": model.backbone}), state, path)
-    return count_backbone(model)
+    return f"loaded {len(state)} backbone tensors from {path}"
 
 
-def load_best_head(model: nn.Module, path) -> int:
-    """Load a scan model with its best head alone, as `cluster_head.0`; returns which head that was."""
+def load_best_head(model: nn.Module, path) -> str:
+    """Load the backbone and the best head of a scan model, that as `cluster_head.0`."""
     weights = read_weights(path, "scan")
-    state = {name: value for name, value in weights.state.items() if not name.startswith("cluster_head.")}
     best = f"cluster_head.{weights.head}."
-    state |= {
-        f"cluster_head.0.{name.removeprefix(best)}": value
-        for name, value in weights.state.items()
-        if name.startswith(best)
-    }
+    names = [name for name in weights.state if name.startswith(best) or not name.startswith("cluster_head.")]
+    state = {name.replace(best, "cluster_head.0."): weights.state[name] for name in names}
     load_strictly(model, state, path)
-    return weights.head
+    return f"loaded {len(state)} tensors (best head: {weights.head}) from {path}"

@@ -1,26 +1,25 @@
-"""Backbones: images (B, 3, H, W) to pooled features (B, D).
+"""ResNet-18 with the state-dict names of the published SCAN models; ResNet-50 is torchvision's."""
 
-ResNet-18 in basic blocks with the state-dict names of the published SCAN models; ResNet-50 is torchvision's."""
-
-import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-STEMS = {  # the first convolution and the pool behind it
-    "cifar": (lambda width: nn.Conv2d(3, width, 3, padding=1, bias=False), nn.Identity),
-    "stl": (
-        lambda width: nn.Conv2d(3, width, 3, padding=1, bias=False),
-        lambda: nn.MaxPool2d(2, 2, padding=1),
-    ),
-    "imagenet": (
-        lambda width: nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False),
-        lambda: nn.MaxPool2d(3, 2, padding=1),
-    ),
-}
+from utils.errors import UserError
+
+
+def stem_layers(stem: str, width: int) -> tuple[nn.Conv2d, nn.Module]:
+    """The first convolution and the pool after it, of the stem `cifar`, `stl` or `imagenet`."""
+    if stem == "imagenet":
+        return nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False), nn.MaxPool2d(3, 2, padding=1)
+    pool = nn.MaxPool2d(2, 2, padding=1) if stem == "stl" else nn.Identity()
+    return nn.Conv2d(3, width, 3, padding=1, bias=False), pool
+
+
+def kaiming_init(convolution: nn.Conv2d) -> None:
+    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut (arXiv:1512.03385, figure 2)."""
+    """Two 3x3 convolutions and a shortcut (arXiv:1512.03385, figure 2)."""
 
     def __init__(self, channels_in: int, channels: int, stride: int):
         super().__init__()
@@ -30,9 +29,8 @@ class BasicBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(channels)
         self.shortcut = nn.Sequential()
         if stride != 1 or channels_in != channels:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(channels_in, channels, 1, stride=stride, bias=False), nn.BatchNorm2d(channels)
-            )
+            projection = nn.Conv2d(channels_in, channels, 1, stride=stride, bias=False)
+            self.shortcut = nn.Sequential(projection, nn.BatchNorm2d(channels))
 
     def forward(self, x: Tensor) -> Tensor:
         out = F.relu(self.bn1(self.conv1(x)))
@@ -40,24 +38,23 @@ class BasicBlock(nn.Module):
 
 
 class ResNet18(nn.Module):
-    """Stages of width, 2, 4 and 8 times width channels; D = 8 * width (512 as published).
+    """Images (B, 3, H, W) to pooled features (B, 8 * width); the stages have 1, 2, 4, 8 times width channels.
 
     The pool is global: at 96 px that is the published STL form's 7x7 pool."""
 
     def __init__(self, stem: str, width: int = 64):
         super().__init__()
-        convolution, pool = STEMS[stem]
-        self.conv1, self.bn1, self.maxpool = convolution(width), nn.BatchNorm2d(width), pool()
-        widths = [width, width, 2 * width, 4 * width, 8 * width]
-        for stage in range(1, 5):
-            first = BasicBlock(widths[stage - 1], widths[stage], stride=1 if stage == 1 else 2)
-            self.add_module(
-                f"layer{stage}", nn.Sequential(first, BasicBlock(widths[stage], widths[stage], stride=1))
-            )
-        self.features_dim = widths[-1]
+        convolution, pool = stem_layers(stem, width)
+        self.conv1, self.bn1, self.maxpool = convolution, nn.BatchNorm2d(width), pool
+        channels_in = width
+        for stage, channels in enumerate((width, 2 * width, 4 * width, 8 * width), start=1):
+            first = BasicBlock(channels_in, channels, stride=1 if stage == 1 else 2)
+            self.add_module(f"layer{stage}", nn.Sequential(first, BasicBlock(channels, channels, stride=1)))
+            channels_in = channels
+        self.features_dim = channels_in
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                kaiming_init(module)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.maxpool(F.relu(self.bn1(self.conv1(x))))
@@ -65,13 +62,16 @@ class ResNet18(nn.Module):
         return x.mean(dim=(2, 3))
 
 
-def resnet50(stem: str) -> nn.Module:
-    """torchvision's ResNet-50 without `fc`, untrained; D = 2048."""
+def resnet50(stem: str, width: int = 64) -> nn.Module:
+    """torchvision's ResNet-50 without `fc`, untrained: images (B, 3, H, W) to pooled features (B, 2048)."""
+    import torchvision  # slow
+
+    if width != 64:
+        raise UserError(f"model_kwargs.width {width}: resnet50 has only 64; choose backbone: resnet18")
     model = torchvision.models.resnet50(weights=None)
     if stem != "imagenet":
-        convolution, pool = STEMS[stem]
-        model.conv1, model.maxpool = convolution(64), pool()
-        nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+        model.conv1, model.maxpool = stem_layers(stem, width)
+        kaiming_init(model.conv1)
     model.features_dim = model.fc.in_features
     model.fc = nn.Identity()
     return model

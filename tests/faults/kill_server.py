@@ -96,7 +96,7 @@ class NamedPoints:
     def _open(self, path, mode):
         file = open(path, mode)  # noqa: SIM115 (the caller closes it)
         if "w" in mode:
-            self.written = re.sub(r"\.\d+\.part$", "", Path(path).name)
+            self.written = re.sub(r"\.[0-9a-f]+\.part$", "", Path(path).name)
             file.write = partial(self._write, file.write, file.flush)
         return file
 

@@ -6,15 +6,16 @@ import torch
 from losses import SCANLoss, cluster_entropy, scan_loss
 
 
-def loop_terms(anchor_logits, neighbor_logits, entropy_weight):
+def loop_terms(anchor_logits, neighbor_logits, entropy_weight, prior=None):
     """The formulas, one image and one cluster at a time: (B, K) in float64."""
     p, q = anchor_logits.softmax(dim=1), neighbor_logits.softmax(dim=1)
     batch, clusters = p.shape
     consistency = sum(-torch.log((p[i] * q[i]).sum()).clamp(min=-100) for i in range(batch)) / batch
-    entropy = 0.0
+    entropy = 0.0  # ln K less the divergence from the prior, or from even shares
     for k in range(clusters):
         mean_p = (sum(p[i, k] for i in range(batch)) / batch).clamp(min=1e-8)
-        entropy = entropy - mean_p * mean_p.log()
+        share = prior[k] / sum(prior) if prior else 1 / clusters
+        entropy = entropy - mean_p * (mean_p / share / clusters).log()
     return consistency - entropy_weight * entropy, consistency, entropy
 
 
@@ -23,12 +24,16 @@ def random_logits(batch=7, clusters=4, scale=3.0, seed=0):
     return (scale * torch.randn(2, batch, clusters, generator=generator)).unbind()
 
 
-@pytest.mark.parametrize("entropy_weight", [0.0, 2.0, 5.0])
+@pytest.mark.parametrize(
+    "prior", [None, [1, 1, 1, 1], [0.1, 0.2, 0.3, 0.4], [300.0, 1.0, 1.0, 200.0]], ids=str
+)
+@pytest.mark.parametrize("entropy_weight", [0.0, 5.0])
 @pytest.mark.parametrize("term", [0, 1, 2], ids=["total", "consistency", "entropy"])
-def test_value_and_gradient_of_each_term_equal_a_float64_loop_of_the_formula(term, entropy_weight):
+def test_value_and_gradient_of_each_term_equal_a_float64_loop_of_the_formula(term, entropy_weight, prior):
     inputs = [logits.requires_grad_() for logits in random_logits()]
     exact = [logits.detach().double().requires_grad_() for logits in inputs]
-    found, expected = scan_loss(*inputs, entropy_weight)[term], loop_terms(*exact, entropy_weight)[term]
+    found = scan_loss(*inputs, entropy_weight, prior)[term]
+    expected = loop_terms(*exact, entropy_weight, prior)[term]
     assert found.item() == pytest.approx(expected.item(), rel=1e-5)
     found_grads = torch.autograd.grad(found, inputs, materialize_grads=True)
     expected_grads = torch.autograd.grad(expected, exact, materialize_grads=True)
@@ -37,16 +42,33 @@ def test_value_and_gradient_of_each_term_equal_a_float64_loop_of_the_formula(ter
 
 
 def test_the_formula_holds_where_image_and_neighbor_hardly_agree():
-    anchors, neighbors = 21 * torch.eye(3), 21 * torch.eye(3).roll(1, dims=0)  # <p, q> about 2e-9
-    anchors.requires_grad_()
+    anchors, neighbors = (21 * torch.eye(3)).requires_grad_(), 21 * torch.eye(3).roll(1, dims=0)
     exact = anchors.detach().double().requires_grad_()
-    found = scan_loss(anchors, neighbors, 5.0).consistency
-    expected = loop_terms(exact, neighbors.double(), 5.0)[1]
-    assert 1e-10 < math.exp(-expected.item()) < 1e-8
+    found, expected = scan_loss(anchors, neighbors, 5.0)[1], loop_terms(exact, neighbors.double(), 5.0)[1]
+    assert 1e-10 < math.exp(-expected.item()) < 1e-8  # <p, q>
     assert found.item() == pytest.approx(expected.item(), rel=1e-5)
     found.backward()
     expected.backward()
     torch.testing.assert_close(anchors.grad.double(), exact.grad, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("heads, batch, clusters", [(10, 128, 50), (3, 33, 7), (1, 8, 4)])
+@pytest.mark.parametrize("is_skewed", [False, True], ids=["no prior", "prior"])
+def test_heads_together_give_the_values_and_gradients_of_a_loop_over_them_to_the_last_bit(
+    heads, batch, clusters, is_skewed
+):
+    criterion = SCANLoss(5.0, range(1, clusters + 1) if is_skewed else None)
+    together, apart = [
+        [logits.requires_grad_() for logits in random_logits(batch, heads * clusters)] for _ in range(2)
+    ]
+    found = criterion(*[torch.stack(logits.chunk(heads, dim=1)) for logits in together])
+    found.total.sum().backward()
+    loop = [criterion(*pair) for pair in zip(*[logits.chunk(heads, dim=1) for logits in apart], strict=True)]
+    torch.stack([terms.total for terms in loop]).sum().backward()
+    for term, expected in zip(found, zip(*loop, strict=True), strict=True):
+        assert torch.equal(term, torch.stack(expected))  # (H,)
+    for logits, expected in zip(together, apart, strict=True):
+        assert torch.equal(logits.grad, expected.grad)
 
 
 def test_confident_balanced_clusters_reach_the_bound_minus_weight_ln_k():
@@ -57,62 +79,42 @@ def test_confident_balanced_clusters_reach_the_bound_minus_weight_ln_k():
     assert entropy.item() == pytest.approx(math.log(4))
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_no_logits_go_below_the_bound(seed):
-    anchors, neighbors = random_logits(batch=16, clusters=6, scale=10.0, seed=seed)
-    assert scan_loss(anchors, neighbors, 5.0).total.item() > -5 * math.log(6)
-
-
-def test_uniform_guessing_has_full_entropy_and_consistency_ln_k():
-    total, consistency, entropy = scan_loss(torch.zeros(3, 10), torch.zeros(3, 10), entropy_weight=5.0)
-    assert consistency.item() == pytest.approx(math.log(10))
-    assert entropy.item() == pytest.approx(math.log(10))
-    assert total.item() == pytest.approx(-4 * math.log(10))
-
-
 def test_entropy_is_of_the_anchors_alone():
     anchors, neighbors = 50 * torch.eye(4), torch.zeros(4, 4)
     assert scan_loss(anchors, neighbors, 1.0).entropy.item() == pytest.approx(math.log(4))
-    assert scan_loss(50 * torch.eye(4)[[0, 0, 0, 0]], anchors, 1.0).entropy.item() == pytest.approx(
-        0, abs=1e-5
-    )
+    one_cluster = 50 * torch.eye(4)[[0, 0, 0, 0]]
+    assert scan_loss(one_cluster, anchors, 1.0).entropy.item() == pytest.approx(0, abs=1e-5)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("scale", [0.0, 60.0, 1000.0, 60000.0])
-def test_a_batch_collapsed_into_one_cluster_is_finite_in_value_and_gradient(scale, dtype):
+DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+
+
+@DTYPES
+@pytest.mark.parametrize("scale", [0.0, 60.0, 60000.0])
+@pytest.mark.parametrize("shift", [0, 1], ids=["agreement", "disagreement"])
+def test_a_batch_collapsed_into_one_cluster_is_finite_in_value_and_gradient(shift, scale, dtype):
     anchors = (scale * torch.eye(5)[[2] * 6]).to(dtype).requires_grad_()
-    neighbors = anchors.detach().clone().requires_grad_()
+    neighbors = anchors.detach().roll(shift, dims=1).requires_grad_()
     terms = scan_loss(anchors, neighbors, 5.0)
     terms.total.backward()
     assert all(term.isfinite() and term.dtype == torch.float32 for term in terms)
     assert anchors.grad.isfinite().all() and neighbors.grad.isfinite().all()
+    if shift and scale == 60000:
+        assert terms.consistency.item() == 100  # where the log is clamped
 
 
 def test_a_mean_under_1e_8_is_floored_there_not_shifted():
     anchors = torch.tensor([[0.0, -19.5, -19.5]])  # 3.4e-9 in each of the last two
     expected = -2 * 1e-8 * math.log(1e-8) + 2 * math.exp(-19.5)  # -p log p is 1 - p near p = 1
-    assert scan_loss(anchors, anchors, 1.0).entropy.item() == pytest.approx(
-        expected, abs=1e-8
-    )  # shifted: 4.9e-7
+    assert scan_loss(anchors, anchors, 1.0).entropy.item() == pytest.approx(expected, abs=1e-8)  # not 4.9e-7
 
 
 def test_under_the_floor_a_cluster_gives_no_entropy_gradient_of_its_own():
     anchors = torch.tensor([[0.0, 0.0, -19.5]]).requires_grad_()
     (grad,) = torch.autograd.grad(scan_loss(anchors, torch.zeros(1, 3), 1.0).entropy, anchors)
-    # Only the other two lose what it gains: p_3 * sum_k p_k (1 + log p_k). Its own share would be 17 times that.
+    # The other two lose it: p_3 * sum_k p_k (1 + log p_k). Its own term would be 17 times that.
     expected = math.exp(-19.5) / 2 * (1 - math.log(2))
     assert grad[0, 2].item() == pytest.approx(expected, rel=1e-3, abs=0)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_saturated_disagreement_is_clamped_at_100_with_a_finite_gradient(dtype):
-    anchors = (1000 * torch.eye(3)).to(dtype).requires_grad_()
-    neighbors = anchors.detach().roll(1, dims=0).requires_grad_()
-    terms = scan_loss(anchors, neighbors, 5.0)
-    terms.total.backward()
-    assert terms.consistency.item() == 100.0
-    assert anchors.grad.isfinite().all() and neighbors.grad.isfinite().all()
 
 
 def test_one_disagreeing_pair_does_not_disturb_the_gradient_of_the_others():
@@ -139,7 +141,7 @@ def test_agreement_so_sure_that_the_product_rounds_to_one_or_over_is_exact_to_ro
     assert anchors.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@DTYPES
 def test_half_precision_logits_give_the_fp32_loss_of_the_same_numbers(dtype):
     halves = [logits.to(dtype) for logits in random_logits()]
     found, expected = scan_loss(*halves, 5.0), loop_terms(*[half.double() for half in halves], 5.0)
@@ -147,28 +149,20 @@ def test_half_precision_logits_give_the_fp32_loss_of_the_same_numbers(dtype):
     assert found.total.item() == pytest.approx(expected[0].item(), rel=1e-5)
 
 
-@pytest.mark.parametrize("shapes", [((4, 3), (5, 3)), ((4, 3), (4, 2)), ((4,), (4,))])
+@pytest.mark.parametrize("shapes", [((4, 3), (5, 3)), ((4, 3), (4, 2)), ((4,), (4,)), ((1, 4, 3), (4, 3))])
 def test_shapes_that_do_not_fit_are_an_error_that_names_both(shapes):
-    with pytest.raises(ValueError, match=r"expected one \(B, K\) for both") as error:
+    with pytest.raises(ValueError) as error:
         scan_loss(torch.zeros(shapes[0]), torch.zeros(shapes[1]), 5.0)
     assert all(str(shape) in str(error.value) for shape in shapes)
 
 
-def test_the_module_face_is_the_function_at_its_weight():
-    logits = random_logits()
-    found = SCANLoss(entropy_weight=2.0)(*logits)
-    assert found == scan_loss(*logits, 2.0)
-    assert found.total == found.consistency - 2.0 * found.entropy
+def test_the_module_is_the_function_with_its_settings():
+    logits, prior = random_logits(), [1, 2, 3, 4]
+    assert SCANLoss(entropy_weight=2.0)(*logits) == scan_loss(*logits, 2.0)
+    assert SCANLoss(2.0, prior)(*logits) == scan_loss(*logits, 2.0, prior) != scan_loss(*logits, 2.0)
 
 
-# Under a cluster prior
-
-
-@pytest.mark.parametrize("prior", [[1, 1, 1, 1], [0.25] * 4, [30.0] * 4])
-def test_an_even_prior_is_no_prior(prior):
-    logits = random_logits()
-    for found, expected in zip(scan_loss(*logits, 5.0, prior), scan_loss(*logits, 5.0), strict=True):
-        assert found.item() == pytest.approx(expected.item(), abs=1e-6)
+# -- under a cluster prior
 
 
 def test_the_entropy_of_even_clusters_under_a_3_to_1_prior_by_hand():
@@ -181,33 +175,6 @@ def test_the_entropy_of_even_clusters_under_a_3_to_1_prior_by_hand():
         assert entropy.item() == pytest.approx(expected)
         assert consistency.item() == pytest.approx(math.log(2))
         assert total.item() == pytest.approx(math.log(2) - 5 * expected)
-
-
-def test_the_entropy_under_a_prior_is_ln_k_minus_the_divergence_from_it():
-    anchors, neighbors = random_logits()
-    mean, prior = anchors.double().softmax(dim=1).mean(dim=0).tolist(), [0.1, 0.2, 0.3, 0.4]
-    divergence = sum(p * math.log(p / q) for p, q in zip(mean, prior, strict=True))
-    assert scan_loss(anchors, neighbors, 5.0, prior).entropy.item() == pytest.approx(
-        math.log(4) - divergence, rel=1e-5
-    )
-
-
-def test_the_entropy_under_a_prior_is_highest_and_ln_k_where_the_clusters_have_its_shares():
-    prior = torch.tensor([0.6, 0.3, 0.1])
-    highest = cluster_entropy(prior, prior.tolist()).item()
-    assert highest == pytest.approx(math.log(3))
-    for others in (100 * random_logits(batch=50, clusters=3)[0]).softmax(dim=1), torch.full((1, 3), 1 / 3):
-        assert all(cluster_entropy(shares, prior.tolist()).item() < highest for shares in others)
-    near = [(prior + step * torch.tensor([1.0, -1.0, 0.0])) for step in (-0.01, 0.01)]
-    assert all(cluster_entropy(shares, prior.tolist()).item() < highest for shares in near)
-
-
-def test_gradient_steps_on_the_entropy_lead_to_the_shares_of_the_prior():
-    logits = torch.zeros(1, 3, requires_grad=True)
-    for _ in range(200):
-        (grad,) = torch.autograd.grad(scan_loss(logits, logits.detach(), 1.0, [6, 3, 1]).entropy, logits)
-        logits = (logits + grad).detach().requires_grad_()
-    assert logits.softmax(dim=1)[0].tolist() == pytest.approx([0.6, 0.3, 0.1], abs=1e-3)
 
 
 @pytest.mark.parametrize("prior", [[1, 1, 2], [1, 1e-9, 1e6], [1e-300, 1, 1]])
@@ -226,19 +193,10 @@ def test_under_a_prior_too_an_empty_cluster_counts_as_1e_8():
 
 @pytest.mark.parametrize("prior", [[1.0], [1, 1, 1], []])
 def test_a_prior_of_another_length_is_an_error_that_names_both(prior):
-    with pytest.raises(ValueError, match=f"{len(prior)} numbers for 4 clusters"):
+    with pytest.raises(ValueError, match=f"cluster_prior.*{len(prior)} .*4 "):
         scan_loss(*random_logits(), 5.0, prior)
 
 
-def test_the_module_face_hands_its_prior_on():
-    logits = random_logits()
-    assert (
-        SCANLoss(2.0, [1, 2, 3, 4])(*logits)
-        == scan_loss(*logits, 2.0, [1, 2, 3, 4])
-        != scan_loss(*logits, 2.0)
-    )
-
-
-def test_the_module_tells_how_low_the_losses_can_get():
+def test_the_bounds_for_the_log_are_minus_weight_ln_k():
     sentence = SCANLoss(entropy_weight=5.0).bounds(10)
-    assert "below -5 ln 10 = -11.513" in sentence and "below -ln 10 = -2.303" in sentence  # ln 10 = 2.302585
+    assert "-11.513" in sentence and "-2.303" in sentence  # ln 10 = 2.302585

@@ -20,10 +20,8 @@ def loop_loss(weak_logits, strong_logits, threshold, apply_class_balancing):
 
 
 def random_logits(batch=40, clusters=4, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return 6 * torch.randn(batch, clusters, generator=generator), torch.randn(
-        batch, clusters, generator=generator
-    )
+    weak, strong = torch.randn(2, batch, clusters, generator=torch.Generator().manual_seed(seed))
+    return 6 * weak, strong
 
 
 def confident(clusters, num_clusters=4):
@@ -34,48 +32,27 @@ def confident(clusters, num_clusters=4):
 @pytest.mark.parametrize("balancing", [True, False])
 @pytest.mark.parametrize("threshold", [0.5, 0.99])
 def test_value_and_gradient_equal_a_float64_loop_of_the_formula(threshold, balancing):
-    weak, strong = random_logits()
-    strong.requires_grad_()
+    weak, strong = (logits.requires_grad_() for logits in random_logits())
     exact = strong.detach().double().requires_grad_()
     loss, n_kept = confidence_based_ce(weak, strong, threshold, balancing)
-    expected, expected_kept = loop_loss(weak.double(), exact, threshold, balancing)
+    expected, expected_kept = loop_loss(weak.detach().double(), exact, threshold, balancing)
     assert 0 < expected_kept < len(weak)
     assert n_kept.item() == expected_kept
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     loss.backward()
     expected.backward()
     torch.testing.assert_close(strong.grad.double(), exact.grad, rtol=1e-5, atol=1e-5)
+    assert weak.grad is None
 
 
-def test_balancing_counts_each_cluster_present_the_same():
+@pytest.mark.parametrize("unsure", [0, 5])
+def test_balancing_counts_each_cluster_present_the_same_and_only_kept_images(unsure):
     # Three images in cluster 0, one in cluster 1. Cross-entropies: ln 4 for uniform logits, 0 for a sure hit.
-    weak = confident([0, 0, 0, 1])
-    strong = torch.cat([torch.zeros(3, 4), confident([1])])
-    assert confidence_based_ce(weak, strong, 0.99, True).loss.item() == pytest.approx(
-        math.log(4) / 2, rel=1e-6
-    )
-    assert confidence_based_ce(weak, strong, 0.99, False).loss.item() == pytest.approx(
-        3 * math.log(4) / 4, rel=1e-6
-    )
-
-
-def test_only_kept_images_count_towards_the_balance():
-    weak = torch.cat(
-        [confident([0, 1]), torch.tensor([[1.0, 0, 0, 0]] * 5)]
-    )  # five unsure images of cluster 0
-    strong = torch.cat([torch.zeros(1, 4), confident([1]), torch.randn(5, 4)])
-    loss, n_kept = confidence_based_ce(weak, strong, 0.99, True)
-    assert n_kept.item() == 2
-    assert loss.item() == pytest.approx(math.log(4) / 2, rel=1e-6)
-
-
-@pytest.mark.parametrize("balancing", [True, False])
-def test_a_batch_of_one_cluster_is_the_plain_mean(balancing):
-    strong = random_logits(batch=6)[1]
-    expected = -strong.double().log_softmax(dim=1)[:, 2].mean().item()
-    loss, n_kept = confidence_based_ce(confident([2] * 6), strong, 0.99, balancing)
-    assert n_kept.item() == 6
-    assert loss.item() == pytest.approx(expected, rel=1e-5)
+    weak = torch.cat([confident([0, 0, 0, 1]), torch.tensor([[1.0, 0, 0, 0]] * unsure).view(-1, 4)])
+    strong = torch.cat([torch.zeros(3, 4), confident([1]), torch.randn(unsure, 4)])
+    for balancing, share in ((True, 1 / 2), (False, 3 / 4)):
+        loss, n_kept = confidence_based_ce(weak, strong, 0.99, balancing)
+        assert (loss.item(), n_kept.item()) == (pytest.approx(share * math.log(4), rel=1e-6), 4)
 
 
 @pytest.mark.parametrize("balancing", [True, False])
@@ -100,22 +77,6 @@ def test_an_unsure_image_with_a_huge_loss_changes_nothing():
     assert confidence_based_ce(weak, strong, 0.99, False).loss.item() == pytest.approx(math.log(4))
 
 
-@pytest.mark.parametrize("balancing", [True, False])
-def test_no_gradient_reaches_the_weak_logits(balancing):
-    weak, strong = random_logits()
-    shared = weak.clone().requires_grad_()
-    strong.requires_grad_()
-    confidence_based_ce(shared, strong, 0.5, balancing).loss.backward()
-    assert shared.grad is None
-    assert strong.grad.abs().sum() > 0
-
-
-def test_n_kept_is_an_int64_scalar_and_the_loss_a_float32_one():
-    loss, n_kept = confidence_based_ce(*random_logits(), 0.5, True)
-    assert (n_kept.dtype, n_kept.shape) == (torch.int64, ())
-    assert (loss.dtype, loss.shape) == (torch.float32, ())
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("scale", [1.0, 1000.0])
 def test_half_precision_is_computed_in_fp32_and_stays_finite(scale, dtype):
@@ -123,7 +84,7 @@ def test_half_precision_is_computed_in_fp32_and_stays_finite(scale, dtype):
     strong.requires_grad_()
     loss, n_kept = confidence_based_ce(weak, strong, 0.9, True)
     expected, expected_kept = loop_loss(weak.double(), strong.detach().double(), 0.9, True)
-    assert n_kept.item() == expected_kept
+    assert (n_kept.item(), n_kept.dtype, loss.dtype) == (expected_kept, torch.int64, torch.float32)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     loss.backward()
     assert strong.grad.isfinite().all()
@@ -144,12 +105,12 @@ def test_no_shape_depends_on_the_data_and_nothing_is_read_back():
 
 @pytest.mark.parametrize("shapes", [((4, 3), (5, 3)), ((4, 3), (4, 2)), ((4,), (4,))])
 def test_shapes_that_do_not_fit_are_an_error_that_names_both(shapes):
-    with pytest.raises(ValueError, match=r"expected one \(B, K\) for both") as error:
+    with pytest.raises(ValueError) as error:
         confidence_based_ce(torch.zeros(shapes[0]), torch.zeros(shapes[1]), 0.99, True)
     assert all(str(shape) in str(error.value) for shape in shapes)
 
 
-def test_the_module_face_is_the_function_with_its_settings():
+def test_the_module_is_the_function_with_its_settings():
     logits = random_logits()
     for balancing in (True, False):
         found = ConfidenceBasedCE(threshold=0.7, apply_class_balancing=balancing)(*logits)

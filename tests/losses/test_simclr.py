@@ -12,9 +12,8 @@ def loop_loss(features, temperature):
     views = [(i, v) for v in range(2) for i in range(len(features))]
     losses = []
     for i in range(len(features)):
-        scores = {
-            view: torch.dot(features[i, 0], features[view]) / temperature for view in views if view != (i, 0)
-        }
+        others = [view for view in views if view != (i, 0)]
+        scores = {view: torch.dot(features[i, 0], features[view]) / temperature for view in others}
         losses.append(torch.stack(list(scores.values())).exp().sum().log() - scores[i, 1])
     return torch.stack(losses).mean()
 
@@ -23,9 +22,10 @@ def unit_views(batch=6, dim=8, seed=0):
     return F.normalize(torch.randn(batch, 2, dim, generator=torch.Generator().manual_seed(seed)), dim=2)
 
 
+@pytest.mark.parametrize("length", [1.0, 1.5], ids=["unit length", "used as they come"])
 @pytest.mark.parametrize("temperature", [0.1, 0.5])
-def test_value_and_gradient_equal_a_float64_loop_of_the_formula(temperature):
-    features = unit_views().requires_grad_()
+def test_value_and_gradient_equal_a_float64_loop_of_the_formula(temperature, length):
+    features = (length * unit_views()).requires_grad_()
     exact = features.detach().double().requires_grad_()
     loss, expected = simclr_loss(features, temperature), loop_loss(exact, temperature)
     loss.backward()
@@ -34,45 +34,22 @@ def test_value_and_gradient_equal_a_float64_loop_of_the_formula(temperature):
     torch.testing.assert_close(features.grad.double(), exact.grad, rtol=1e-5, atol=1e-5)
 
 
-def test_features_are_used_as_they_come_without_normalising():
-    features = 1.5 * unit_views()
-    assert simclr_loss(features, 1.0).item() == pytest.approx(
-        loop_loss(features.double(), 1.0).item(), rel=1e-5
-    )
-
-
 def test_a_hand_worked_batch_of_two():
-    # First views e1 and e2; second views both e1. Of the three other views, anchor 0 sees 1 (its positive), 0 and 1,
-    # anchor 1 sees 0 (its positive), 0 and 0.
+    # First views e1 and e2; second views both e1. Products with the other three views, the positive first:
+    # of anchor 0 they are 1, 0 and 1; of anchor 1 they are 0, 0 and 0.
     e1, e2 = torch.eye(2)
     features = torch.stack([torch.stack([e1, e1]), torch.stack([e2, e1])])
     expected = (math.log(2 * math.e + 1) - 1 + math.log(3)) / 2
     assert simclr_loss(features, 1.0).item() == pytest.approx(expected, rel=1e-6)
 
 
-def test_only_first_views_are_anchors_so_swapping_the_views_changes_the_loss():
-    features = unit_views()
-    swapped = simclr_loss(features.flip(1), 0.1).item()
-    assert swapped != pytest.approx(simclr_loss(features, 0.1).item(), rel=1e-3)
-    assert swapped == pytest.approx(loop_loss(features.flip(1).double(), 0.1).item(), rel=1e-5)
-
-
-@pytest.mark.parametrize("batch", [2, 5, 64])
+@pytest.mark.parametrize("batch", [1, 2, 64])
 def test_a_collapsed_batch_is_at_chance_ln_2b_minus_1_with_a_finite_gradient(batch):
     features = F.normalize(torch.ones(batch, 2, 4), dim=2).requires_grad_()
     loss = simclr_loss(features, 0.1)
     loss.backward()
-    assert loss.item() == pytest.approx(math.log(2 * batch - 1), rel=1e-6)
+    assert loss.item() == pytest.approx(math.log(2 * batch - 1))
     assert features.grad.isfinite().all()
-
-
-def test_perfectly_separated_images_have_almost_no_loss():
-    features = torch.eye(4)[:, None, :].expand(4, 2, 4)
-    assert simclr_loss(features, 0.1).item() == pytest.approx(math.log1p(6 * math.exp(-10)), rel=1e-2)
-
-
-def test_a_single_image_has_no_negatives_and_no_loss():
-    assert simclr_loss(unit_views(batch=1), 0.1).item() == 0.0
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -98,6 +75,6 @@ def test_anything_but_two_views_an_image_is_an_error_that_names_the_shape(shape)
         simclr_loss(torch.zeros(shape), 0.1)
 
 
-def test_the_module_face_is_the_function_at_its_temperature():
+def test_the_module_is_the_function_with_its_temperature():
     features = unit_views()
     assert SimCLRLoss(temperature=0.2)(features) == simclr_loss(features, 0.2) != simclr_loss(features, 0.1)

@@ -1,10 +1,9 @@
-"""Others' backbones as pretext models."""
+"""Backbones of others as pretext models."""
 
 import pytest
 import torch
-import torchvision
 
-from models.backbones.resnet import ResNet18, resnet50
+from models.backbones.resnet import ResNet18
 from models.foreign import read_pretrained
 from models.heads import ClusteringModel, ContrastiveModel
 from models.weights import load_whole
@@ -41,78 +40,45 @@ def same(first, second):
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip format", "legacy format"])
 @pytest.mark.parametrize("head", ["mlp", "linear"])  # of MoCo v2 and v1
 def test_mocos_query_encoder_is_backbone_and_contrastive_head(head, zipped, path):
-    model = network(head)
+    model, loaded = network(head), network(head)
     torch.save(in_moco_form(model), path, _use_new_zipfile_serialization=zipped)
     weights = read_pretrained(path)
-    assert (weights.stage, weights.head, weights.form) == ("pretext", 0, "MoCo's file")
-    assert same(weights.state, model.state_dict())
-    loaded = network(head)
+    assert (weights.stage, weights.head) == ("pretext", 0)
     load_whole(loaded, weights, path)
-    assert torch.equal(features(loaded), features(model))
-    names = (
-        {"contrastive_head.0.weight", "contrastive_head.2.bias"}
-        if head == "mlp"
-        else {"contrastive_head.weight"}
-    )
-    assert names <= weights.state.keys()
+    assert same(weights.state, model.state_dict()) and torch.equal(features(loaded), features(model))
 
 
 def test_a_moco_file_with_more_than_the_query_encoder_is_refused_naming_the_rest(path):
     rest = {"module.encoder_k.conv1.weight": torch.zeros(1), "module.queue": torch.zeros(1)}
     torch.save(in_moco_form(network(), **rest), path)
-    with pytest.raises(
-        UserError, match=r"holds 2 tensors beside MoCo's query encoder: encoder_k\.conv1\.weight, queue; "
-    ):
+    with pytest.raises(UserError, match=r" 2 .*encoder_k\.conv1\.weight, queue"):
         read_pretrained(path)
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])
 @pytest.mark.parametrize("place", [lambda state: state, lambda state: {"state_dict": state, "epoch": 3}])
-def test_a_plain_backbone_is_a_pretext_model_without_a_head_and_its_classifier_is_left_out(
-    prefix, place, path
-):
-    model = network()
+def test_a_plain_backbone_is_a_pretext_model_without_a_head_nor_its_classifier(prefix, place, path):
+    model, loaded = network(), network()
     plain = {f"{prefix}{name}": value for name, value in model.backbone.state_dict().items()}
     classifier = {f"{prefix}fc.weight": torch.zeros(1000, 16), f"{prefix}fc.bias": torch.zeros(1000)}
     torch.save(place(plain | classifier), path)
-    weights = read_pretrained(path)
-    assert same(
-        weights.state, {f"backbone.{name}": value for name, value in model.backbone.state_dict().items()}
-    )
-    loaded = network()
-    assert load_whole(loaded, weights, path).startswith("loaded 120 of 120 backbone tensors")
-    assert same(loaded.state_dict(), weights.state)
+    load_whole(loaded, read_pretrained(path), path)
+    assert same(loaded.backbone.state_dict(), model.backbone.state_dict())
     pooled = features(model.backbone)
     torch.testing.assert_close(features(loaded), pooled / pooled.square().sum(dim=1, keepdim=True).sqrt())
 
 
-def shapes(state):
-    return {name: tuple(value.shape) for name, value in state.items()}
+def test_files_of_old_pytorch_need_no_count_of_batches(path):
+    model, loaded = network(), network()
+    state = model.backbone.state_dict()
+    torch.save({name: value for name, value in state.items() if "num_batches" not in name}, path)
+    load_whole(loaded, read_pretrained(path), path)
+    assert same(loaded.backbone.state_dict(), state)
 
 
-def test_the_published_resnet50_of_moco_and_torchvisions_have_every_tensor_of_ours(path):
-    with torch.device("meta"):
-        ours, theirs = ContrastiveModel(resnet50("imagenet"), "mlp", 128), torchvision.models.resnet50()
-    plain = {name: torch.zeros(()).expand(shape) for name, shape in shapes(theirs.state_dict()).items()}
-    torch.save(plain, path)
-    backbone = read_pretrained(path).state
-    head = {
-        "fc.0.weight": (2048, 2048),
-        "fc.0.bias": (2048,),
-        "fc.2.weight": (128, 2048),
-        "fc.2.bias": (128,),
-    }
-    query = {name: value for name, value in plain.items() if name not in ("fc.weight", "fc.bias")}
-    query |= {name: torch.zeros(()).expand(shape) for name, shape in head.items()}
-    torch.save({"state_dict": {f"module.encoder_q.{name}": value for name, value in query.items()}}, path)
-    assert shapes(read_pretrained(path).state) == shapes(ours.state_dict())
-    ours.drop_head()
-    assert shapes(backbone) == shapes(ours.state_dict())
-
-
-def test_of_a_plain_backbone_nothing_but_the_classifier_is_left_out(path):
+def test_of_a_plain_backbone_only_the_classifier_is_left_out(path):
     torch.save(network().backbone.state_dict() | {"fc.0.weight": torch.zeros(16, 16)}, path)
-    with pytest.raises(UserError, match=r"does not fit .*: left over backbone\.fc\.0\.weight;"):
+    with pytest.raises(UserError, match=r"left over backbone\.fc\.0\.weight"):
         load_whole(network(), read_pretrained(path), path)
 
 
@@ -122,45 +88,22 @@ def test_a_pretext_model_of_ours_is_read_as_it_is(path):
     assert same(read_pretrained(path).state, model.state_dict())
 
 
+def clustering(num_heads):
+    return ClusteringModel(ResNet18("cifar", 2), 5, num_heads).state_dict()
+
+
 @pytest.mark.parametrize(
     "content, words",
     [
-        (
-            lambda: {"model": ClusteringModel(ResNet18("cifar", 2), 5, 2).state_dict(), "head": 0},
-            "is a scan model, not",
-        ),
-        (
-            lambda: {
-                "model": ClusteringModel(ResNet18("cifar", 2), 5, 2).state_dict(),
-                "optimizer": {},
-                "best_loss_head": 1,
-            },
-            "is a scan model, not",
-        ),
-        (
-            lambda: ClusteringModel(ResNet18("cifar", 2), 5, 1).state_dict(),
-            "is a selflabel model, not a pretext model",
-        ),
-        (
-            lambda: {"state_dict": {"encoder.0.weight": torch.zeros(1)}},
-            "but tensors such as encoder.0.weight",
-        ),
-        (lambda: {"state_dict": [1, 2]}, "holds no named weights but a list"),
-        (lambda: {"weight": torch.zeros(1)}, "holds no model of ours"),
+        (lambda: {"model": clustering(2), "head": 0}, "scan model"),
+        (lambda: clustering(1), "selflabel model"),
+        (lambda: {"state_dict": {"encoder.0.weight": torch.zeros(1)}}, "encoder.0.weight"),
+        (lambda: {"state_dict": [1, 2]}, "named weights"),
     ],
-    ids=["scan", "scan checkpoint", "selflabel", "other names", "list", "no network"],
+    ids=["scan", "selflabel", "other names", "list"],
 )
 def test_anything_else_is_refused_with_what_it_seems_to_be(content, words, path):
     torch.save(content(), path)
     with pytest.raises(UserError) as error:
         read_pretrained(path)
     assert str(path) in str(error.value) and words in str(error.value) and "\n" not in str(error.value)
-
-
-def test_a_backbone_of_another_architecture_does_not_fit_and_both_are_named(path):
-    torch.save(in_moco_form(network()), path)
-    model = ContrastiveModel(ResNet18("imagenet", 4), "mlp", 8)
-    with pytest.raises(
-        UserError, match=r"hold resnet18 of width 2 with a 3 x 3 stem.* of width 4 with a 7 x 7 stem"
-    ):
-        load_whole(model, read_pretrained(path), path)

@@ -1,11 +1,13 @@
-"""Files written whole or not at all; beside those that matter to a later run, a record of what they are."""
+"""Files that are written whole or not at all, and manifests: a JSON file beside a file says what is in it."""
 
 import errno
 import hashlib
 import json
 import os
+import secrets
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,64 +15,66 @@ import numpy as np
 
 from utils.errors import RunError
 
+Metadata = Mapping[str, Any]  # plain values
 REMEDIES = {
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free some space, or raise the quota"),
-    **dict.fromkeys(
-        (errno.EACCES, errno.EPERM, errno.EROFS), "make the folder writable, or name another root_dir=..."
-    ),
-    **dict.fromkeys(
-        (errno.ENOENT, errno.ENOTDIR, errno.EEXIST),
-        "the folder is gone or a file stands in its way: put it right",
-    ),
+    "free some space, or raise the quota": (errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    "make the folder writable, or name another root_dir=...": (errno.EACCES, errno.EPERM, errno.EROFS),
+    "the folder is gone or a file is there: put it right": (errno.ENOENT, errno.ENOTDIR, errno.EEXIST),
 }
+RECENT = 2  # seconds: a file that has just changed may change again without a new time of change
 
 
 @contextmanager
 def storage_errors(path) -> Iterator[None]:
-    """Turn an OSError into a RunError: one line with the path, the reason and what to do."""
+    """Turn an OSError into a RunError: one line with the path, the reason and the remedy."""
     try:
         yield
     except OSError as error:
-        remedy = REMEDIES.get(error.errno, "mend the storage")
+        remedies = (remedy for remedy, numbers in REMEDIES.items() if error.errno in numbers)
         raise RunError(
-            f"cannot write {path}: {error.strerror or error}; {remedy}, then give the same command again (what was "
-            "saved before is whole)"
+            f"cannot write {path}: {error.strerror or error}; {next(remedies, 'check the disk')}, then "
+            "give the same command again (what was saved before is whole)"
         ) from error
 
 
-def part_of(path: Path) -> Path:
-    """Where a file is written before it has its name; each process has a place of its own."""
-    return path.with_name(f"{path.name}.{os.getpid()}.part")
+@contextmanager
+def temporary_file(path: Path) -> Iterator[Path]:
+    """A new file beside `path`, to write and rename; removed at the end if it was not renamed.
+
+    Its name is random and it is created exclusively: no process on any host touches another's."""
+    part = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
+    with storage_errors(path):
+        open(part, "xb").close()
+    try:
+        yield part
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 def write_whole(files: Mapping[Path, bytes], replaced: Mapping[Path, Path] | None = None) -> None:
-    """Write the files, of one folder, under temporary names and flush them; then rename them, in this order.
+    """Write files of one folder under temporary names and flush them; then rename them, in this order.
 
-    Killed at any moment, a file is the old one or the new one, whole. replaced: where what stood at a path is moved
-    before. Raises RunError where storage fails, with the old files as they were."""
-    parts = {path: part_of(path) for path in map(Path, files)}
-    with storage_errors(list(parts)[-1]):
-        try:
-            for part, content in zip(parts.values(), files.values(), strict=True):
-                with open(part, "wb") as file:
-                    file.write(content)
-                    file.flush()
-                    os.fsync(file.fileno())
-            for path, place in (replaced or {}).items():
-                if path.exists():
-                    os.replace(path, place)
-            for path, part in parts.items():
-                os.replace(part, path)
-            _flush_folder(next(iter(parts)).parent)
-        except BaseException:
-            for part in parts.values():
-                with suppress(OSError):
-                    part.unlink(missing_ok=True)
-            raise
+    After a kill at any moment, each file is the old or the new one, whole. replaced: path -> where its old
+    file is moved before. Raises RunError if storage fails; the old files then stay."""
+    with ExitStack() as stack:
+        parts = {path: stack.enter_context(temporary_file(path)) for path in files}
+        stack.enter_context(storage_errors(list(files)[-1]))
+        for path, part in parts.items():
+            with open(part, "wb") as file:
+                file.write(files[path])
+                file.flush()
+                os.fsync(file.fileno())
+        for path, place in (replaced or {}).items():
+            if path.exists():
+                os.replace(path, place)
+        for path, part in parts.items():
+            os.replace(part, path)
+        _flush_folder(path.parent)
 
 
 def _flush_folder(folder: Path) -> None:
-    """So that a rename outlives a power cut; Windows and some network file systems know no such thing."""
+    """Make renames outlive a power loss; Windows and some network file systems cannot."""
     if hasattr(os, "O_DIRECTORY"):
         descriptor = os.open(folder, os.O_DIRECTORY)
         with suppress(OSError):
@@ -82,28 +86,29 @@ def manifest_path(path: Path) -> Path:
     return path.with_name(path.name + ".json")
 
 
-def save_with_manifest(
-    path: Path, content: bytes, facts: Mapping[str, Any], previous: Path | None = None
-) -> None:
-    """Write `content` and, beside it, `<name>.json`: its SHA-256, its size and `facts`, plain values.
+def _manifest(sha256: str, size: int, metadata: Metadata) -> bytes:
+    return json.dumps({"sha256": sha256, "bytes": size, **metadata}, indent=1).encode()
 
-    previous: where the file that stood there is kept, with its record. At each moment some record has the SHA-256 of
-    each whole file: records go first."""
-    record = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content), **facts}
+
+def save_with_manifest(path: Path, content: bytes, metadata: Metadata, previous: Path | None = None) -> None:
+    """Write `content` and, beside it, the manifest `<name>.json`: SHA-256, size and `metadata`.
+
+    previous: where the old file and its manifest are moved. Manifests are renamed first, so that at each
+    moment some manifest has the SHA-256 of each whole file."""
+    manifest = _manifest(hashlib.sha256(content).hexdigest(), len(content), metadata)
     replaced = {}
     if previous and path.exists():
         replaced = {manifest_path(path): manifest_path(previous), path: previous}
-    write_whole({manifest_path(path): json.dumps(record, indent=1).encode(), path: content}, replaced)
+    write_whole({manifest_path(path): manifest, path: content}, replaced)
 
 
 @contextmanager
-def new_array(path: Path, shape: tuple[int, ...], dtype, metadata: Mapping[str, Any]) -> Iterator[np.ndarray]:
-    """A `.npy` file with its manifest, as `save_with_manifest`, too large for memory: the block fills the array.
+def new_array(path: Path, shape: tuple[int, ...], dtype, metadata: Metadata) -> Iterator[np.ndarray]:
+    """A `.npy` file with a manifest that may be larger than memory: the block fills the array that it gets.
 
-    The array is memory-mapped under a temporary name. Its space is reserved first, so a full disk is an error here and
-    not a crash later. `metadata` may still be filled in the block."""
-    part = part_of(path)
-    try:
+    The array is memory-mapped under a temporary name. Its space is reserved first: a full disk is an error
+    here, not a crash later. `metadata` is read when the block ends. Raises RunError if storage fails."""
+    with temporary_file(path) as part:
         with storage_errors(path):
             array = np.lib.format.open_memmap(part, "w+", dtype, shape)
             if hasattr(os, "posix_fallocate"):
@@ -112,56 +117,61 @@ def new_array(path: Path, shape: tuple[int, ...], dtype, metadata: Mapping[str, 
         yield array
         with storage_errors(path):
             array.flush()
-            manifest = {"sha256": sha256_of(part), "bytes": part.stat().st_size, **metadata}
-            write_whole({manifest_path(path): json.dumps(manifest, indent=1).encode()})
+            write_whole({manifest_path(path): _manifest(sha256_of(part), part.stat().st_size, metadata)})
             os.replace(part, path)
             _flush_folder(path.parent)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def read_manifest(path: Path) -> dict[str, Any] | None:
-    """What the record beside `path` says; None where there is no record. Raises RunError for a damaged one."""
+    """The manifest of `path`, None if it has none. Raises RunError if it is damaged."""
+    place = manifest_path(path)
     try:
-        record = json.loads(manifest_path(path).read_bytes())
+        content = place.read_bytes()
     except FileNotFoundError:
         return None
-    except ValueError:
-        record = None
-    if not isinstance(record, dict) or not isinstance(record.get("sha256"), str):
-        record = manifest_path(path)
-        raise RunError(
-            f"{record} ({record.stat().st_size} bytes) is damaged, it names no SHA-256: make {path} anew"
-        )
-    return record
-
-
-def sha256_of(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def fresh_manifest(path: Path, facts: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The record of a file that is whole and was made under these facts; None for any other, which is then made anew:
-    that costs no more than time."""
-    try:
-        record = verify_manifest(path)
-    except (RunError, OSError):  # damaged, or not there
-        return None
-    return record if record and facts.items() <= record.items() else None
+    with suppress(ValueError):
+        manifest = json.loads(content)
+        if isinstance(manifest, dict) and isinstance(manifest.get("sha256"), str):
+            return manifest
+    raise RunError(f"{place} ({len(content)} bytes) is damaged, it has no SHA-256: make {path} anew")
 
 
 def verify_manifest(path: Path) -> dict[str, Any] | None:
-    """The record of `path`, None where there is none. Raises RunError if the file is not the one it was written for:
-    PyTorch and NumPy do not notice a flipped bit."""
-    record = read_manifest(path)
-    if record and sha256_of(path) != record["sha256"]:
+    """`read_manifest`; RunError if the file is not the one it describes. PyTorch overlooks a flipped bit."""
+    manifest = read_manifest(path)
+    if manifest and sha256_of(path) != manifest["sha256"]:
         raise RunError(
             f"{path} ({path.stat().st_size} bytes) is damaged or another file: its SHA-256 is not the one in "
-            f"{manifest_path(path).name}; put the right file back, or make it anew with --restart of its stage (if it is "
-            "meant to be another one, remove that record)"
+            f"{manifest_path(path).name}; put the right file back, or make it anew with --restart of its "
+            "stage (if it is meant to be another one, remove that manifest)"
         )
-    return record
+    return manifest
+
+
+def fresh_manifest(path: Path, metadata: Metadata) -> dict[str, Any] | None:
+    """The manifest of a whole file that was made with this metadata; None for a cache that must be filled."""
+    with suppress(RunError, OSError):
+        manifest = verify_manifest(path)
+        if manifest and metadata.items() <= manifest.items():
+            return manifest
+    return None
+
+
+_digests: dict[tuple[int, int, int, int], str] = {}
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file in hexadecimal, remembered in this process: a run reads each of its input files once.
+
+    It is known again by device, inode, size and time of change, unless it changed just before it was read."""
+    with open(path, "rb") as file:
+        status = os.fstat(file.fileno())
+        key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+        if key in _digests:
+            return _digests[key]
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    if time.time() - status.st_mtime > RECENT:
+        _digests[key] = digest.hexdigest()
+    return digest.hexdigest()

@@ -3,7 +3,6 @@
 import re
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from utils.errors import UserError
@@ -12,75 +11,57 @@ WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+|(?<=\.)_orig_mod\.")  # of Data
 
 
 def plain_names(state: Any, path) -> dict[str, Any]:
-    """The state dict without `module.` (DataParallel) and `_orig_mod.` (torch.compile) in its names. Raises UserError
-    if it is none, or if two names become the same."""
-    if not isinstance(state, dict):
-        raise UserError(f"{path} holds no named weights but a {type(state).__name__}: give a model.pth.tar")
-    plain = {}
-    for name, value in state.items():
-        if not isinstance(name, str) or not name.isprintable():
-            raise UserError(
-                f"{path} holds no named weights: {in_short(name)} is no name; give a model.pth.tar"
-            )
-        short = WRAPPERS.sub("", name)
-        if short in plain:
-            raise UserError(
-                f"{path} holds weights twice ({short}), with and without a wrapper's prefix: give a file of one model"
-            )
-        plain[short] = value
+    """The state dict without `module.` and `_orig_mod.` in its names. Raises UserError if it has no names, or
+    the same name twice."""
+    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
+        raise UserError(f"{path} holds no named weights: give a model.pth.tar")
+    plain = {WRAPPERS.sub("", name): value for name, value in state.items()}
+    if len(plain) < len(state):
+        raise UserError(
+            f"{path} holds {len(state) - len(plain)} weights twice, with and without module.: give a file of "
+            "one model"
+        )
     return plain
 
 
-def in_short(value: Any) -> str:
-    """Whatever a file holds, in one line."""
-    return " ".join(repr(value)[:80].split())
+def _shape(value: Any) -> tuple[int, ...] | str:
+    is_dense = isinstance(value, Tensor) and not (value.is_sparse or value.is_meta)
+    return tuple(value.shape) if is_dense else "no dense tensor"
 
 
-def _shape(value: Any) -> tuple[int, ...] | None:
-    """None for what is no dense tensor of real numbers."""
-    if not isinstance(value, Tensor) or value.is_meta or value.is_nested or value.layout != torch.strided:
-        return None
-    return tuple(value.shape) if value.is_floating_point() or value.dtype == torch.int64 else None
-
-
-def describe(state: dict[str, Any]) -> str:
-    """What network a state dict seems to be of."""
-    shapes = {str(name).removeprefix("backbone."): _shape(value) or () for name, value in state.items()}
-    stem = shapes.get("conv1.weight", ())
-    if len(stem) != 4:
+def architecture_of(state: dict[str, Any]) -> str:
+    """The network that a state dict seems to belong to, in words."""
+    shapes = {name.removeprefix("backbone."): _shape(value) for name, value in state.items()}
+    stem = shapes.get("conv1.weight")
+    if not isinstance(stem, tuple) or len(stem) != 4:
         return f"tensors such as {', '.join(list(shapes)[:3]) or 'none at all'}"
-    words = ["resnet50" if "layer1.0.conv3.weight" in shapes else f"resnet18 of width {stem[0]}"]
-    words[0] += f" with a {stem[2]} x {stem[3]} stem"
-    for kind in ("contrastive_head", "cluster_head"):
-        sizes = [shape[0] for name, shape in shapes.items() if name.startswith(kind) and len(shape) == 2]
-        if sizes and kind == "cluster_head":
-            words.append(f"{len(sizes)} head{'s' * (len(sizes) > 1)} of {sizes[0]} clusters")
-        elif sizes:
-            words.append(f"{'mlp' if len(sizes) > 1 else 'linear'} head of {sizes[-1]}")
+    network = "resnet50" if "layer1.0.conv3.weight" in shapes else f"resnet18 of width {stem[0]}"
+    words = [f"{network} with a {stem[2]} x {stem[3]} stem"]
+    layers = {name: shape[0] for name, shape in shapes.items() if len(shape) == 2}
+    if sizes := [size for name, size in layers.items() if name.startswith("contrastive_head")]:
+        words.append(f"{'mlp' if len(sizes) > 1 else 'linear'} head of {sizes[-1]}")
+    if sizes := [size for name, size in layers.items() if name.startswith("cluster_head")]:
+        words.append(f"{len(sizes)} head{'s' * (len(sizes) > 1)} of {sizes[0]} clusters")
     return ", ".join(words)
 
 
-def load_strictly(module: nn.Module, state: dict, path) -> None:
-    """Load `state` into `module`. Raises UserError with the first names when one is missing, left over or misshapen,
-    and then loads nothing."""
+def load_strictly(module: nn.Module, state: dict[str, Any], path) -> None:
+    """Load `state` into `module`. Raises UserError, and loads nothing, if a tensor is missing, left over,
+    misshapen or not finite."""
     own = module.state_dict()
     wrong = [f"missing {name}" for name in own if name not in state]
     wrong += [f"left over {name}" for name in state if name not in own]
-    shapes = {name: _shape(value) for name, value in state.items()}
-    wrong += [
-        f"{name} is {'no plain tensor' if shapes[name] is None else shapes[name]}, expected {tuple(own[name].shape)}"
-        for name in own
-        if name in state and shapes[name] != own[name].shape
-    ]
+    shapes = {name: (_shape(state[name]), tuple(own[name].shape)) for name in own if name in state}
+    wrong += [f"{name} is {shape}, expected {fit}" for name, (shape, fit) in shapes.items() if shape != fit]
     if wrong:
         raise UserError(
             f"{path} does not fit the model of the config ({len(wrong)} of {len(own)} tensors): "
-            f"{'; '.join(wrong[:3])}; the file seems to hold {describe(state)}, the config asks for {describe(own)}; "
-            "check backbone, model_kwargs, num_classes and num_heads"
+            f"{'; '.join(wrong[:3])}; the file seems to hold {architecture_of(state)}, the config asks for "
+            f"{architecture_of(own)}: check backbone, model_kwargs, num_classes and num_heads"
         )
     if bad := [name for name, value in state.items() if not value.isfinite().all()]:
         raise UserError(
-            f"{path} holds values that are not finite in {len(bad)} tensors, such as {bad[0]}: its training went "
-            "wrong, or it is damaged; give another file"
+            f"{path} holds values that are not finite in {len(bad)} tensors, such as {bad[0]}: its training "
+            "failed, or it is damaged; give another file"
         )
     module.load_state_dict(state)

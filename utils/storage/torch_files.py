@@ -1,4 +1,4 @@
-"""Files of PyTorch: tensors and plain values, read without running anything that is in them."""
+"""PyTorch files: tensors and plain values, read without running any code in them."""
 
 import io
 import struct
@@ -12,24 +12,22 @@ from utils.storage.files import verify_manifest
 
 
 class _NumberType:
-    """Stands for NumPy's dtype in a pickle, of four kinds of numbers and no more.
-
-    NumPy's own takes a shape from the file, even where it is an integer's, and then reads beyond its bytes."""
+    """Stands for NumPy's dtype, which would take a shape from the file and read beyond a number's bytes."""
 
     def __init__(self, name: str, *flags):
         self.letter = {"i4": "i", "i8": "q", "f4": "f", "f8": "d"}[name]
 
     def __setstate__(self, state: tuple):
-        _, self.order, *claims = state  # `<` or `>`
-        if claims != [None, None, None, -1, -1, 0]:
-            raise ValueError("more than the type of a number")
+        _, self.order, *rest = state  # `<` or `>`
+        if rest != [None, None, None, -1, -1, 0]:
+            raise ValueError("not the type of a plain number")
 
 
 def _number(number_type: _NumberType, content: bytes) -> int | float:
     return struct.unpack(number_type.order + number_type.letter, content)[0]
 
 
-NUMPY_NUMBERS = [  # what makes a number of NumPy in a pickle, as NumPy 1 and as NumPy 2 name it, and what is called
+NUMPY_NUMBERS = [  # what runs here, and the name it has in a pickle of NumPy 1 or 2
     (_NumberType, "numpy.dtype"),
     (_number, "numpy.core.multiarray.scalar"),
     (_number, "numpy._core.multiarray.scalar"),
@@ -44,7 +42,7 @@ def to_bytes(content: dict) -> bytes:
 
 
 def read_file(path) -> dict:
-    """As `read_tensors`, of a file that must be whole. Raises RunError where a record beside it says it is not."""
+    """`read_tensors` of a file that must be there (UserError) and fit its manifest (RunError)."""
     if not Path(path).is_file():
         raise UserError(
             f"{path} not found: run the stage that writes it (--restart if it is finished) or mend the path"
@@ -54,16 +52,17 @@ def read_file(path) -> dict:
 
 
 def read_tensors(path) -> dict:
-    """The content of a weight file or checkpoint, on the CPU, in PyTorch's present or former format. Tensors, plain
-    types and numbers of NumPy (as plain ones) are read; raises UserError for a file with anything else in it."""
+    """The content of a weight file or checkpoint (zip or legacy format), on the CPU. NumPy's numbers become
+    plain ones. Raises UserError if there is more than tensors and plain types."""
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(NUMPY_NUMBERS):
-            warnings.simplefilter("ignore")  # PyTorch explains a bad file at length
+            warnings.simplefilter("ignore")  # PyTorch's advice on a bad file, such as another pickle protocol
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch, pickle and zipfile raise a dozen kinds for a bad file
         raise UserError(
-            f"{path} ({Path(path).stat().st_size} bytes) cannot be read: it is damaged, no PyTorch file, or holds more "
-            "than tensors and plain values; nothing in it was run; put the right file there or make it anew"
+            f"{path} ({Path(path).stat().st_size} bytes) cannot be read: it is damaged, no PyTorch file, or "
+            "holds more than tensors and plain values; nothing in it was run; put the right file there or "
+            "make it again"
         ) from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no named weights but a {type(content).__name__}: give a model.pth.tar")
