@@ -1,6 +1,6 @@
 """Evaluate a model of any stage on the val split, or on all pictures of a folder.
 
-A pretext model is judged by the labels of its neighbors, the others by their clusters. These can be written as a
+A pretext model is judged by the labels of its neighbors, others by their clusters. These can be written as a
 table, as pictures, and as a page to look at."""
 
 import argparse

@@ -1,7 +1,6 @@
 """From a flat folder of unlabelled pictures to a table: the commands that a person gives, on a small network."""
 
 import csv
-import json
 import os
 import shutil
 
@@ -13,6 +12,7 @@ import eval as evaluation
 from tests.own_pictures import add_oddities, write_digits
 from tests.small_runs import SCRIPTS, SMALL, config_of, weights
 from utils.errors import UserError
+from utils.report.log import read_log
 
 STAGES = ("pretext", "scan", "selflabel")
 LABEL_METRICS = {"ACC", "NMI", "AMI", "ARI", "ACC Top-5", "ACC many-to-one", "balanced ACC", "macro-F1"}
@@ -53,7 +53,7 @@ def evaluate(runs, folder, *options):
 
 
 def log_of(stage_folder):
-    return [json.loads(line) for line in (stage_folder / "log.jsonl").read_text().splitlines()]
+    return read_log(stage_folder / "log.jsonl")
 
 
 def rows_of(path):
