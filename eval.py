@@ -116,7 +116,7 @@ def main(argv: list[str] | None = None) -> None:
         return
     if asked.show and not (asked.visualize_prototypes or dataset.is_labelled):
         raise UserError(
-            f"{cfg.val_db_name} has no labels, so no confusion matrix to show: add --visualize_prototypes"
+            f"{cfg.val_db_name} has no labels, so no confusion matrix to show: give --visualize_prototypes"
         )
     names = read_names(asked.model, cfg.num_classes)
     clustering = judge_clusters(trained, loader, model, weights.head, names)
