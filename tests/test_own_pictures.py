@@ -161,7 +161,7 @@ def test_the_page_and_the_prototypes_get_names_copies_and_the_logs_of_every_stag
 ):
     page, rows = {}, {}
 
-    def keep_page(path, clustering, neighbors, **about):
+    def keep_page(path, clustering, neighbors, about):
         page.update(about, of=clustering)
 
     def keep_rows(dataset, chosen, captions, path):

@@ -115,7 +115,8 @@ def report(tmp_path_factory):
     log.write_text("".join(f'{{"epoch": {epoch}, "train/loss": {1 / (epoch + 1)}}}\n' for epoch in range(9)))
     metrics = evaluate_clusters(probabilities, dataset.targets)
     clustering = Clustering(dataset, probabilities, pixels, metrics, {2: NASTY})
-    write_report(path, clustering, neighbors, NASTY, {"data set": "digits"}, {"scan": log})
+    about = {"title": NASTY, "summary": {"data set": "digits"}, "logs": {"scan": log}}
+    write_report(path, clustering, neighbors, about)
     return path, neighbors
 
 

@@ -41,5 +41,5 @@ def to_png(figure, **options) -> bytes:
     return file.getvalue()
 
 
-def save_png(figure, path: str | Path, **options) -> None:
-    write_whole({Path(path): to_png(figure, **options)})
+def save_png(figure, path: Path, **options) -> None:
+    write_whole({path: to_png(figure, **options)})

@@ -19,13 +19,13 @@ ROWS_PER_PAGE = 50  # prototypes
 TIGHT = {"bbox_inches": "tight", "pad_inches": 0.12}
 
 
-def plot_curves(log_path: str | Path, path: str | Path) -> None:
+def plot_curves(log_path: Path, path: Path) -> None:
     """Draw the metrics of a run's `log.jsonl`. Writes nothing if no epoch has a number."""
     if figure := curves_figure(log_path):
         save_png(figure, path)
 
 
-def curves_figure(log_path: str | Path):
+def curves_figure(log_path: Path):
     """The metrics of a run's `log.jsonl`, None if no epoch has a number.
 
     `train/loss` and `val/loss` are two lines of one panel, loss."""
@@ -122,16 +122,14 @@ def matching_figure(dataset, predictions: Tensor, metrics: Mapping):
     return confusion_figure(matrix, dataset.classes)
 
 
-def plot_matching(dataset, predictions: Tensor, metrics: Mapping, path: str | Path) -> bool:
+def plot_matching(dataset, predictions: Tensor, metrics: Mapping, path: Path) -> bool:
     """Draw `matching_figure`; returns whether there is one."""
     if figure := matching_figure(dataset, predictions, metrics):
         save_png(figure, path, **TIGHT)
     return figure is not None
 
 
-def plot_neighbors(
-    dataset, neighbors: np.ndarray, path: str | Path, anchors: int = 10, columns: int = 11
-) -> None:
+def plot_neighbors(dataset, neighbors: np.ndarray, path: Path, anchors: int = 10, columns: int = 11) -> None:
     """Draw some images (anchors, evenly spaced over the data set), each with its nearest neighbors.
 
     neighbors: (N, T + 1) row numbers, column 0 the image itself; the first `columns` are shown. A neighbor of
@@ -154,9 +152,7 @@ def plot_neighbors(
     draw_grid(dataset, "Nearest neighbors", note, rows, path)
 
 
-def plot_prototypes(
-    dataset, prototypes: Mapping[int, Sequence[int]], names: Mapping[int, str], path: str | Path
-) -> list[Path]:
+def plot_prototypes(dataset, prototypes: Mapping, names: Mapping[int, str], path: Path) -> list[Path]:
     """Draw one row per cluster: its prototype, then its companions. Returns the files written.
 
     prototypes: cluster -> row numbers, the prototype first. names: cluster -> caption of its row. More than
@@ -165,7 +161,7 @@ def plot_prototypes(
     pages = [clusters[i : i + ROWS_PER_PAGE] for i in range(0, len(clusters), ROWS_PER_PAGE)]
     note, paths = "Blue: the cluster's prototype; then others of its most confident images.", []
     for number, page in enumerate(pages, start=1):
-        title, page_path = "Prototypes", Path(path)
+        title, page_path = "Prototypes", path
         if len(pages) > 1:
             title = f"Prototypes, page {number} of {len(pages)}"
             page_path = page_path.with_name(f"{page_path.stem}-{number}{page_path.suffix}")

@@ -26,7 +26,7 @@ class Row(NamedTuple):
     frames: Sequence[str | None]
 
 
-def draw_grid(dataset, title: str, note: str, rows: list[Row], path: str | Path) -> None:
+def draw_grid(dataset, title: str, note: str, rows: list[Row], path: Path) -> None:
     """Write one picture of the rows, in two columns if there are many. Images are read one at a time."""
     columns = 1 if len(rows) <= ROWS_PER_COLUMN else 2
     side = min(dataset.get_image(int(rows[0].indices[0])).size)
@@ -60,4 +60,4 @@ def draw_grid(dataset, title: str, note: str, rows: list[Row], path: str | Path)
             picture.paste(ImageOps.fit(image, (cell, cell), method), (x, top))  # the centre square
     file = io.BytesIO()
     picture.save(file, "png")
-    write_whole({Path(path): file.getvalue()})
+    write_whole({path: file.getvalue()})

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 
-def read_log(path: str | Path) -> list[dict[str, Any]]:
+def read_log(path: Path) -> list[dict[str, Any]]:
     """All entries of the log, in order. A line that a crash cut off is skipped."""
     entries = []
-    for line in Path(path).read_text(encoding="utf-8", errors="replace").split("\n"):
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         try:
             entries.append(json.loads(line))
         except json.JSONDecodeError:
@@ -17,7 +17,7 @@ def read_log(path: str | Path) -> list[dict[str, Any]]:
     return [entry for entry in entries if isinstance(entry, dict)]
 
 
-def read_epochs(path: str | Path) -> dict[int, dict[str, float]]:
+def read_epochs(path: Path) -> dict[int, dict[str, float]]:
     """The finite numbers of each epoch, epochs rising: {epoch: {"train/loss": 1.2, ...}}.
 
     A run that was resumed may log an epoch twice: the later entry counts."""
@@ -32,6 +32,6 @@ def read_epochs(path: str | Path) -> dict[int, dict[str, float]]:
     }
 
 
-def read_results(path: str | Path) -> dict[str, Any]:
+def read_results(path: Path) -> dict[str, Any]:
     """The results at the end of a stage, in one dict."""
     return {name: value for entry in read_log(path) if "final" in entry for name, value in entry.items()}

@@ -51,6 +51,7 @@ def about_run(cfg: EasyDict, model: Path, images: str) -> dict[str, Any]:
     """What the report says of a model's run: `title`, `summary`, and `logs` of the stages up to its own."""
     folders = {"pretext": cfg.pretext_dir, "scan": cfg.scan_dir, STAGES[cfg.setup].folder: model.parent}
     logs = {stage: Path(folder, "log.jsonl") for stage, folder in folders.items()}
+    logs = {stage: log for stage, log in logs.items() if log.is_file()}
     crop_size = cfg.transformation_kwargs.crop_size
     epochs, batch_size = cfg.get("epochs", "?"), cfg.get("batch_size", "?")
     summary = {
@@ -61,7 +62,6 @@ def about_run(cfg: EasyDict, model: Path, images: str) -> dict[str, Any]:
         "training": f"{epochs} epochs, batches of {batch_size}, seed {cfg.seed}",
         "made": datetime.now().strftime("%Y-%m-%d %H:%M"),
     }
-    logs = {stage: log for stage, log in logs.items() if log.is_file()}
     return {"title": cfg.run_name, "summary": summary, "logs": logs}
 
 
@@ -85,7 +85,7 @@ def write_outputs(asked: Namespace, cfg: EasyDict, images: str, clustering: Clus
     if asked.report:
         path = beside(model, "report.html")
         neighbors = nearest(clustering.features, NEIGHBORS_SHOWN, cfg.knn_backend)
-        write_report(path, clustering, neighbors, **about_run(cfg, model, images))
+        write_report(path, clustering, neighbors, about_run(cfg, model, images))
         say(f"page to look at: {path}")
     if asked.visualize_prototypes:
         chosen = prototypes(clustering.probabilities, clustering.features)

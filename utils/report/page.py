@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,17 +29,11 @@ class Thumbnail(NamedTuple):
     crisp: bool
 
 
-def write_report(
-    path: Path,
-    clustering: Clustering,
-    neighbors: Tensor,
-    title: str,
-    summary: Mapping[str, str],
-    logs: Mapping[str, Path],
-) -> None:
+def write_report(path: Path, clustering: Clustering, neighbors: Tensor, about: Mapping[str, Any]) -> None:
     """Write the page, of at most some 20 MB: more than 50 clusters get fewer and smaller pictures.
 
-    neighbors: int64 (N, T+1), column 0 the image itself. summary: of the run. logs: stage -> log.jsonl."""
+    neighbors: int64 (N, T+1), column 0 the image itself. about: the run's `title`, `summary`, {what: text},
+    and `logs`, {stage: its log.jsonl}."""
     dataset, probabilities, *_ = clustering
     clusters = describe_clusters(clustering)
     predictions = probabilities.argmax(dim=1)  # (N,)
@@ -53,11 +47,11 @@ def write_report(
         clusters, others, neighbors, predictions.tolist(), lambda row: thumbnail(dataset.get_image(row), side)
     )
     confusion = matching_figure(dataset, predictions, clustering.metrics)
+    curves = {stage: curves_figure(log) for stage, log in about["logs"].items()}
     page = load_template().render(
         **clustering._asdict(),
-        title=title,
-        summary=summary,
-        curves={stage: to_svg(figure) for stage, log in logs.items() if (figure := curves_figure(log))},
+        **about,
+        curves={stage: to_svg(figure) for stage, figure in curves.items() if figure},
         confusion=to_svg(confusion) if confusion else None,
         clusters=clusters,
         confidences=likeliest[:, 0].tolist(),
@@ -71,17 +65,12 @@ def write_report(
     write_whole({path: page.encode("utf-8", "replace")})  # a file name may be no text
 
 
-def choose_thumbnails(
-    clusters: Sequence[Cluster],
-    others: Iterable[int],
-    neighbors: Tensor,
-    predictions: Sequence[int],
-    thumbnail_of: Callable[[int], Thumbnail],
-) -> dict[int, Thumbnail]:
+def choose_thumbnails(clusters, others, neighbors, predictions, thumbnail_of) -> dict[int, Thumbnail]:
     """The images to embed, by row number: at most 48 of each cluster, and at least one.
 
     First come those of the cards: the prototypes, then most and least confident in turn. Then `others`,
-    and the neighbors (N, T+1) of the images on the cards, all first neighbors before the second ones."""
+    and the neighbors (N, T+1) of the images on the cards, all first neighbors before the second ones.
+    predictions: the cluster of each image. thumbnail_of: row number -> its thumbnail."""
     chosen: dict[int, Thumbnail] = {}
     room = [MAX_THUMBNAILS] * len(clusters)
     bytes_left = [MAX_BYTES // len(clusters)] * len(clusters)
@@ -106,12 +95,7 @@ def choose_thumbnails(
     return chosen
 
 
-def describe_images(
-    clustering: Clustering,
-    clusters: Sequence[Cluster],
-    neighbors: Tensor,
-    thumbnails: Mapping[int, Thumbnail],
-) -> dict[str, Any]:
+def describe_images(clustering: Clustering, clusters: list[Cluster], neighbors: Tensor, thumbnails) -> dict:
     """What the dialog shows of each image with a thumbnail, and the names of neighbors without one.
 
     A picture that is on a card is not repeated here. neighbors: (N, T+1)."""

@@ -98,7 +98,7 @@ def random_neighbors(size):
 
 def page_of(folder, clustering, title="a", summary=(), logs=()):
     path, neighbors = folder / "report.html", random_neighbors(len(clustering.dataset))
-    write_report(path, clustering, neighbors, title, dict(summary), dict(logs))
+    write_report(path, clustering, neighbors, {"title": title, "summary": dict(summary), "logs": dict(logs)})
     return Page(path.read_text(encoding="utf-8"))
 
 
