@@ -10,7 +10,7 @@ from PIL import Image
 
 import eval as evaluation
 from tests.own_pictures import add_oddities, write_digits
-from tests.small_runs import SCRIPTS, SMALL, config_of, weights
+from tests.small_runs import SCRIPTS, SMALL, config_of, draw_nothing, weights
 from utils.errors import UserError
 from utils.report.log import read_log, read_results
 
@@ -39,7 +39,7 @@ def stage(name, settings):
 def runs(folder):
     """The three stages; the folder of their results, named after the pictures."""
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(SCRIPTS["scan"], "plot_curves", lambda *_: None)
+        draw_nothing(monkeypatch)
         for name in STAGES:
             stage(name, settings(folder, "epochs=2", "num_neighbors=5"))
     return folder.parent / "results" / "my digits"
@@ -113,17 +113,22 @@ def test_in_place_of_labels_the_figures_are_of_the_clusters_themselves(runs, fol
     assert 0 <= float(printed["neighbor_agreement"][0]) <= 1 and -1 <= float(printed["silhouette"][0]) <= 1
 
 
-def test_the_page_shows_every_cluster_with_its_name_the_copies_and_nothing_about_labels(runs, folder):
+def test_the_page_shows_names_copies_and_the_logs_of_every_stage_and_nothing_about_labels(
+    runs, folder, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(evaluation, "clustering_warnings", lambda metrics: ["beware"])
     names = runs / "selflabel" / "names.csv"
     names.write_text("cluster,name\n3,<b>round & thin</b>\n")
-    evaluate(runs, folder, "--predict", str(folder), "--report")
+    evaluate(runs, folder, "--predict", str(folder), "--report", f"root_dir={tmp_path}")
     names.unlink()
     page = (runs / "selflabel" / "report.html").read_text()
     assert page.count('<article class="card"') == 10
     assert "&lt;b&gt;round &amp; thin&lt;/b&gt;" in page and "<b>round" not in page
     assert 'id="duplicates"' in page and "1 group." in page
-    assert all(f"<figcaption>{stage}</figcaption>" in page for stage in STAGES)
+    assert all(f"<figcaption>{name}</figcaption>" in page for name in STAGES)
+    assert "<h1>my digits</h1>" in page and f"<dd>{folder}</dd>" in page
     assert 'id="confusion"' not in page and "Commonest classes" not in page
+    assert "warning: beware" in capsys.readouterr().out.splitlines()
 
 
 def test_names_that_a_person_gives_stand_in_the_table(runs, folder, capsys):
@@ -154,36 +159,6 @@ def test_a_few_new_pictures_that_leave_clusters_empty_speak_of_no_failure(runs, 
     evaluate(runs, folder, "--predict", str(tmp_path))
     output = capsys.readouterr().out
     assert "smallest_share               0.0000" in output and "warning" not in output
-
-
-def test_the_page_and_the_prototypes_get_names_copies_and_the_logs_of_every_stage(
-    runs, folder, tmp_path, monkeypatch, capsys
-):
-    page, rows = {}, {}
-
-    def keep_page(path, clustering, neighbors, about):
-        page.update(about, of=clustering)
-
-    def keep_rows(dataset, chosen, captions, path):
-        rows.update(captions)
-        return [path]
-
-    monkeypatch.setattr("utils.report.outputs.write_report", keep_page)
-    monkeypatch.setattr("utils.report.outputs.plot_prototypes", keep_rows)
-    monkeypatch.setattr(evaluation, "clustering_warnings", lambda metrics: ["beware"])
-    names = runs / "selflabel" / "names.csv"
-    names.write_text("cluster,name\n3,threes\n")
-    options = ["--predict", str(folder), "--report", "--visualize_prototypes", f"root_dir={tmp_path}"]
-    evaluate(runs, folder, *options)
-    names.unlink()
-    copied = min(path.name for path in folder.glob("*.PNG"))
-    dataset = page["of"].dataset
-    assert [[dataset.name(row) for row in group] for group in dataset.duplicates()] == [[copied, "copy.png"]]
-    assert page["of"].names == {3: "threes"}
-    assert rows[3] == "cluster 3: threes" and rows[4] == "cluster 4"
-    assert page["logs"] == {name: runs / name / "log.jsonl" for name in STAGES}
-    assert page["title"] == "my digits" and page["summary"]["trained on"] == str(folder)
-    assert "warning: beware" in capsys.readouterr().out.splitlines()
 
 
 def test_the_command_that_makes_what_is_missing_names_the_pictures(folder):

@@ -15,8 +15,7 @@ from data import build_dataset
 from data.augment import val_transform
 from data.loader.build import eval_loader
 from models import build_model
-from tests.small_runs import SMALL, config_of, few_digits, run_stage
-from utils import mining
+from tests.small_runs import SMALL, config_of, draw_nothing, few_digits, run_stage
 from utils.config import load_config
 from utils.errors import UserError
 from utils.storage.files import read_manifest
@@ -35,7 +34,7 @@ def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("swept")
     with pytest.MonkeyPatch.context() as monkeypatch:
         few_digits(monkeypatch)
-        monkeypatch.setattr(mining, "plot_neighbors", lambda *_: None)
+        draw_nothing(monkeypatch)
         run_stage("pretext", root, epochs=1)
     return root
 
@@ -55,8 +54,7 @@ def run_sweep(root, *words, run_name="digits"):
 def rows(root):
     with pytest.MonkeyPatch.context() as monkeypatch:
         few_digits(monkeypatch)
-        monkeypatch.setattr(scan, "plot_curves", lambda *_: None)
-        monkeypatch.setattr(scan, "plot_matching", lambda *_: None)
+        draw_nothing(monkeypatch)
         return run_sweep(root, *SWEPT)
 
 

@@ -2,7 +2,6 @@
 
 import json
 import sys
-import weakref
 
 import matplotlib
 import numpy as np
@@ -245,12 +244,6 @@ def test_many_clusters_are_drawn_in_two_columns_and_none_is_lost(folder):
     assert lefts[0] == lefts[1] < lefts[2] == lefts[3]
 
 
-def test_rows_of_unequal_length_lose_no_image(folder):
-    dataset, path = ColorDataset(12), folder / "prototypes.png"
-    draw_prototypes(dataset, {0: [0], 1: range(1, 12)}, path)
-    assert count(path, *dataset.colors()) == [64**2] * 12
-
-
 def test_very_many_clusters_fill_numbered_pages(folder):
     dataset = ColorDataset(51)
     paths = draw_prototypes(dataset, {c: [c] for c in range(51)}, folder / "p.q.png")
@@ -264,25 +257,6 @@ def test_clusters_without_images_are_left_out(folder):
     assert draw_prototypes(ColorDataset(2), {0: []}, path) == [] and not path.exists()
     assert draw_prototypes(ColorDataset(2), {0: [], 1: [1]}, path) == [path]
     assert count(path, BLUE) == [FRAME]
-
-
-def test_drawing_many_clusters_keeps_no_image_in_memory(folder):
-    class Watched(ColorDataset):
-        alive, most = 0, 0
-
-        def get_image(self, index):
-            image = super().get_image(index)
-            self.alive += 1
-            self.most = max(self.most, self.alive)
-            weakref.finalize(image, self.forget)
-            return image
-
-        def forget(self):
-            self.alive -= 1
-
-    dataset = Watched(120)
-    draw_prototypes(dataset, {c: [2 * c, 2 * c + 1] for c in range(60)}, folder / "p.png")
-    assert 0 < dataset.most <= 2  # the next one is read before the last one is freed
 
 
 # Files
@@ -300,13 +274,6 @@ def test_show_opens_a_window_for_each_picture(folder, monkeypatch):
     show(paths)
     plt.close("all")
     assert shown == ["a.png", "b.png"]
-
-
-def test_nothing_but_the_picture_is_left_and_drawing_twice_gives_the_same_file(folder):
-    for name in ("a.png", "b.png"):
-        plot_neighbors(ColorDataset(12), np.arange(12)[:, None], folder / name)
-    assert sorted(path.name for path in folder.iterdir()) == ["a.png", "b.png"]
-    assert (folder / "a.png").read_bytes() == (folder / "b.png").read_bytes()
 
 
 def test_pictures_need_no_display_and_no_window_system(folder, monkeypatch):
