@@ -52,16 +52,11 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 def check_fit(asked: argparse.Namespace, cfg, stage: str) -> None:
     """Raise UserError if the model is not of this config, or cannot give what is asked for."""
     if stage != STAGES[cfg.setup].folder:
-        raise UserError(
-            f"{asked.model} is a {stage} model, but {asked.config_exp} is a config of the {cfg.setup} stage: "
-            f"give the config under configs/{stage}/"
-        )
+        problem = f"{asked.model} is a {stage} model, but {asked.config_exp} is a config of {cfg.setup}"
+        raise UserError(f"{problem}: give a config under configs/{stage}/")
     check_data_set(cfg, asked.model)
     if stage == "pretext" and (asked.out or asked.report or asked.visualize_prototypes or asked.show):
-        raise UserError(
-            "outputs are of clusters, and a pretext model has none: leave out --out, --report, --show and "
-            "--visualize_prototypes"
-        )
+        raise UserError("a pretext model has no clusters: no --out, --report, --show, --visualize_prototypes")
     if asked.out and (asked.out.is_dir() or not asked.out.parent.is_dir()):
         raise UserError(f"--out {asked.out}: give a file such as table.csv, in a folder that exists")
 
@@ -70,9 +65,7 @@ def judge_neighbors(cfg, loader, model) -> dict[str, float]:
     """Share of an image's nearest neighbors that have its label."""
     dataset, topk = loader.dataset, max(TOPK)
     if not dataset.is_labelled:
-        raise UserError(
-            f"{cfg.val_db_name} has no labels to judge a pretext model by: look at neighbors.png beside it"
-        )
+        raise UserError(f"{cfg.val_db_name} has no labels to judge by: look at neighbors.png by the model")
     check_minable(len(dataset), topk, cfg.knn_backend, "val")
     neighbors = mine_neighbors(extract_features(model, loader).to(loader.device), topk, cfg.knn_backend)
     return {f"right among the top {k}": neighbor_accuracy(neighbors, dataset.targets, k) for k in TOPK}
@@ -99,10 +92,8 @@ def main(argv: list[str] | None = None) -> None:
     check_fit(asked, cfg, stage)
     trained = training_config(asked.model, cfg)
     if differences := "; ".join(view_differences(trained, cfg)):
-        say(
-            f"warning: {asked.model} was trained with other settings than this config has ({differences}): "
-            f"give --config_exp {asked.model.with_name('config.yml')}"
-        )
+        remedy = f"give --config_exp {asked.model.with_name('config.yml')}"
+        say(f"warning: {asked.model} was trained with other settings ({differences}): {remedy}")
     model = build_model(cfg)
     say(load_whole(model, weights, asked.model))
     device = choose_device(cfg.device)
@@ -115,9 +106,7 @@ def main(argv: list[str] | None = None) -> None:
         print_metrics(title, judge_neighbors(cfg, loader, model))
         return
     if asked.show and not (asked.visualize_prototypes or dataset.is_labelled):
-        raise UserError(
-            f"{cfg.val_db_name} has no labels, so no confusion matrix to show: give --visualize_prototypes"
-        )
+        raise UserError(f"nothing to show, as {cfg.val_db_name} has no labels: give --visualize_prototypes")
     names = read_names(asked.model, cfg.num_classes)
     clustering = judge_clusters(trained, loader, model, weights.head, names)
     print_metrics(f"{title}, head {weights.head}", clustering.metrics)

@@ -1,5 +1,6 @@
 """What the report says of each cluster: size, confidence, nearest cluster, commonest classes, images."""
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -57,7 +58,9 @@ def describe_clusters(clustering: Clustering) -> list[Cluster]:
     rising = confidence.argsort(stable=True)  # (N,)
     members = rising[predictions[rising].argsort(stable=True)].split(sizes.tolist())  # K of (size,)
     means = torch.stack([features[rows].double().mean(dim=0) for rows in members])  # (K, D), NaN if empty
-    nearest = nearest_clusters(means, sizes > 0)
+    similarity = F.normalize(means, dim=1) @ F.normalize(means, dim=1).T  # (K, K)
+    similarity.fill_diagonal_(-torch.inf)
+    similarity[:, sizes == 0] = similarity[sizes == 0] = -torch.inf
     confident = prototypes(probabilities, features, companions=MOST_CONFIDENT)
     targets = None if dataset.targets is None else integers(dataset.targets)  # (N,)
 
@@ -65,6 +68,7 @@ def describe_clusters(clustering: Clustering) -> list[Cluster]:
     for k, rows in enumerate(members):
         size = len(rows)
         cosines = F.cosine_similarity(features[rows].double(), means[k : k + 1], dim=1)  # (size,)
+        similar, other = similarity[k].max(dim=0)
         images = confident.get(k, [])
         others = [row for row in rows[: LEAST_CONFIDENT + len(images)].tolist() if row not in images]
         card = Cluster(
@@ -74,7 +78,7 @@ def describe_clusters(clustering: Clustering) -> list[Cluster]:
             confidence=confidence[rows].double().mean().item() if size else None,
             histogram=confidence_histogram(probabilities[rows]),
             cohesion=cosines.mean().item() if size else None,
-            nearest=nearest[k],
+            nearest=(int(other), similar.item()) if similar.isfinite() else None,
             classes=[] if targets is None else commonest_classes(targets[rows], dataset.classes),
             images=images,
             doubtful=others[:LEAST_CONFIDENT],
@@ -83,21 +87,7 @@ def describe_clusters(clustering: Clustering) -> list[Cluster]:
     return clusters
 
 
-def nearest_clusters(means: Tensor, used: Tensor) -> list[tuple[int, float] | None]:
-    """For each cluster the most similar other one and the cosine of their mean features; None without one.
-
-    means: (K, D), used: bool (K,)."""
-    similarity = F.normalize(means, dim=1) @ F.normalize(means, dim=1).T  # (K, K)
-    similarity.fill_diagonal_(-torch.inf)
-    similarity[:, ~used] = similarity[~used] = -torch.inf
-    best = similarity.max(dim=1)  # (K,) each
-    pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-    return [(other, cosine) if cosine > -torch.inf else None for other, cosine in pairs]
-
-
 def commonest_classes(targets: Tensor, classes: list[str]) -> list[tuple[str, float]]:
     """At most 3, with their shares of the labelled images; targets: (size,), -1 if unknown."""
-    labelled = targets[targets >= 0]
-    counts, order = labelled.bincount().sort(descending=True, stable=True)  # (C,) each
-    pairs = zip(order[:CLASSES].tolist(), counts[:CLASSES].tolist(), strict=True)
-    return [(classes[label], count / len(labelled)) for label, count in pairs if count]
+    counts = Counter(sorted(targets[targets >= 0].tolist()))
+    return [(classes[label], count / counts.total()) for label, count in counts.most_common(CLASSES)]
