@@ -100,15 +100,17 @@ def scan_config(argv: list[str]) -> EasyDict:
     return stage_config(stage_arguments(argv, ""), "scan")
 
 
-def run_variant(settings: dict[str, str], commands: list[list[str]], features_path: Path) -> Variant:
-    """Run each command line of scan.py, unless it is finished, and measure the results."""
-    results, clusters = zip(*(run_seed(argv, features_path) for argv in commands), strict=True)
+def run_variant(settings: dict[str, str], commands: list[list[str]], cache: Path) -> Variant:
+    """Run each command line of scan.py, unless it is finished, and measure the results.
+
+    cache: the folder for features."""
+    results, clusters = zip(*(run_seed(argv, cache) for argv in commands), strict=True)
     measured = {name: [row[name] for row in results if row[name] is not None] for name in results[0]}
     measured["agreement"] = agreements(clusters)
     return Variant(settings, scan_config(commands[0]).num_classes, len(commands), measured)
 
 
-def run_seed(argv: list[str], features_path: Path) -> tuple[dict[str, float | None], Tensor]:
+def run_seed(argv: list[str], cache: Path) -> tuple[dict[str, float | None], Tensor]:
     """One run of scan.py: its columns, except agreement, and the cluster of each val image, (N,)."""
     scan.main(argv)
     cfg = scan_config(argv)
@@ -118,7 +120,7 @@ def run_seed(argv: list[str], features_path: Path) -> tuple[dict[str, float | No
     load_whole(model, weights, folder / MODEL)
     model = model.to(device, memory_format=torch.channels_last)
     images = eval_loader(val_set, val_transform(cfg.transformation_kwargs), device)
-    features = cached_features(features_path, model.backbone, images)  # (1, N, D)
+    features = cached_features(cache / "features-val.npy", model.backbone, images)  # (1, N, D)
     loader = FeatureLoader(features, val_set, [None], EVAL_BATCH_SIZE, device)
     probabilities = predict(model.cluster_head, loader)[weights.head]  # (N, K)
     predictions = probabilities.argmax(dim=1)
@@ -138,10 +140,8 @@ def run_seed(argv: list[str], features_path: Path) -> tuple[dict[str, float | No
 def main(argv: list[str] | None = None) -> None:
     arguments = parse_args(argv)
     folder, commands = plan(arguments)
-    variants = [
-        run_variant(settings, of_seeds, folder / "features-val.npy")
-        for settings, of_seeds in zip(arguments.variants, commands, strict=True)
-    ]
+    pairs = zip(arguments.variants, commands, strict=True)
+    variants = [run_variant(settings, of_seeds, folder) for settings, of_seeds in pairs]
     rows = [table_row(variant) for variant in variants]
     suggested, sentence = verdict(rows, list(arguments.variants[0]))
     write_whole({folder / "sweep.csv": to_csv(rows)})
