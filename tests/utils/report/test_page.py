@@ -171,12 +171,6 @@ def test_at_most_48_of_a_cluster_are_embedded_and_each_once(tmp_path):
     assert all(page.content.count(source) == 1 for source in page.sources)
 
 
-def test_a_small_data_set_is_embedded_whole(tmp_path):
-    page = page_of(tmp_path, clustering_of(Pictures(9)))
-    assert sorted(map(int, page.data["images"])) == list(range(9)) and page.data["names"] == {}
-    assert len(set(page.sources)) == len(page.sources) == 9
-
-
 def chosen_of(cards, others, neighbors, predictions, length=100):
     """The rows of the chosen thumbnails, each of `length` bytes."""
     clusters = [SimpleNamespace(images=images, doubtful=doubtful) for images, doubtful in cards]
