@@ -4,6 +4,7 @@ python benchmarks/seeds.py --recipe digits --seeds 0 1 2 3 4 [--root_dir results
 """
 
 import argparse
+import json
 import resource
 import statistics
 import sys
@@ -22,7 +23,6 @@ from data import build_dataset
 from utils.config import load_config
 from utils.errors import UserError
 from utils.evaluate.clustering import kmeans_accuracy
-from utils.report.log import read_results
 from utils.run.command_line import command
 
 STAGES = {"pretext": simclr, "scan": scan, "selflabel": selflabel}
@@ -62,6 +62,12 @@ def cost_of(name: str, argv: list[str]) -> list[float]:
     return [(time.perf_counter() - begin) / 60, *spent]
 
 
+def finals(folder: Path) -> dict:
+    """The results at the end of a stage's log, in one dict."""
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return {name: value for line in lines if "final" in line for name, value in line.items()}
+
+
 def pixels_baseline(config: str, overrides: list[str]) -> float:
     """ACC on val of k-means fitted on the pixels of the very images that the recipe trains on."""
     cfg = load_config(None, config, overrides)
@@ -82,11 +88,9 @@ def run_recipe(
         words = ["--config_exp", f"configs/{stage}/{script.__name__}_{recipe}.yml", *overrides]
         costs.append(cost_of(stage, words))
     costs.append(cost_of("eval", [*words, "--model", str(folder / stage / "model.pth.tar")]))
-    results = read_results(folder / "pretext" / "log.jsonl")
+    results = finals(folder / "pretext")
     clusters = [
-        read_results(folder / stage / "log.jsonl")[metric]
-        for stage in ("scan", "selflabel")
-        for metric in ("ACC", "NMI")
+        finals(folder / stage)[metric] for stage in ("scan", "selflabel") for metric in ("ACC", "NMI")
     ]
     pixels = alone(
         pixels_baseline, words[1], overrides

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from tests.small_runs import draw_nothing
+from tests.small_runs import without_pictures
 
 torch.set_num_threads(1)
 
 
 @pytest.fixture
 def no_pictures(monkeypatch):
-    draw_nothing(monkeypatch)
+    without_pictures(monkeypatch)

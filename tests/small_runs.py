@@ -25,7 +25,7 @@ def few_digits(monkeypatch, change_targets=lambda targets: targets):
     monkeypatch.setitem(data.DATASETS, "digits", few)
 
 
-def draw_nothing(monkeypatch):
+def without_pictures(monkeypatch):
     """Pictures take half the time of a short run."""
     monkeypatch.setattr(figures, "save_png", lambda *_, **options: None)
     monkeypatch.setattr(mining, "plot_neighbors", lambda *_: None)

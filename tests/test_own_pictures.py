@@ -10,7 +10,7 @@ from PIL import Image
 
 import eval as evaluation
 from tests.own_pictures import add_oddities, write_digits
-from tests.small_runs import SCRIPTS, SMALL, config_of, draw_nothing, weights
+from tests.small_runs import SCRIPTS, SMALL, config_of, weights, without_pictures
 from utils.errors import UserError
 from utils.report.log import read_log, read_results
 
@@ -39,7 +39,7 @@ def stage(name, settings):
 def runs(folder):
     """The three stages; the folder of their results, named after the pictures."""
     with pytest.MonkeyPatch.context() as monkeypatch:
-        draw_nothing(monkeypatch)
+        without_pictures(monkeypatch)
         for name in STAGES:
             stage(name, settings(folder, "epochs=2", "num_neighbors=5"))
     return folder.parent / "results" / "my digits"

@@ -1,5 +1,6 @@
 """What mining writes and says; how neighbors are found is for test_neighbors.py and test_knn_index.py."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +15,6 @@ from utils import mining
 from utils.config import load_config
 from utils.errors import UserError
 from utils.mining import check_before_training, feature_size, mine
-from utils.report.log import read_log
 
 TRAIN, VAL, CLASSES = 120, 30, 3
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -169,7 +169,7 @@ def test_a_whole_pretext_run_takes_an_index(monkeypatch, tmp_path):
     pytest.importorskip("faiss")
     few_digits(monkeypatch)
     folder = run_stage("pretext", tmp_path, "knn_index=HNSW16", epochs=1)
-    notes = [line.get("note", "") for line in read_log(folder / "log.jsonl")]
+    notes = [json.loads(line).get("note", "") for line in (folder / "log.jsonl").read_text().splitlines()]
     assert any(
         note.startswith("knn_index HNSW16 found ") and note.endswith("of 206 images") for note in notes
     )
