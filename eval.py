@@ -1,5 +1,7 @@
-"""Evaluate a model of any stage: a pretext model by its neighbors' labels; others by figures, a table of which
-image is in which cluster, pictures, and a page to look at. Images are the val split, or all of a folder."""
+"""Evaluate a model of any stage on the val split, or on all pictures of a folder.
+
+A pretext model is judged by the labels of its neighbors, others by their clusters. These can be written as a
+table, as pictures, and as a page to look at."""
 
 import argparse
 from pathlib import Path
@@ -21,123 +23,99 @@ from utils.evaluate.clustering import clustering_warnings, evaluate_clusters, ne
 from utils.evaluate.label_free_report import judge_without_labels
 from utils.features import extract_features, predict
 from utils.neighbors.search import check_minable, mine_neighbors
+from utils.report.cluster_cards import Clustering
 from utils.report.figures import show
-from utils.report.outputs import config_of, names_for, write_results
+from utils.report.outputs import read_names, training_config, write_outputs
 from utils.run.command_line import Parser, command
 from utils.run.inputs import check_data_set
 from utils.stages import STAGES
 
-NEIGHBORS = (1, 5, 20)
-ENOUGH = 10  # new pictures for each cluster
+TOPK = (1, 5, 20)  # neighbors by which a pretext model is judged
+ENOUGH = 10  # new pictures for each cluster: fewer may well leave one empty
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(description=__doc__)
-    parser.add_argument(
-        "--config_exp",
-        required=True,
-        help="the YAML of the model's stage: config.yml beside it has all its settings",
-    )
-    parser.add_argument("--model", required=True, type=Path, help="model.pth.tar of that stage")
-    parser.add_argument(
-        "--predict", metavar="FOLDER", help="take all pictures in this folder, not the val split"
-    )
-    parser.add_argument("--out", type=Path, help="write which image is in which cluster to this CSV file")
-    parser.add_argument(
-        "--report", action="store_true", help="write report.html, a page to look at, beside the model"
-    )
-    parser.add_argument(
-        "--visualize_prototypes", action="store_true", help="write prototypes.png beside the model"
-    )
-    parser.add_argument("--show", action="store_true", help="also open the pictures in windows")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over the YAML")
+    add = parser.add_argument
+    add("--config_env", help="where results go (default: configs/env.yml, if present)")
+    add("--config_exp", required=True, help="the YAML of the model's stage, such as config.yml beside it")
+    add("--model", required=True, type=Path, help="model.pth.tar of that stage")
+    add("--predict", metavar="FOLDER", help="take all pictures in this folder, not the val split")
+    add("--out", type=Path, help="write which image is in which cluster to this CSV file")
+    add("--report", action="store_true", help="write report.html, a page to look at, beside the model")
+    add("--visualize_prototypes", action="store_true", help="write prototypes.png beside the model")
+    add("--show", action="store_true", help="also open the pictures in windows")
+    add("overrides", nargs="*", metavar="key=value", help="settings that win over the YAML")
     return parser.parse_intermixed_args(argv)
 
 
-def main(argv: list[str] | None = None) -> None:
-    arguments = parse_args(argv)
-    cfg = load_config(None, arguments.config_exp, arguments.overrides)
-    check_stage(cfg, "eval")
-    if arguments.out and (arguments.out.is_dir() or not arguments.out.parent.is_dir()):
-        raise UserError(f"--out {arguments.out}: give a file such as table.csv, in a folder that there is")
-    weights = read_weights(arguments.model)
-    stage = weights.stage
+def check_fit(asked: argparse.Namespace, cfg, stage: str) -> None:
+    """Raise UserError if the model is not of this config, or cannot give what is asked for."""
     if stage != STAGES[cfg.setup].folder:
-        raise UserError(
-            f"{arguments.model} is a {stage} model, but {arguments.config_exp} is a config of the {cfg.setup} stage: "
-            f"give the config under configs/{stage}/"
-        )
-    check_data_set(cfg, arguments.model)
-    if differences := view_differences(config_of(arguments.model, cfg), cfg):
-        say(
-            f"warning: {arguments.model} was trained with other settings than this config has ("
-            f"{'; '.join(differences)}): give --config_exp {arguments.model.with_name('config.yml')}"
-        )
-    device = choose_device(cfg.device)
-    model = build_model(cfg)
-    say(load_whole(model, weights, arguments.model))
-    model = model.to(device, memory_format=torch.channels_last)
-    dataset = new_pictures(cfg, arguments.predict) if arguments.predict else build_dataset(cfg, "val")
-    loader = eval_loader(dataset, val_transform(cfg.transformation_kwargs), device)
-    images = f"{arguments.predict or f'the val split of {cfg.val_db_name}'}, {len(dataset)} images"
-    if stage == "pretext":
-        judge_neighbors(cfg, arguments, model, loader, images)
-    else:
-        judge_clusters(cfg, arguments, model, loader, images, weights.head)
+        problem = f"{asked.model} is a {stage} model, but {asked.config_exp} is a config of {cfg.setup}"
+        raise UserError(f"{problem}: give a config under configs/{stage}/")
+    check_data_set(cfg, asked.model)
+    if stage == "pretext" and (asked.out or asked.report or asked.visualize_prototypes or asked.show):
+        raise UserError("a pretext model has no clusters: no --out, --report, --show, --visualize_prototypes")
+    if asked.out and (asked.out.is_dir() or not asked.out.parent.is_dir()):
+        raise UserError(f"--out {asked.out}: give a file such as table.csv, in a folder that exists")
 
 
-def judge_neighbors(cfg, arguments, model, loader, images: str) -> None:
-    """What a pretext model is worth: the share of an image's nearest neighbors that have its label."""
-    dataset = loader.dataset
-    if arguments.visualize_prototypes or arguments.show or arguments.report or arguments.out:
-        raise UserError(
-            "tables and pictures are of clusters, and a pretext model has none: leave --out, --report, "
-            "--visualize_prototypes and --show out"
-        )
+def judge_neighbors(cfg, loader, model) -> dict[str, float]:
+    """Share of an image's nearest neighbors that have its label."""
+    dataset, topk = loader.dataset, max(TOPK)
     if not dataset.is_labelled:
-        raise UserError(
-            f"{cfg.val_db_name} has no labels, and a pretext model is judged by its neighbors' labels: look at "
-            "neighbors.png beside the model instead"
-        )
-    check_minable(len(dataset), max(NEIGHBORS), cfg.knn_backend, "val")
-    neighbors = mine_neighbors(
-        extract_features(model, loader).to(loader.device), max(NEIGHBORS), cfg.knn_backend
-    )
-    right = {f"right among the top {k}": neighbor_accuracy(neighbors, dataset.targets, k) for k in NEIGHBORS}
-    print_metrics(f"pretext model {arguments.model} on {images}", right)
+        raise UserError(f"{cfg.val_db_name} has no labels to judge by: look at neighbors.png by the model")
+    check_minable(len(dataset), topk, cfg.knn_backend, "val")
+    neighbors = mine_neighbors(extract_features(model, loader).to(loader.device), topk, cfg.knn_backend)
+    return {f"right among the top {k}": neighbor_accuracy(neighbors, dataset.targets, k) for k in TOPK}
 
 
-def judge_clusters(cfg, arguments, model, loader, images: str, head: int) -> None:
-    """What the clusters are like, and what was asked for to show it."""
+def judge_clusters(cfg, loader, model, head: int, names: dict[int, str]) -> Clustering:
+    """The clusters by the best head, with their figures; cfg: of the model's training."""
     dataset = loader.dataset
-    if arguments.show and not (arguments.visualize_prototypes or dataset.is_labelled):
-        raise UserError(
-            f"{cfg.val_db_name} has no labels, so there is no confusion matrix to show: give --visualize_prototypes too"
-        )
-    names = names_for(arguments.model, cfg.num_classes)
     features = extract_features(model.backbone, loader)  # (N, D)
     once = FeatureLoader(features[None], dataset, [None], EVAL_BATCH_SIZE, loader.device)
     probabilities = predict(model.cluster_head, once)[head]  # (N, K)
-    made = config_of(arguments.model, cfg)  # its folders may be others than this config's
     features = features.to(loader.device)  # where neighbors are searched
-    metrics = judge_without_labels(
-        probabilities,
-        features,
-        dataset,
-        made.pretext_dir,
-        made.knn_backend,
-        made.get("criterion_kwargs", {}).get("cluster_prior"),
-    )
+    prior = cfg.get("criterion_kwargs", {}).get("cluster_prior")
+    metrics = judge_without_labels(probabilities, features, dataset, cfg.pretext_dir, cfg.knn_backend, prior)
     metrics |= evaluate_clusters(probabilities, dataset.targets)
-    stage = STAGES[cfg.setup].folder
-    print_metrics(f"{stage} model {arguments.model} on {images}, head {head}", metrics)
-    if (
-        not arguments.predict or len(dataset) >= ENOUGH * cfg.num_classes
-    ):  # a few new pictures need not fill them all
-        for caution in clustering_warnings(metrics):
-            say(f"warning: {caution}")
-    pictures = write_results(arguments, made, images, dataset, probabilities, features, metrics, names)
-    if arguments.show:
+    return Clustering(dataset, probabilities, features, metrics, names)
+
+
+def main(argv: list[str] | None = None) -> None:
+    asked = parse_args(argv)
+    cfg = load_config(asked.config_env, asked.config_exp, asked.overrides)
+    check_stage(cfg, "eval")
+    weights = read_weights(asked.model)
+    stage = weights.stage
+    check_fit(asked, cfg, stage)
+    trained = training_config(asked.model, cfg)
+    if differences := "; ".join(view_differences(trained, cfg)):
+        remedy = f"give --config_exp {asked.model.with_name('config.yml')}"
+        say(f"warning: {asked.model} was trained with other settings ({differences}): {remedy}")
+    model = build_model(cfg)
+    say(load_whole(model, weights, asked.model))
+    device = choose_device(cfg.device)
+    model = model.to(device, memory_format=torch.channels_last)
+    dataset = new_pictures(cfg, asked.predict) if asked.predict else build_dataset(cfg, "val")
+    loader = eval_loader(dataset, val_transform(cfg.transformation_kwargs), device)
+    images = f"{asked.predict or f'the val split of {cfg.val_db_name}'}, {len(dataset)} images"
+    title = f"{stage} model {asked.model} on {images}"
+    if stage == "pretext":
+        print_metrics(title, judge_neighbors(cfg, loader, model))
+        return
+    if asked.show and not (asked.visualize_prototypes or dataset.is_labelled):
+        raise UserError(f"nothing to show, as {cfg.val_db_name} has no labels: give --visualize_prototypes")
+    names = read_names(asked.model, cfg.num_classes)
+    clustering = judge_clusters(trained, loader, model, weights.head, names)
+    print_metrics(f"{title}, head {weights.head}", clustering.metrics)
+    if not asked.predict or len(dataset) >= ENOUGH * cfg.num_classes:
+        for warning in clustering_warnings(clustering.metrics):
+            say(f"warning: {warning}")
+    pictures = write_outputs(asked, trained, images, clustering)
+    if asked.show:
         show(pictures)
 
 

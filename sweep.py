@@ -1,6 +1,6 @@
-"""Compare settings of SCAN without labels: cluster heads for each, over several seeds, on the frozen pretext backbone.
+"""Compare settings of SCAN without labels: train cluster heads with each, over seeds, on the frozen backbone.
 
-docs/number-of-clusters.md says how the number of clusters is suggested and what the columns mean."""
+docs/number-of-clusters.md explains the columns and how the number of clusters is suggested."""
 
 import argparse
 import math
@@ -26,71 +26,60 @@ from utils.errors import UserError
 from utils.evaluate.clustering import evaluate_clusters
 from utils.evaluate.label_free import silhouette
 from utils.features import cached_features, predict
-from utils.report.figures import read_epochs
-from utils.report.sweep_table import Variant, agreements, plot_variants, summary, to_csv, to_lines, verdict
+from utils.report.log import read_epochs
+from utils.report.sweep_table import Variant, agreements, plot_variants, table_row, to_csv, to_lines, verdict
 from utils.run.command_line import command, stage_config, stage_parser
 from utils.run.folder import RunFolder
 from utils.stages import MODEL
 from utils.storage.files import write_whole
 
-NOT_VARIED = ("seed", "run_name", "root_dir", "update_cluster_head_only")
-COLUMNS = ("loss", "used_clusters", "effective_clusters", "agreement", "silhouette", "ACC")
+SET_HERE = ("seed", "update_cluster_head_only")  # keys that the sweep sets for each run
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    """The command line: `variants`, one {key: value} for each combination, `seeds` and what a stage takes."""
+    """The arguments of a stage, `seeds`, and `variants`, one {key: value} for each combination."""
     parser = stage_parser(__doc__.partition("\n")[0])
-    parser.add_argument(
-        "--vary", action="append", required=True, metavar="KEY=v1,v2", help="a key and its values"
-    )
-    parser.add_argument(
-        "--seeds", nargs="+", default=["0", "1", "2"], help="default: 0 1 2; agreement needs two"
-    )
+    add = parser.add_argument
+    add("--vary", action="append", required=True, metavar="KEY=v1,v2", help="a key and its values")
+    add("--seeds", nargs="+", default=["0", "1", "2"], help="default: 0 1 2; agreement needs two")
     arguments = parser.parse_intermixed_args(argv)
-    arguments.overrides += [
-        word for word in arguments.seeds if "=" in word
-    ]  # argparse takes what follows --seeds
+    arguments.overrides += [word for word in arguments.seeds if "=" in word]  # which argparse takes for seeds
     arguments.seeds = [word for word in arguments.seeds if "=" not in word]
     if not arguments.seeds:
-        raise UserError("--seeds names none: give two or more, such as --seeds 0 1 2")
-    if own := [
-        word for word in arguments.overrides if word.partition("=")[0] in ("seed", "update_cluster_head_only")
-    ]:
-        raise UserError(f"{own[0]}: the sweep sets this key itself; give seeds as --seeds 0 1 2")
+        raise UserError("--seeds is empty: give two or more, such as --seeds 0 1 2")
+    for override in arguments.overrides:
+        if override.partition("=")[0] in SET_HERE:
+            raise UserError(f"{override}: the sweep sets this key itself; give seeds as --seeds 0 1 2")
     varied = parse_vary(arguments.vary)
     arguments.variants = [dict(zip(varied, values, strict=True)) for values in product(*varied.values())]
     return arguments
 
 
 def parse_vary(options: Sequence[str]) -> dict[str, list[str]]:
-    """`KEY=v1,v2,...` as {key: values}; a value may be a list in brackets. Raises UserError for a key that stands twice
-    or cannot be varied, and where there is no value."""
+    """`KEY=v1,v2,...` as {key: values}; a value may be a list in brackets."""
     varied = {}
     for option in options:
         key, _, text = option.partition("=")
         values = [value.strip() for value in re.split(r",(?![^\[]*\])", text)]
         if not all(values):
-            raise UserError(
-                f"--vary {option} lacks a value: write it as KEY=v1,v2, such as num_classes=5,10,20"
-            )
+            raise UserError(f"--vary {option} lacks a value: write KEY=v1,v2, such as num_classes=5,10,20")
         if key in varied:
-            raise UserError(f"--vary {key} stands twice: give all its values at once, {key}=v1,v2,v3")
-        if key in NOT_VARIED:
-            raise UserError(
-                f"--vary {key}: this key cannot be varied, vary another one (seeds: --seeds 0 1 2)"
-            )
+            raise UserError(f"--vary {key} is given twice: give all its values at once, {key}=v1,v2,v3")
+        if key in (*SET_HERE, "run_name", "root_dir"):
+            raise UserError(f"--vary {key}: choose another key, this one cannot vary (seeds: --seeds 0 1 2)")
         varied[key] = values
     return varied
 
 
 def plan(arguments: argparse.Namespace) -> tuple[Path, list[list[list[str]]]]:
-    """The sweep's folder, and for each variant and seed the command line of scan.py. Raises UserError for what would
-    stop one of the runs before its training."""
+    """The sweep's folder, and the command line of scan.py for each variant and seed.
+
+    Raises UserError for what would stop one of the runs before its training."""
     options = ["--config_exp", arguments.config_exp, *["--restart"] * arguments.restart]
     options += ["--config_env", arguments.config_env] if arguments.config_env else []
     given = ["update_cluster_head_only=True", *arguments.overrides]
     variants = [[f"{key}={value}" for key, value in settings.items()] for settings in arguments.variants]
-    base = config_of([*options, *given, *variants[0]])
+    base = scan_config([*options, *given, *variants[0]])
     defaults = [f"pretext_dir={base.pretext_dir}", *["cached_views=8"] * (base.cached_views == 0)]
     commands, configs = [], []
     for words in variants:
@@ -99,7 +88,7 @@ def plan(arguments: argparse.Namespace) -> tuple[Path, list[list[list[str]]]]:
             name = ",".join([*words, f"seed={seed}"])
             own = [f"seed={seed}", f"run_name={base.run_name}/sweep/{name.replace('/', '_')}"]
             commands[-1].append([*options, *defaults, *given, *words, *own])
-            cfg = config_of(commands[-1][-1])
+            cfg = scan_config(commands[-1][-1])
             if (settings := {**cfg, "run_name": "", "scan_dir": ""}) in configs:
                 raise UserError(f"{name} is there twice: give each value and each seed once")
             configs.append(settings)
@@ -107,56 +96,53 @@ def plan(arguments: argparse.Namespace) -> tuple[Path, list[list[list[str]]]]:
     return Path(base.root_dir, base.run_name, "sweep"), commands
 
 
-def config_of(argv: list[str]) -> EasyDict:
+def scan_config(argv: list[str]) -> EasyDict:
     return stage_config(argv, "scan")[0]
 
 
-def run_variant(settings: dict[str, str], commands: list[list[str]], folder: Path) -> Variant:
-    """Train the heads with each command line of scan.py, as far as that is not done yet, and measure what they say."""
-    cfg = config_of(commands[0])
-    val_set = build_dataset(cfg, "val")
-    measured, predictions = {name: [] for name in COLUMNS}, []
-    for command_line in commands:
-        scan.main(command_line)
-        cfg = config_of(command_line)
-        outcome, clusters = measure(cfg, val_set, folder)
-        predictions.append(clusters)
-        for name, value in outcome.items():
-            measured[name] += [] if value is None else [value]
-    measured["agreement"] = agreements(predictions)
-    return Variant(settings, cfg.num_classes, len(commands), measured)
+def run_variant(settings: dict[str, str], commands: list[list[str]], cache: Path) -> Variant:
+    """Run each command line of scan.py, unless it is finished, and measure the results.
+
+    cache: the folder for features."""
+    results, clusters = zip(*(run_seed(argv, cache) for argv in commands), strict=True)
+    measured = {name: [row[name] for row in results if row[name] is not None] for name in results[0]}
+    measured["agreement"] = agreements(clusters)
+    return Variant(settings, scan_config(commands[0]).num_classes, len(commands), measured)
 
 
-def measure(cfg, val_set, sweep_folder: Path) -> tuple[dict[str, float | None], Tensor]:
-    """What a finished run is worth by each column but agreement, and the cluster of each val image, (N,)."""
+def run_seed(argv: list[str], cache: Path) -> tuple[dict[str, float | None], Tensor]:
+    """One run of scan.py: its columns, except agreement, and the cluster of each val image, (N,)."""
+    scan.main(argv)
+    cfg = scan_config(argv)
     folder, device = Path(cfg.root_dir, cfg.run_name, "scan"), choose_device(cfg.device)
+    val_set = build_dataset(cfg, "val")
     model, weights = build_model(cfg), read_weights(folder / MODEL, "scan")
     load_whole(model, weights, folder / MODEL)
     model = model.to(device, memory_format=torch.channels_last)
     images = eval_loader(val_set, val_transform(cfg.transformation_kwargs), device)
-    features = cached_features(sweep_folder, "features-val", model.backbone, images)  # (1, N, D)
+    features = cached_features(cache, "features-val", model.backbone, images)  # (1, N, D)
     loader = FeatureLoader(features, val_set, [None], EVAL_BATCH_SIZE, device)
     probabilities = predict(model.cluster_head, loader)[weights.head]  # (N, K)
     predictions = probabilities.argmax(dim=1)
-    report = evaluate_clusters(probabilities, val_set.targets)
-    lowest = min(epoch["val/total_loss"] for epoch in read_epochs(folder / "log.jsonl").values())
-    return {
-        "loss": lowest / math.log(cfg.num_classes),
-        "used_clusters": report["used_clusters"],
-        "effective_clusters": report["effective_clusters"],
+    metrics = evaluate_clusters(probabilities, val_set.targets)
+    losses = [epoch["val/total_loss"] for epoch in read_epochs(folder / "log.jsonl").values()]
+    columns = {
+        "loss": min(losses) / math.log(cfg.num_classes),
+        "used_clusters": metrics["used_clusters"],
+        "effective_clusters": metrics["effective_clusters"],
+        "agreement": None,
         "silhouette": silhouette(features[0], predictions),
-        "ACC": report.get("ACC"),  # for information alone
-    }, predictions
+        "ACC": metrics.get("ACC"),  # for information only
+    }
+    return columns, predictions
 
 
 def main(argv: list[str] | None = None) -> None:
     arguments = parse_args(argv)
     folder, commands = plan(arguments)
-    variants = [
-        run_variant(settings, of_seeds, folder)
-        for settings, of_seeds in zip(arguments.variants, commands, strict=True)
-    ]
-    rows = [summary(variant) for variant in variants]
+    pairs = zip(arguments.variants, commands, strict=True)
+    variants = [run_variant(settings, of_seeds, folder) for settings, of_seeds in pairs]
+    rows = [table_row(variant) for variant in variants]
     suggested, sentence = verdict(rows, list(arguments.variants[0]))
     write_whole({folder / "sweep.csv": to_csv(rows)})
     plot_variants(variants, suggested, folder / "sweep.png")

@@ -30,6 +30,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.projection import PASSES, recipe_table
 from benchmarks.table import Spread, Table
+from utils.report.log import read_log
 
 ROOT = Path(__file__).resolve().parents[1]
 GRACE = 30  # seconds that a step has to save itself
@@ -186,7 +187,7 @@ def collect(steps: list[Step], state: dict, folder: Path) -> dict[str, list[list
 def results_of(folder: Path) -> dict[str, float | None]:
     """Images a second in training, and the results at the end of a stage's log."""
     path = folder / "log.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    lines = read_log(path) if path.exists() else []
     rates = [line["train/images_per_second"] for line in lines if "train/images_per_second" in line]
     finals = [
         value for line in lines if "final" in line for value in line.items() if isinstance(value[1], float)

@@ -13,8 +13,6 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from utils.report.log import read_results
-
 import eval as evaluation
 import scan
 import selflabel
@@ -25,6 +23,7 @@ from data import build_dataset
 from utils.config import load_config
 from utils.errors import UserError
 from utils.evaluate.clustering import kmeans_accuracy
+from utils.report.log import read_results
 from utils.run.command_line import command
 
 STAGES = {"pretext": simclr, "scan": scan, "selflabel": selflabel}

@@ -8,6 +8,8 @@ import selflabel
 import simclr
 from data.dataset import ResidentDataset
 from data.datasets.digits import read_digits
+from utils import mining
+from utils.report import figures
 
 SCRIPTS = {"pretext": simclr, "scan": scan, "selflabel": selflabel}
 SMALL = ["device=cpu", "model_kwargs.width=4", "batch_size=64", "num_heads=1"]
@@ -21,6 +23,12 @@ def few_digits(monkeypatch, change_targets=lambda targets: targets):
         return ResidentDataset(whole.images[::7], change_targets(whole.targets[::7]), whole.classes)
 
     monkeypatch.setitem(data.DATASETS, "digits", few)
+
+
+def without_pictures(monkeypatch):
+    """Pictures take half the time of a short run."""
+    monkeypatch.setattr(figures, "save_png", lambda *_, **options: None)
+    monkeypatch.setattr(mining, "plot_neighbors", lambda *_: None)
 
 
 def config_of(stage, recipe="digits"):

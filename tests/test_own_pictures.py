@@ -1,7 +1,6 @@
-"""From a flat folder of unlabelled pictures to a table: the commands that a person gives, on a small network."""
+"""From a flat folder of unlabelled pictures to a table: the commands of a user, on a small network."""
 
 import csv
-import json
 import os
 import shutil
 
@@ -11,8 +10,9 @@ from PIL import Image
 
 import eval as evaluation
 from tests.own_pictures import add_oddities, write_digits
-from tests.small_runs import SCRIPTS, SMALL, config_of, weights
+from tests.small_runs import SCRIPTS, SMALL, config_of, weights, without_pictures
 from utils.errors import UserError
+from utils.report.log import read_log, read_results
 
 STAGES = ("pretext", "scan", "selflabel")
 LABEL_METRICS = {"ACC", "NMI", "AMI", "ARI", "ACC Top-5", "ACC many-to-one", "balanced ACC", "macro-F1"}
@@ -31,29 +31,23 @@ def settings(folder, *overrides):
     return [*own, f"root_dir={folder.parent / 'results'}", *SMALL, "confidence_threshold=0.06", *overrides]
 
 
+def stage(name, settings):
+    SCRIPTS[name].main(["--config_exp", config_of(name), *settings])
+
+
 @pytest.fixture(scope="module")
 def runs(folder):
     """The three stages; the folder of their results, named after the pictures."""
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(SCRIPTS["scan"], "plot_curves", lambda *_: None)
-        for stage in STAGES:
-            SCRIPTS[stage].main(
-                ["--config_exp", config_of(stage), *settings(folder, "epochs=2", "num_neighbors=5")]
-            )
+        without_pictures(monkeypatch)
+        for name in STAGES:
+            stage(name, settings(folder, "epochs=2", "num_neighbors=5"))
     return folder.parent / "results" / "my digits"
 
 
 def evaluate(runs, folder, *options):
     model = str(runs / "selflabel" / "model.pth.tar")
-    overrides = [option for option in options if "=" in option]
-    options = [option for option in options if "=" not in option]
-    evaluation.main(
-        ["--config_exp", config_of("selflabel"), "--model", model, *options, *settings(folder, *overrides)]
-    )
-
-
-def log_of(stage_folder):
-    return [json.loads(line) for line in (stage_folder / "log.jsonl").read_text().splitlines()]
+    evaluation.main(["--config_exp", config_of("selflabel"), "--model", model, *settings(folder), *options])
 
 
 def rows_of(path):
@@ -67,20 +61,13 @@ def rows_of_val(runs, folder):
 
 
 def test_without_labels_no_stage_logs_a_figure_that_needs_them(runs):
-    for stage in STAGES:
-        logged = {name.rpartition("/")[2] for line in log_of(runs / stage) for name in line}
-        assert not logged & (
-            LABEL_METRICS | {"knn_accuracy", "weighted kNN", "k-means", "right among the top 5"}
-        )
-        assert not (runs / stage / "confusion_matrix.png").exists()
-    scan = {name for line in log_of(runs / "scan") for name in line}
-    assert {
-        "val/consistency",
-        "val/entropy",
-        "val/total_loss",
-        "val/used_clusters",
-        "val/effective_clusters",
-    } <= scan
+    of_pretext = {"knn_accuracy", "weighted kNN", "k-means", "right among the top 5"}
+    for name in STAGES:
+        logged = {key.rpartition("/")[2] for line in read_log(runs / name / "log.jsonl") for key in line}
+        assert not logged & (LABEL_METRICS | of_pretext)
+        assert not (runs / name / "confusion_matrix.png").exists()
+        if name == "scan":
+            assert {"consistency", "entropy", "total_loss", "used_clusters", "effective_clusters"} <= logged
 
 
 def test_every_readable_picture_of_a_folder_has_a_row_in_the_table(runs, folder, capsys):
@@ -101,11 +88,11 @@ def test_labels_of_some_pictures_right_or_wrong_judge_with_their_number_and_chan
     table, names = tmp_path / "labels.csv", sorted(path.name for path in folder.glob("*.PNG"))
     table.write_text("path,label\n" + "".join(f'"{name}",{row % 7}\n' for row, name in enumerate(names[::3])))
     own = settings(folder, "epochs=2", "num_neighbors=5", "run_name=judged", f"folder.labels={table}")
-    for stage in STAGES:
-        SCRIPTS[stage].main(["--config_exp", config_of(stage), *own])
-        there, here = weights(runs / stage), weights(runs.parent / "judged" / stage)
-        assert all(torch.equal(there[name], here[name]) for name in there)
-    (final,) = (line for line in log_of(runs.parent / "judged" / "selflabel") if "final" in line)
+    for name in STAGES:
+        stage(name, own)
+        there, here = weights(runs / name), weights(runs.parent / "judged" / name)
+        assert all(torch.equal(there[tensor], here[tensor]) for tensor in there)
+    final = read_results(runs.parent / "judged" / "selflabel" / "log.jsonl")
     assert final.keys() >= LABEL_METRICS and 0 < final["labelled images"] < len(rows_of_val(runs, folder))
 
 
@@ -115,7 +102,8 @@ def test_in_place_of_labels_the_figures_are_of_the_clusters_themselves(runs, fol
         line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines() if line[:1] == " "
     }
     assert not printed.keys() & LABEL_METRICS
-    number = len(rows_of_val(runs, folder))
+    number = round(0.2 * (len(list(folder.glob("*.[pP][nN][gG]"))) - 2))  # not the broken and the hidden one
+    assert len(rows_of_val(runs, folder)) == number
     assert sum(map(int, printed["sizes"])) == sum(map(int, printed["confidence_histogram"])) == number
     assert sum(size != "0" for size in printed["sizes"]) == int(printed["used_clusters"][0])
     total, consistency, entropy = (
@@ -125,22 +113,22 @@ def test_in_place_of_labels_the_figures_are_of_the_clusters_themselves(runs, fol
     assert 0 <= float(printed["neighbor_agreement"][0]) <= 1 and -1 <= float(printed["silhouette"][0]) <= 1
 
 
-def test_the_page_shows_every_cluster_with_its_name_the_copies_and_nothing_about_labels(runs, folder):
+def test_the_page_shows_names_copies_and_the_logs_of_every_stage_and_nothing_about_labels(
+    runs, folder, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(evaluation, "clustering_warnings", lambda metrics: ["beware"])
     names = runs / "selflabel" / "names.csv"
     names.write_text("cluster,name\n3,<b>round & thin</b>\n")
-    evaluate(runs, folder, "--predict", str(folder), "--report")
+    evaluate(runs, folder, "--predict", str(folder), "--report", f"root_dir={tmp_path}")
     names.unlink()
     page = (runs / "selflabel" / "report.html").read_text()
     assert page.count('<article class="card"') == 10
     assert "&lt;b&gt;round &amp; thin&lt;/b&gt;" in page and "<b>round" not in page
     assert 'id="duplicates"' in page and "1 group." in page
-    assert all(f"<figcaption>{stage}</figcaption>" in page for stage in STAGES)
+    assert all(f"<figcaption>{name}</figcaption>" in page for name in STAGES)
+    assert "<h1>my digits</h1>" in page and f"<dd>{folder}</dd>" in page
     assert 'id="confusion"' not in page and "Commonest classes" not in page
-
-
-def test_without_a_folder_the_table_is_of_the_val_split(runs, folder):
-    number = len(list(folder.glob("*.[pP][nN][gG]"))) - 2  # the broken and the hidden one
-    assert len(rows_of_val(runs, folder)) == round(0.2 * number)
+    assert "warning: beware" in capsys.readouterr().out.splitlines()
 
 
 def test_names_that_a_person_gives_stand_in_the_table(runs, folder, capsys):
@@ -148,21 +136,21 @@ def test_names_that_a_person_gives_stand_in_the_table(runs, folder, capsys):
     names.write_text("cluster,name\n" + "".join(f"{k},group {k}\n" for k in range(10)))
     evaluate(runs, folder, "--predict", str(folder))
     rows = rows_of(runs / "selflabel" / "predictions.csv")
-    assert "is older than" not in capsys.readouterr().out
+    assert "names.csv" not in capsys.readouterr().out
     os.utime(names, (0, 0))
     evaluate(runs, folder)
-    assert f"{names} is older than model.pth.tar" in capsys.readouterr().out
+    assert f"warning: {names}" in capsys.readouterr().out
     names.unlink()
     assert {row["name"] for row in rows} == {f"group {row['cluster']}" for row in rows}
 
 
 def test_a_view_of_another_size_than_in_training_is_told_with_the_config_that_fits(runs, folder, capsys):
     evaluate(runs, folder)
-    assert "other settings" not in capsys.readouterr().out
+    assert "config.yml" not in capsys.readouterr().out
     evaluate(runs, folder, "transformation_kwargs.crop_size=20")
-    (line,) = (line for line in capsys.readouterr().out.splitlines() if "other settings" in line)
-    assert "transformation_kwargs.crop_size: 16 -> 20" in line
-    assert line.endswith(f"give --config_exp {runs / 'selflabel' / 'config.yml'}")
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "config.yml" in line)
+    assert line.startswith("warning") and "transformation_kwargs.crop_size: 16 -> 20" in line
+    assert f"--config_exp {runs / 'selflabel' / 'config.yml'}" in line
 
 
 def test_a_few_new_pictures_that_leave_clusters_empty_speak_of_no_failure(runs, folder, tmp_path, capsys):
@@ -173,35 +161,9 @@ def test_a_few_new_pictures_that_leave_clusters_empty_speak_of_no_failure(runs, 
     assert "smallest_share               0.0000" in output and "warning" not in output
 
 
-def test_the_page_and_the_prototypes_get_names_copies_and_the_logs_of_every_stage(
-    runs, folder, tmp_path, monkeypatch, capsys
-):
-    page, rows = {}, {}
-    monkeypatch.setattr(
-        "utils.report.outputs.write_report", lambda path, dataset, *_, **shown: page.update(shown, of=dataset)
-    )
-    monkeypatch.setattr(
-        "utils.report.outputs.plot_prototypes",
-        lambda dataset, chosen, called, path: rows.update(called) or [],
-    )
-    monkeypatch.setattr(evaluation, "clustering_warnings", lambda metrics: ["beware"])
-    names = runs / "selflabel" / "names.csv"
-    names.write_text("cluster,name\n3,threes\n")
-    evaluate(
-        runs, folder, "--predict", str(folder), "--report", "--visualize_prototypes", f"root_dir={tmp_path}"
-    )
-    names.unlink()
-    copied = min(path.name for path in folder.glob("*.PNG"))
-    assert [[page["of"].name(row) for row in group] for group in page["duplicates"]] == [[copied, "copy.png"]]
-    assert page["names"] == {3: "threes"} and rows[3] == "cluster 3: threes" and rows[4] == "cluster 4"
-    assert page["logs"] == {stage: runs / stage / "log.jsonl" for stage in STAGES}
-    assert page["title"] == "my digits" and page["summary"]["trained on"] == str(folder)
-    assert "warning: beware" in capsys.readouterr().out.splitlines()
-
-
 def test_the_command_that_makes_what_is_missing_names_the_pictures(folder):
     with pytest.raises(UserError) as error:
-        SCRIPTS["scan"].main(["--config_exp", config_of("scan"), *settings(folder, "run_name=new")])
+        stage("scan", settings(folder, "run_name=new"))
     options = f"on_error=skip root_dir={folder.parent / 'results'} run_name=new 'folder.path={folder}'"
     assert f"`python simclr.py --config_exp configs/pretext/simclr_folder.yml {options}`" in str(error.value)
 
@@ -211,8 +173,8 @@ def test_a_finished_stage_is_that_of_its_pictures_and_of_no_others(folder, tmp_p
     shutil.copytree(folder, own)
     options = [*settings(own, "epochs=1", "num_neighbors=5")]  # the run is named after the folder
 
-    def run(stage, *overrides):
-        SCRIPTS[stage].main(["--config_exp", config_of(stage), *options, *overrides])
+    def run(name, *overrides):
+        stage(name, [*options, *overrides])
         return capsys.readouterr().out
 
     run("pretext")
@@ -220,18 +182,24 @@ def test_a_finished_stage_is_that_of_its_pictures_and_of_no_others(folder, tmp_p
     moved = own.rename(own.parent / "moved")
     assert "my digits/pretext is finished" in run("pretext", f"folder.path={moved}", "run_name=my digits")
     moved.rename(own)
-    SCRIPTS["scan"].main(["--config_exp", config_of("scan"), *options])
+    run("scan")
     (own / "new.png").write_bytes((own / "grey.png").read_bytes())
-    with pytest.raises(UserError, match="began with other train images"):
+    with pytest.raises(UserError, match="train images"):
         run("pretext")
-    with pytest.raises(UserError, match=r"was made from .* train images of folder, but this run has"):
+    with pytest.raises(UserError, match="train images of folder"):
         run("scan")
 
 
 def test_tables_and_pages_are_not_made_of_a_pretext_model(runs, folder):
-    for option in (["--out", "x.csv"], ["--report"], ["--visualize_prototypes"]):
-        with pytest.raises(UserError, match="a pretext model has none"):
-            model = str(runs / "pretext" / "model.pth.tar")
-            evaluation.main(
-                ["--config_exp", config_of("pretext"), "--model", model, *option, *settings(folder)]
-            )
+    own = ["--config_exp", config_of("pretext"), "--model", str(runs / "pretext" / "model.pth.tar")]
+    for option in (["--out", "x.csv"], ["--report"], ["--visualize_prototypes"], ["--show"]):
+        with pytest.raises(UserError, match=f"pretext.*{option[0]}"):
+            evaluation.main([*own, *option, *settings(folder)])
+
+
+def test_the_environment_file_of_eval_is_the_one_that_is_given(runs, folder, tmp_path):
+    env, model = tmp_path / "env.yml", str(runs / "selflabel" / "model.pth.tar")
+    own = ["--config_exp", config_of("selflabel"), "--model", model, *settings(folder)]
+    env.write_text("seed: ten\n")
+    with pytest.raises(UserError, match=r"env\.yml.*seed.*ten"):
+        evaluation.main(["--config_env", str(env), *own])

@@ -17,9 +17,11 @@ from data.dataset import ResidentDataset
 from data.datasets.digits import read_digits
 from utils.evaluate.clustering import evaluate_clusters
 from utils.neighbors.search import mine_neighbors
+from utils.report.cluster_cards import Clustering
 from utils.report.page import write_report
 
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+ARGUMENTS = ["--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1200,900"]
 NASTY = '<script>document.title = "broken"</script> "$x$", é'
 ESCAPE, RIGHT, LEFT, TAB, ENTER = "\ue00c", "\ue014", "\ue012", "\ue004", "\ue007"
 
@@ -33,6 +35,9 @@ class NamedDigits(ResidentDataset):
     def name(self, index):
         return f"{NASTY} {index}.png"
 
+    def duplicates(self):
+        return [[0, 1]]
+
 
 class Browser:
     """One window of a headless Chromium, 1200 x 900."""
@@ -45,17 +50,8 @@ class Browser:
         self.address = f"http://127.0.0.1:{port}"
         try:
             self.wait_for(self.answers)
-            arguments = [
-                "--headless=new",
-                "--no-sandbox",
-                "--disable-dev-shm-usage",
-                "--window-size=1200,900",
-            ]
-            options = {
-                "binary": BROWSER,
-                "args": arguments,
-                "prefs": {"download.default_directory": str(downloads)},
-            }
+            preferences = {"download.default_directory": str(downloads)}
+            options = {"binary": BROWSER, "args": ARGUMENTS, "prefs": preferences}
             capabilities = {"goog:loggingPrefs": {"browser": "ALL"}, "goog:chromeOptions": options}
             session = self.call("POST", "/session", {"capabilities": {"alwaysMatch": capabilities}})
             self.address += f"/session/{session['sessionId']}"
@@ -84,6 +80,9 @@ class Browser:
     def run(self, script):
         return self.call("POST", "/execute/sync", {"script": script, "args": []})
 
+    def emulate(self, command, params):
+        self.call("POST", "/goog/cdp/execute", {"cmd": f"Emulation.{command}", "params": params})
+
     def click(self, selector):
         element = self.call("POST", "/element", {"using": "css selector", "value": selector})
         self.call("POST", f"/element/{next(iter(element.values()))}/click", {})
@@ -91,9 +90,8 @@ class Browser:
     def press(self, *keys):
         for key in keys:
             strokes = [{"type": kind, "value": key} for kind in ("keyDown", "keyUp")]
-            self.call(
-                "POST", "/actions", {"actions": [{"type": "key", "id": "keyboard", "actions": strokes}]}
-            )
+            actions = [{"type": "key", "id": "keyboard", "actions": strokes}]
+            self.call("POST", "/actions", {"actions": actions})
 
     def end(self):
         try:
@@ -115,19 +113,10 @@ def report(tmp_path_factory):
     path = tmp_path_factory.mktemp("report") / "report.html"
     log = path.with_name("log.jsonl")
     log.write_text("".join(f'{{"epoch": {epoch}, "train/loss": {1 / (epoch + 1)}}}\n' for epoch in range(9)))
-    write_report(
-        path,
-        dataset,
-        probabilities,
-        pixels,
-        neighbors,
-        title=NASTY,
-        summary={"data set": "digits"},
-        metrics=evaluate_clusters(probabilities, dataset.targets),
-        names={2: NASTY},
-        logs={"scan": log},
-        duplicates=[[0, 1]],
-    )
+    metrics = evaluate_clusters(probabilities, dataset.targets)
+    clustering = Clustering(dataset, probabilities, pixels, metrics, {2: NASTY})
+    about = {"title": NASTY, "summary": {"data set": "digits"}, "logs": {"scan": log}}
+    write_report(path, clustering, neighbors, about)
     return path, neighbors
 
 
@@ -142,7 +131,7 @@ def browser(report):
 
 @pytest.fixture(autouse=True)
 def opened(browser, report):
-    """The page anew; at the end, nothing it complained of and nothing it asked a network for."""
+    """The page, loaded again. At the end it has no error in its log and has loaded nothing else."""
     browser.call("POST", "/url", {"url": report[0].as_uri()})
     yield
     assert browser.call("POST", "/se/log", {"type": "browser"}) == []
@@ -175,13 +164,11 @@ def test_every_picture_is_there_and_names_are_shown_as_they_are(browser):
 @pytest.mark.parametrize("width", [400, 800, 1400])
 def test_the_page_is_never_wider_than_its_window(browser, width):
     metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
-    browser.call(
-        "POST", "/goog/cdp/execute", {"cmd": "Emulation.setDeviceMetricsOverride", "params": metrics}
-    )
+    browser.emulate("setDeviceMetricsOverride", metrics)
     browser.click("#cluster-3 .strip .picture")
     assert browser.run("return document.documentElement.scrollWidth") <= width
     assert browser.run("const d = document.querySelector('dialog'); return d.scrollWidth <= d.clientWidth")
-    browser.call("POST", "/goog/cdp/execute", {"cmd": "Emulation.clearDeviceMetricsOverride", "params": {}})
+    browser.emulate("clearDeviceMetricsOverride", {})
 
 
 def test_an_image_opens_with_its_neighbors_and_they_lead_on(browser, report):
@@ -191,9 +178,8 @@ def test_an_image_opens_with_its_neighbors_and_they_lead_on(browser, report):
     assert browser.run(SHOWN) == name(row)
     assert browser.run("return document.getElementById('label').textContent").startswith("label: </script>")
     assert browser.run("return document.querySelectorAll('.chances li').length") == 3
-    listed = browser.run(
-        "return [...document.querySelector('.near').children].map(e => e.querySelector('img')?.alt ?? e.textContent)"
-    )
+    texts = "map(e => e.querySelector('img')?.alt ?? e.textContent)"
+    listed = browser.run(f"return [...document.querySelector('.near').children].{texts}")
     assert listed == [name(other) for other in neighbors[row, 1:].tolist()]
     following = rows_of(browser, ".near")[0]
     browser.click(".near .picture")

@@ -1,11 +1,10 @@
-"""What a person takes away from an evaluation: a table of which image is in which cluster, and names for clusters."""
+"""Outputs of eval.py: CSV, cluster names, figures."""
 
 import csv
 import io
 import os
 from argparse import Namespace
 from collections.abc import Mapping
-from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,160 +17,132 @@ from utils.console import say
 from utils.errors import RunError, UserError
 from utils.evaluate.clustering import prototypes
 from utils.evaluate.label_free_report import nearest
+from utils.report.cluster_cards import Clustering
 from utils.report.figures import plot_matching, plot_prototypes
-from utils.report.page import NEIGHBORS as NEIGHBORS_SHOWN
-from utils.report.page import write_report
+from utils.report.page import NEIGHBORS_SHOWN, write_report
 from utils.stages import MODEL, STAGES
 from utils.storage.files import write_whole
 
-COLUMNS = ("path", "cluster", "confidence", "second_cluster", "second_confidence", "name", "label")
+CSV_COLUMNS = ("path", "cluster", "confidence", "second_cluster", "second_confidence", "name", "label")
 
 
 def beside(model: Path, name: str) -> Path:
-    """`name` beside the model, so that the models of one folder have each its own: `scan_stl-10.pth.tar` and
-    `prototypes.png` give `scan_stl-10-prototypes.png`, a stage's `model.pth.tar` gives `prototypes.png`."""
+    """The path of an output: beside the model, named after it unless it is a stage's `model.pth.tar`.
+
+    `scan_stl-10.pth.tar` and `prototypes.png` give `scan_stl-10-prototypes.png`."""
     stem = model.name.removesuffix(".tar").removesuffix(".pth")
     return model.with_name(name if model.name == MODEL else f"{stem}-{name}")
 
 
-def config_of(model: Path, cfg: EasyDict) -> EasyDict:
-    """The config that a model was trained with, which lies beside it; else cfg."""
+def training_config(model: Path, default: EasyDict) -> EasyDict:
+    """The config in config.yml beside a model; the default where there is none, as for published models.
+
+    Raises UserError if it cannot be read."""
     path = model.with_name("config.yml")
-    with suppress(UserError):
-        return load_config(os.devnull, path) if path.is_file() else cfg
-    return cfg
+    if not path.exists():
+        return default
+    try:
+        return load_config(os.devnull, path)
+    except UserError as error:
+        raise UserError(f"{error}; mend this config of {model}, or move it away") from error
 
 
 def about_run(cfg: EasyDict, model: Path, images: str) -> dict[str, Any]:
-    """What the report says of the run that made a model: `title`, `summary`, and `logs` of the stages up to its own."""
+    """What the report says of a model's run: `title`, `summary`, and `logs` of the stages up to its own."""
     folders = {"pretext": cfg.pretext_dir, "scan": cfg.scan_dir, STAGES[cfg.setup].folder: model.parent}
-    if cfg.setup == "scan":
-        folders = {"pretext": cfg.pretext_dir, "scan": model.parent}
     logs = {stage: Path(folder, "log.jsonl") for stage, folder in folders.items()}
+    logs = {stage: log for stage, log in logs.items() if log.is_file()}
+    crop_size = cfg.transformation_kwargs.crop_size
+    epochs, batch_size = cfg.get("epochs", "?"), cfg.get("batch_size", "?")
     summary = {
         "images": images,
         "model": f"{model} ({cfg.setup})",
         "trained on": cfg.folder.get("path", "") if cfg.train_db_name == "folder" else cfg.train_db_name,
-        "network": f"{cfg.backbone}, width {cfg.model_kwargs.width}, {cfg.transformation_kwargs.crop_size} px",
-        "training": f"{cfg.get('epochs', '?')} epochs, batches of {cfg.get('batch_size', '?')}, seed {cfg.seed}",
+        "network": f"{cfg.backbone}, width {cfg.model_kwargs.width}, {crop_size} px",
+        "training": f"{epochs} epochs, batches of {batch_size}, seed {cfg.seed}",
         "made": datetime.now().strftime("%Y-%m-%d %H:%M"),
     }
-    return {
-        "title": cfg.run_name,
-        "summary": summary,
-        "logs": {k: log for k, log in logs.items() if log.is_file()},
-    }
+    return {"title": cfg.run_name, "summary": summary, "logs": logs}
 
 
-def write_results(
-    asked: Namespace,
-    cfg: EasyDict,
-    images: str,
-    dataset,
-    probabilities: Tensor,
-    features: Tensor,
-    metrics: Mapping[str, Any],
-    names: Mapping[int, str],
-) -> list[Path]:
-    """Write beside the model the confusion matrix, where labels give one, and what was asked for on eval.py's command
-    line, and say where; returns the pictures.
+def write_outputs(asked: Namespace, cfg: EasyDict, images: str, clustering: Clustering) -> list[Path]:
+    """Write and name what eval.py's command line asks for, and the confusion matrix. Returns the pictures.
 
-    cfg: that of the model's training. images: what they are. probabilities: (N, K), features: (N, D), not normalised.
-    """
-    pictures, path = [], beside(asked.model, "confusion_matrix.png")
+    cfg: of the model's training. images: what they are, in words."""
+    dataset, model, pictures = clustering.dataset, asked.model, []
+    predictions = clustering.probabilities.argmax(dim=1)  # (N,)
+    path = beside(model, "confusion_matrix.png")
     try:
-        pictures += plot_matching(dataset, probabilities.argmax(dim=1), metrics, path)
-    except RunError as error:  # the figures are what was asked for
+        if plot_matching(dataset, predictions, clustering.metrics, path):
+            pictures.append(path)
+            say(f"confusion matrix: {path}")
+    except RunError as error:  # nobody asked for it: a model may lie in a folder that cannot be written to
         say(f"no confusion matrix: {error}")
-    say_written("confusion matrix", pictures)
     if asked.predict or asked.out:
-        out = asked.out or beside(asked.model, "predictions.csv")
-        write_predictions(out, dataset, probabilities, names)
-        say_written(f"table of {len(dataset)} images", [out])
+        path = asked.out or beside(model, "predictions.csv")
+        write_predictions(path, dataset, clustering.probabilities, clustering.names)
+        say(f"table of {len(dataset)} images: {path}")
     if asked.report:
-        page = beside(asked.model, "report.html")
-        neighbors = nearest(features, NEIGHBORS_SHOWN, cfg.knn_backend)
-        about = about_run(cfg, asked.model, images)
-        shown = {"metrics": metrics, "names": names, "duplicates": dataset.duplicates(), **about}
-        write_report(page, dataset, probabilities, features, neighbors, **shown)
-        say_written("page to look at", [page])
+        path = beside(model, "report.html")
+        neighbors = nearest(clustering.features, NEIGHBORS_SHOWN, cfg.knn_backend)
+        write_report(path, clustering, neighbors, about_run(cfg, model, images))
+        say(f"page to look at: {path}")
     if asked.visualize_prototypes:
-        chosen = prototypes(probabilities, features)
-        called = captions(probabilities.shape[1], names, metrics, dataset.classes)
-        pages = plot_prototypes(dataset, chosen, called, beside(asked.model, "prototypes.png"))
-        say_written("prototypes", pages)
+        chosen = prototypes(clustering.probabilities, clustering.features)
+        pages = plot_prototypes(dataset, chosen, captions(clustering), beside(model, "prototypes.png"))
+        say(f"prototypes: {pages[0]}" + (f" to {pages[-1].name}" if len(pages) > 1 else ""))
         pictures += pages
     return pictures
-
-
-def say_written(what: str, paths: list[Path]) -> None:
-    if paths:
-        say(f"{what}: {paths[0]}" + (f" to {paths[-1].name}" if len(paths) > 1 else ""))
 
 
 def write_predictions(path: Path, dataset, probabilities: Tensor, names: Mapping[int, str]) -> None:
     """Write a CSV file with a row for each image, in the order of the data set.
 
-    probabilities: (N, K). `cluster` is the likeliest one, from 0, `confidence` its probability; `name` and `label` are
-    empty where none is given or known. Names of files stand byte by byte as the system has them."""
+    probabilities: (N, K). `confidence` is the probability of the likeliest `cluster`, from 0. `name` and
+    `label` are empty where none is known. File names keep their bytes, whatever their encoding."""
     best = probabilities.topk(2, dim=1)  # (N, 2) values and clusters
     targets = [-1] * len(dataset) if dataset.targets is None else dataset.targets.tolist()
     rows = zip(best.values.tolist(), best.indices.tolist(), targets, strict=True)
     text = io.StringIO(newline="")
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(COLUMNS)
-    for row, ((confidence, next_best), (cluster, second), target) in enumerate(rows):
+    table.writerow(CSV_COLUMNS)
+    for row, ((first_share, second_share), (first, second), target) in enumerate(rows):
         label = dataset.classes[target] if target >= 0 else ""
-        shares = f"{confidence:.6f}", f"{next_best:.6f}"
-        table.writerow(
-            [dataset.name(row), cluster, shares[0], second, shares[1], names.get(cluster, ""), label]
-        )
-    write_whole({Path(path): text.getvalue().encode(errors="surrogateescape")})
+        shares = first, f"{first_share:.6f}", second, f"{second_share:.6f}"
+        table.writerow([dataset.name(row), *shares, names.get(first, ""), label])
+    write_whole({path: text.getvalue().encode(errors="surrogateescape")})
 
 
-def names_for(model: Path, num_clusters: int) -> dict[int, str]:
-    """The names that a person gave to a model's clusters, in `names.csv` beside it; says so if they are older than it.
+def read_names(model: Path, num_clusters: int) -> dict[int, str]:
+    """The names in `names.csv` beside the model, columns `cluster` and `name`; {} without that file.
 
-    Raises UserError as `read_names`."""
+    Warns if the file is older than the model. Raises UserError for a file that does not fit."""
     path = beside(model, "names.csv")
-    names = read_names(path, num_clusters)
-    if names and path.stat().st_mtime < model.stat().st_mtime:
-        say(
-            f"warning: {path} is older than {model.name}: after a new training the numbers mean other clusters"
-        )
-    return names
-
-
-def read_names(path: Path, num_clusters: int) -> dict[int, str]:
-    """Names by cluster, from a CSV file with columns `cluster` and `name`; {} without a file.
-
-    Raises UserError for a file without them, for clusters that there are not, and for two names of one."""
-    try:
-        rows = list(
-            csv.DictReader(io.StringIO(path.read_bytes().decode("utf-8-sig"), newline=""), strict=True)
-        )
-    except FileNotFoundError:
+    if not path.exists():
         return {}
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+        rows = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} cannot be read as CSV in UTF-8 ({error})") from error
     names = {}
     for row in rows:
-        cluster, name = (row.get("cluster") or "").strip(), (row.get("name") or "").strip()
-        is_cluster = cluster.isdecimal() and int(cluster) < num_clusters
-        if not is_cluster or row.get("name") is None or None in row:  # None: what a row has beyond the header
-            raise UserError(
-                f"{path}: should have the columns cluster, 0 to {num_clusters - 1}, and name, but has {dict(row)}"
-            )
+        cluster, name = row.get("cluster") or "", row.get("name")
+        is_cluster = cluster.strip().isdecimal() and int(cluster) < num_clusters
+        if not is_cluster or name is None or None in row:  # None: more cells than columns
+            columns = f"cluster, 0 to {num_clusters - 1}, and name"
+            raise UserError(f"{path}: should have the columns {columns}, but has {dict(row)}")
+        name = name.strip()
         if name and names.setdefault(int(cluster), name) != name:
             raise UserError(f"{path}: cluster {cluster} has two names, {names[int(cluster)]} and {name}")
+    if names and path.stat().st_mtime < model.stat().st_mtime:
+        say(f"warning: {path} is older than {model.name}: a new training may have renumbered the clusters")
     return names
 
 
-def captions(
-    num_clusters: int, names: Mapping[int, str], metrics: Mapping, classes: list[str]
-) -> dict[int, str]:
-    """`cluster 3`, with the name that a person gave it, else with the class that it was matched to where labels are
-    known."""
-    matched = {cluster: classes[label] for cluster, label in metrics.get("hungarian_match", [])}
-    called = matched | dict(names)
-    return {k: f"cluster {k}: {called[k]}" if k in called else f"cluster {k}" for k in range(num_clusters)}
+def captions(clustering: Clustering) -> dict[int, str]:
+    """`cluster 3: cats` by the name that a person gave, else by the matched class, else `cluster 3`."""
+    classes, match = clustering.dataset.classes, clustering.metrics.get("hungarian_match", [])
+    called = {cluster: classes[label] for cluster, label in match} | dict(clustering.names)
+    numbers = range(clustering.probabilities.shape[1])
+    return {k: f"cluster {k}: {called[k]}" if k in called else f"cluster {k}" for k in numbers}

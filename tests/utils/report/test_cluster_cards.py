@@ -1,4 +1,4 @@
-"""What the clusters of a clustering hold, against slow loops and by hand."""
+"""What the report says of each cluster, against slow loops and by hand."""
 
 from types import SimpleNamespace
 
@@ -6,16 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from utils.report import cluster_cards as clusters
-from utils.report.cluster_cards import describe_clusters
-
-UNLABELLED = SimpleNamespace(targets=None, classes=[], is_labelled=False)
+from utils.report.cluster_cards import Clustering, describe_clusters
 
 
-def random_clustering(size, num_clusters):
-    generator = torch.Generator().manual_seed(0)
-    probabilities = (2 * torch.randn(size, num_clusters, generator=generator)).softmax(dim=1)
-    return probabilities, torch.randn(size, 5, generator=generator) + 1
+def described(probabilities, features, names=(), targets=None):
+    dataset = SimpleNamespace(targets=targets, classes="abcd")
+    return describe_clusters(Clustering(dataset, probabilities, features, {}, dict(names)))
 
 
 def assigned(*predictions, of=3):
@@ -27,85 +23,64 @@ def cosine(a, b):
 
 
 def test_size_confidence_histogram_cohesion_and_nearest_equal_a_slow_loop():
-    probabilities, features = random_clustering(60, 4)
-    found = describe_clusters(UNLABELLED, probabilities, features, {})
+    generator = torch.Generator().manual_seed(0)
+    probabilities = (2 * torch.randn(60, 4, generator=generator)).softmax(dim=1)
+    features = torch.randn(60, 5, generator=generator) + 1
+    found = described(probabilities, features)
     confidence, predictions = (values.numpy() for values in probabilities.max(dim=1))
     features = features.double().numpy()
     members = [[i for i in range(60) if predictions[i] == k] for k in range(4)]
     means = [sum(features[i] for i in rows) / len(rows) for rows in members]
-    for k, cluster in enumerate(found):
-        size = len(members[k])
-        assert (cluster.number, cluster.size, cluster.share) == (k, size, size / 60)
-        assert cluster.confidence == pytest.approx(sum(float(confidence[i]) for i in members[k]) / size)
-        assert cluster.histogram == [
-            sum(int(10 * confidence[i]) == tenth for i in members[k]) for tenth in range(10)
-        ]
-        assert cluster.cohesion == pytest.approx(
-            sum(cosine(features[i], means[k]) for i in members[k]) / size
-        )
+    for k, (cluster, rows) in enumerate(zip(found, members, strict=True)):
+        assert (cluster.number, cluster.size) == (k, len(rows))
+        assert cluster.confidence == pytest.approx(sum(float(confidence[i]) for i in rows) / len(rows))
+        tenths = [int(10 * confidence[i]) for i in rows]
+        assert cluster.histogram == [tenths.count(tenth) for tenth in range(10)]
+        assert cluster.cohesion == pytest.approx(sum(cosine(features[i], means[k]) for i in rows) / len(rows))
         similarity, nearest = max((cosine(means[k], means[other]), other) for other in range(4) if other != k)
         assert cluster.nearest == (nearest, pytest.approx(similarity))
 
 
-def test_features_are_summed_in_pieces_that_change_nothing(monkeypatch):
-    probabilities, features = random_clustering(60, 4)
-    whole = describe_clusters(UNLABELLED, probabilities, features, {})
-    monkeypatch.setattr(clusters, "ROWS_AT_ONCE", 7)
-    pieces = describe_clusters(UNLABELLED, probabilities, features, {})
-    assert [cluster.cohesion for cluster in pieces] == pytest.approx([cluster.cohesion for cluster in whole])
-    assert [cluster.nearest[0] for cluster in pieces] == [cluster.nearest[0] for cluster in whole]
-
-
-def test_cohesion_is_taken_to_the_mean_of_the_features_as_they_are():
-    (first, *_) = describe_clusters(UNLABELLED, assigned(0, 0), torch.tensor([[3.0, 0.0], [0.0, 4.0]]), {})
-    assert first.cohesion == pytest.approx(
-        (3 / 5 + 4 / 5) / 2
-    )  # the mean is (1.5, 2); of unit rows it were 0.71
+def test_cohesion_is_measured_to_the_mean_of_the_features_as_they_are():
+    (first, *_) = described(assigned(0, 0), torch.tensor([[3.0, 0.0], [0.0, 4.0]]))
+    assert first.cohesion == pytest.approx((3 / 5 + 4 / 5) / 2)  # mean (1.5, 2); of unit rows it were 0.71
 
 
 def test_full_confidence_falls_in_the_last_tenth():
-    (first, *_) = describe_clusters(UNLABELLED, assigned(0, 0), torch.eye(2), {})
+    (first, *_) = described(assigned(0, 0), torch.eye(2))
     assert first.histogram == [0] * 9 + [2]
 
 
-def test_an_empty_cluster_has_no_figures_and_is_nobodys_nearest():
-    features = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])  # opposite, and so farther than the 0 of no features
-    found = describe_clusters(UNLABELLED, assigned(0, 2), features, {})
+def test_an_empty_cluster_has_no_figures_and_is_not_the_nearest_of_any():
+    features = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])  # opposite: a cosine below the 0 of no features
+    found = described(assigned(0, 2), features)
     assert [cluster.nearest for cluster in found] == [(2, pytest.approx(-1)), None, (0, pytest.approx(-1))]
     assert (found[1].size, found[1].confidence, found[1].cohesion, found[1].images) == (0, None, None, [])
-
-
-def test_a_cluster_alone_has_no_nearest():
-    found = describe_clusters(UNLABELLED, assigned(1, 1), torch.eye(2), {})
-    assert [cluster.nearest for cluster in found] == [None] * 3
+    assert [cluster.nearest for cluster in described(assigned(1, 1), torch.eye(2))] == [None] * 3
 
 
 def test_a_cluster_has_the_name_it_was_given_or_its_number():
-    found = describe_clusters(UNLABELLED, assigned(0), torch.ones(1, 1), {1: "cats", 2: ""})
+    found = described(assigned(0), torch.ones(1, 1), {1: "cats", 2: ""})
     assert [cluster.name for cluster in found] == ["cluster 0", "cats", "cluster 2"]
 
 
 def test_the_images_are_the_prototype_7_of_the_most_and_8_of_the_least_confident():
     confidence = torch.tensor([0.9 - 0.01 * i for i in range(20)])
     features = torch.ones(20, 1)
-    features[5] = 1.5  # with row 9 at 10.5, mean of the ten most confident: 2; row 5 is nearest
+    features[5] = 1.5  # with row 9 at 10.5, the mean of the ten most confident is 2: row 5 is nearest
     features[9] = 10.5
-    first, _ = describe_clusters(UNLABELLED, torch.stack([confidence, 1 - confidence], dim=1), features, {})
+    first, _ = described(torch.stack([confidence, 1 - confidence], dim=1), features)
     assert first.images == [5, 0, 1, 2, 3, 4, 6, 7]
     assert first.doubtful == [19, 18, 17, 16, 15, 14, 13, 12]
 
 
 def test_a_small_cluster_shows_no_image_twice():
     confidence = torch.tensor([0.9, 0.8, 0.7, 0.95, 0.6, 0.65, 0.85, 0.75, 0.55, 0.52])
-    first, _ = describe_clusters(
-        UNLABELLED, torch.stack([confidence, 1 - confidence], dim=1), torch.ones(10, 1), {}
-    )
+    first, _ = described(torch.stack([confidence, 1 - confidence], dim=1), torch.ones(10, 1))
     assert (first.images, first.doubtful) == ([3, 0, 6, 1, 7, 2, 5, 4], [9, 8])
 
 
 def test_the_commonest_classes_are_shares_of_the_labelled_images():
-    labelled = SimpleNamespace(
-        targets=torch.tensor([0, 1, 1, 1, -1, 2, 3, -1]), classes="abcd", is_labelled=True
-    )
-    found = describe_clusters(labelled, assigned(0, 0, 0, 0, 0, 0, 0, 1), torch.ones(8, 2), {})
+    targets = torch.tensor([0, 1, 1, 1, -1, 2, 3, -1])
+    found = described(assigned(0, 0, 0, 0, 0, 0, 0, 1), torch.ones(8, 2), targets=targets)
     assert [cluster.classes for cluster in found] == [[("b", 3 / 6), ("a", 1 / 6), ("c", 1 / 6)], [], []]

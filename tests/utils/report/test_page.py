@@ -1,4 +1,4 @@
-"""What the report says and holds, read back from the page; a browser shows it in `tests/test_report_in_browser.py`."""
+"""What the report holds, read back from the page. tests/test_report_in_browser.py shows it in a browser."""
 
 import base64
 import io
@@ -13,19 +13,19 @@ from PIL import Image
 
 from utils.evaluate.clustering import prototypes
 from utils.report import page as report
-from utils.report.page import choose_images, thumbnail, write_report
+from utils.report.cluster_cards import Clustering
+from utils.report.page import Thumbnail, choose_thumbnails, thumbnail, write_report
 
 NASTY = "</script><script>alert('1')</script>\"&<b>.png"
 
 
 class Pictures:
-    """Image i is `side` x `side` noise of its own; counts how often each was fetched."""
+    """Image i is `side` x `side` noise; counts how often each was fetched."""
 
-    def __init__(self, size, targets=None, classes=(), side=8, names=None):
+    def __init__(self, size, targets=None, classes=(), side=8, names=None, duplicates=()):
         self.size, self.classes, self.side, self.names = size, list(classes), side, names or {}
         self.targets = None if targets is None else torch.as_tensor(targets)
-        self.is_labelled = targets is not None and bool((self.targets >= 0).any())
-        self.fetched = []
+        self.duplicates, self.fetched = lambda: list(duplicates), []
 
     def __len__(self):
         return self.size
@@ -40,9 +40,9 @@ class Pictures:
 
 
 class Page(HTMLParser):
-    """texts: of the page, without scripts and styles. cards: id of a card -> the data URIs in it. rows: id of a
-    card or section -> the images on its buttons. inputs: cluster -> the name filled in. sources: all data URIs of
-    photographs. data: the JSON."""
+    """texts: of the page, without scripts and styles. cards: id of a card -> the data URIs in it. rows: id of
+    a card or section -> the images on its buttons. inputs: cluster -> the name filled in. sources: all data
+    URIs of photographs. data: the JSON."""
 
     def __init__(self, content):
         super().__init__()
@@ -82,19 +82,24 @@ class Page(HTMLParser):
             self.texts.append(text)
 
 
-def random_clustering(size, clusters, seed=0):
-    """Probabilities, features and neighbors, the image itself in column 0."""
-    generator = torch.Generator().manual_seed(seed)
-    probabilities = (2 * torch.randn(size, clusters, generator=generator)).softmax(dim=1)
-    features = torch.randn(size, 5, generator=generator) + 1
-    order = torch.rand(size, size, generator=generator).fill_diagonal_(-1).argsort(dim=1)
-    return SimpleNamespace(probabilities=probabilities, features=features, neighbors=order[:, :5])
+def clustering_of(dataset, clusters=2, probabilities=None, metrics=(), names=()):
+    """Random features, and random probabilities unless they are given."""
+    generator = torch.Generator().manual_seed(0)
+    if probabilities is None:
+        probabilities = (2 * torch.randn(len(dataset), clusters, generator=generator)).softmax(dim=1)
+    features = torch.randn(len(dataset), 5, generator=generator) + 1
+    return Clustering(dataset, probabilities, features, dict(metrics), dict(names))
 
 
-def page_of(folder, dataset, clustering, **options):
-    options = {"title": "a", "summary": {}, "metrics": {}, "names": {}, "logs": {}} | options
-    write_report(folder / "report.html", dataset, **vars(clustering), **options)
-    return Page((folder / "report.html").read_text(encoding="utf-8"))
+def random_neighbors(size):
+    order = torch.rand(size, size, generator=torch.Generator().manual_seed(0)).fill_diagonal_(-1)
+    return order.argsort(dim=1)[:, :5]
+
+
+def page_of(folder, clustering, title="a", summary=(), logs=()):
+    path, neighbors = folder / "report.html", random_neighbors(len(clustering.dataset))
+    write_report(path, clustering, neighbors, {"title": title, "summary": dict(summary), "logs": dict(logs)})
+    return Page(path.read_text(encoding="utf-8"))
 
 
 def one_hot(*clusters, of=3):
@@ -106,8 +111,8 @@ def one_hot(*clusters, of=3):
 
 @pytest.mark.parametrize("clusters", [2, 7])
 def test_every_cluster_has_a_card_with_its_name_and_size(tmp_path, clusters):
-    clustering = random_clustering(40, clusters)
-    page = page_of(tmp_path, Pictures(40), clustering, names={1: "cats & dogs"})
+    clustering = clustering_of(Pictures(40), clusters, names={1: "cats & dogs"})
+    page = page_of(tmp_path, clustering)
     assert list(page.cards) == [f"cluster-{k}" for k in range(clusters)]
     assert page.inputs == {k: "cats & dogs" if k == 1 else "" for k in range(clusters)}
     assert "cluster 0" in page.text and "cats & dogs" in page.text and "cluster 1" not in page.text
@@ -116,18 +121,13 @@ def test_every_cluster_has_a_card_with_its_name_and_size(tmp_path, clusters):
 
 
 def test_the_card_of_an_empty_cluster_says_so(tmp_path):
-    clustering = SimpleNamespace(
-        probabilities=one_hot(0, 2, 2),
-        features=torch.eye(3),
-        neighbors=torch.tensor([[0, 1], [1, 2], [2, 1]]),
-    )
-    page = page_of(tmp_path, Pictures(3), clustering)
+    page = page_of(tmp_path, clustering_of(Pictures(3), probabilities=one_hot(0, 2, 2)))
     assert page.cards["cluster-1"] == [] and page.text.count("This cluster is empty") == 1
 
 
 def test_a_card_shows_the_prototype_7_of_the_most_and_8_of_the_least_confident(tmp_path):
-    clustering = random_clustering(90, 3)
-    page = page_of(tmp_path, Pictures(90), clustering)
+    clustering = clustering_of(Pictures(90), 3)
+    page = page_of(tmp_path, clustering)
     confidence, predictions = clustering.probabilities.max(dim=1)
     for k, chosen in prototypes(clustering.probabilities, clustering.features, companions=7).items():
         members = sorted((i for i in range(90) if predictions[i] == k), key=lambda i: float(confidence[i]))
@@ -139,20 +139,18 @@ def test_a_card_shows_the_prototype_7_of_the_most_and_8_of_the_least_confident(t
 
 def test_labels_are_shown_where_they_are_known(tmp_path):
     dataset = Pictures(3, targets=[1, -1, 0], classes=["cat", "dog"])
-    clustering = SimpleNamespace(
-        probabilities=one_hot(0, 0, 1), features=torch.eye(3), neighbors=torch.arange(3)[:, None]
-    )
     metrics = {"ACC": 0.98765, "used_clusters": 1234, "hungarian_match": [(0, 1), (1, 0)], "sizes": [1, 2]}
-    page = page_of(tmp_path, dataset, clustering, metrics=metrics)
+    page = page_of(tmp_path, clustering_of(dataset, probabilities=one_hot(0, 0, 1), metrics=metrics))
     labels = {int(row): image.get("label") for row, image in page.data["images"].items()}
     assert labels == {0: "dog", 1: None, 2: "cat"}
     assert "confusion" in page.sections and "Commonest classes dog 100.0%" in page.text
-    assert "0.9877" in page.text and "1,234" in page.text and "sizes" not in page.text
+    assert "0.9877" in page.text and "1,234" in page.text
+    assert "sizes" not in page.text and "hungarian" not in page.text
 
 
 @pytest.mark.parametrize("targets", [None, [-1] * 30])
 def test_without_labels_nothing_speaks_of_them(tmp_path, targets):
-    page = page_of(tmp_path, Pictures(30, targets), random_clustering(30, 3), metrics={"used_clusters": 3})
+    page = page_of(tmp_path, clustering_of(Pictures(30, targets), 3, metrics={"used_clusters": 3}))
     assert page.sections == ["figures", "sizes", "clusters", "unsure"]
     assert all("label" not in image for image in page.data["images"].values())
     assert "class" not in page.text.lower() and "Confusion" not in page.text
@@ -162,9 +160,9 @@ def test_without_labels_nothing_speaks_of_them(tmp_path, targets):
 
 
 def test_at_most_48_of_a_cluster_are_embedded_and_each_once(tmp_path):
-    clustering = random_clustering(300, 3)
-    dataset = Pictures(300)
-    page = page_of(tmp_path, dataset, clustering, duplicates=[[1, 2, 3]])
+    dataset = Pictures(300, duplicates=[[1, 2, 3]])
+    clustering = clustering_of(dataset, 3)
+    page = page_of(tmp_path, clustering)
     embedded = [int(row) for row in page.data["images"]]
     counts = clustering.probabilities.argmax(dim=1)[embedded].bincount()
     assert counts.tolist() == [48, 48, 48]
@@ -173,58 +171,47 @@ def test_at_most_48_of_a_cluster_are_embedded_and_each_once(tmp_path):
     assert all(page.content.count(source) == 1 for source in page.sources)
 
 
-def test_a_small_data_set_is_embedded_whole(tmp_path):
-    page = page_of(tmp_path, Pictures(9), random_clustering(9, 2))
-    assert (
-        sorted(map(int, page.data["images"])) == list(range(9))
-        and len(set(page.sources)) == len(page.sources) == 9
-    )
-    assert page.data["names"] == {}
+def chosen_of(cards, others, neighbors, predictions, length=100):
+    """The rows of the chosen thumbnails, each of `length` bytes."""
+    clusters = [SimpleNamespace(images=images, doubtful=doubtful) for images, doubtful in cards]
+    picture = Thumbnail("x" * length, crisp=False)
+    return list(choose_thumbnails(clusters, others, neighbors, predictions, lambda row: picture))
 
 
-def cards(*images):
-    return [SimpleNamespace(images=shown, doubtful=doubtful) for shown, doubtful in images]
-
-
-def test_room_goes_to_the_cards_then_the_unsure_the_duplicates_and_first_neighbors_before_second_ones():
+def test_room_goes_to_the_cards_then_to_others_and_first_neighbors_before_second_ones(monkeypatch):
     neighbors = torch.arange(20)[:, None].repeat(1, 3)
     neighbors[0], neighbors[1] = torch.tensor([0, 10, 11]), torch.tensor([1, 12, 10])
-
-    def choose(limit):
-        return choose_images(cards(([0, 1], [])), [2], [[0, 3]], neighbors, [0] * 20, limit)
-
-    assert choose(48) == [0, 1, 2, 3, 10, 12, 11]
-    assert choose(5) == [0, 1, 2, 3, 10]
+    arguments = [([0, 1], [])], [2, 0, 3], neighbors, [0] * 20
+    assert chosen_of(*arguments) == [0, 1, 2, 3, 10, 12, 11]
+    monkeypatch.setattr(report, "MAX_THUMBNAILS", 5)
+    assert chosen_of(*arguments) == [0, 1, 2, 3, 10]
 
 
-def test_with_little_room_the_prototype_stays_then_the_least_and_most_confident_in_turn():
-    neighbors = torch.arange(20)[:, None]
-    clusters, predictions = cards(([0, 1, 2], [7, 8]), ([10], []), ([], [])), [0] * 10 + [1] * 10
-    assert choose_images(clusters, [3, 11, 12], [], neighbors, predictions, 3) == [0, 7, 1, 10, 11, 12]
-    assert choose_images(clusters, [3, 11, 12], [], neighbors, predictions, 1) == [0, 10]
+@pytest.mark.parametrize(
+    ("fit", "chosen"), [(0, [0, 10]), (1, [0, 10]), (3, [0, 7, 1, 10, 11, 12]), (4, [0, 7, 1, 8, 10, 11, 12])]
+)
+def test_with_few_bytes_the_prototype_stays_then_least_and_most_confident_in_turn(fit, chosen, monkeypatch):
+    cards, predictions = [([0, 1, 2], [7, 8]), ([10], []), ([], [])], [0] * 10 + [1] * 10
+    monkeypatch.setattr(report, "MAX_BYTES", 3 * 600 * fit)  # for three clusters, 500 bytes are text
+    assert chosen_of(cards, [3, 11, 12], torch.arange(20)[:, None], predictions) == chosen
 
 
 def test_the_dialog_knows_the_neighbors_as_given_and_the_likeliest_clusters(tmp_path):
-    clustering = random_clustering(200, 4)
-    page = page_of(tmp_path, Pictures(200), clustering)
-    assert page.data["names"]  # some neighbors did not fit
-    for row, image in page.data["images"].items():
-        assert image["neighbors"] == clustering.neighbors[int(row), 1:].tolist()
+    clustering, neighbors = clustering_of(Pictures(200), 4), random_neighbors(200)
+    data = page_of(tmp_path, clustering).data
+    assert data["names"]  # some neighbors did not fit
+    for row, image in data["images"].items():
+        assert image["neighbors"] == neighbors[int(row), 1:].tolist()
         probabilities = clustering.probabilities[int(row)].tolist()
         likeliest = sorted(range(4), key=lambda k: -probabilities[k])[:3]
         assert image["clusters"] == [[k, pytest.approx(probabilities[k], abs=1e-4)] for k in likeliest]
         for neighbor in map(str, image["neighbors"]):
-            assert (neighbor in page.data["images"]) != (
-                page.data["names"].get(neighbor) == f"image-{neighbor}.png"
-            )
+            assert (neighbor in data["images"]) != (data["names"].get(neighbor) == f"image-{neighbor}.png")
 
 
 def test_the_most_unsure_come_by_the_gap_of_the_two_likeliest(tmp_path):
     probabilities = torch.tensor([[0.49, 0.02, 0.49], [0.9, 0.1, 0.0], [0.4, 0.33, 0.27], [0.2, 0.45, 0.35]])
-    clustering = SimpleNamespace(
-        probabilities=probabilities, features=torch.eye(4), neighbors=torch.arange(4)[:, None]
-    )
-    page = page_of(tmp_path, Pictures(4), clustering)
+    page = page_of(tmp_path, clustering_of(Pictures(4), probabilities=probabilities))
     assert page.rows["unsure"] == [0, 2, 3, 1]  # gaps of 0, 0.07, 0.1 and 0.8
     assert "0.40 · 0.33" in page.text
 
@@ -232,7 +219,7 @@ def test_the_most_unsure_come_by_the_gap_of_the_two_likeliest(tmp_path):
 def test_duplicates_are_shown_by_groups_and_long_ones_are_cut(tmp_path, monkeypatch):
     monkeypatch.setattr(report, "GROUPS", 2)
     groups = [[3, 5], list(range(10, 21)), [1, 2]]
-    page = page_of(tmp_path, Pictures(30), random_clustering(30, 2), duplicates=groups)
+    page = page_of(tmp_path, clustering_of(Pictures(30, duplicates=groups)))
     assert page.rows["duplicates"] == [3, 5, *range(10, 18)]
     assert "3 groups; the first 2 are shown" in page.text and "11 images, 8 shown" in page.text
 
@@ -244,7 +231,7 @@ def opened(source):
     return Image.open(io.BytesIO(base64.b64decode(source.partition("base64,")[2])))
 
 
-@pytest.mark.parametrize(("side", "width"), [(8, 96), (16, 96), (28, 84), (48, 96)])
+@pytest.mark.parametrize(("side", "width"), [(8, 96), (28, 84), (48, 96)])
 def test_small_images_are_enlarged_by_a_whole_multiple(side, width):
     noise = np.random.default_rng(0).integers(0, 2, (side, side, 1), dtype=np.uint8).repeat(3, axis=2) * 255
     found = thumbnail(Image.fromarray(noise), 96)
@@ -257,11 +244,8 @@ def test_small_images_are_enlarged_by_a_whole_multiple(side, width):
 def test_larger_images_are_cut_to_the_centre_square(size, width):
     noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     found = thumbnail(Image.fromarray(noise), 96)
-    assert (
-        not found.crisp
-        and found.src.startswith("data:image/jpeg")
-        and opened(found.src).size == (width, width)
-    )
+    assert not found.crisp and found.src.startswith("data:image/jpeg")
+    assert opened(found.src).size == (width, width)
 
     image = Image.new("RGB", (400, 200), (0, 200, 0))
     image.paste((200, 0, 200), (100, 0, 300, 200))
@@ -270,28 +254,18 @@ def test_larger_images_are_cut_to_the_centre_square(size, width):
 
 
 def test_the_page_stays_below_its_limit_and_keeps_a_picture_of_every_cluster(tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "MAX_BYTES", 700_000)
-    probabilities = one_hot(*(i % 20 for i in range(400)), of=20)
-    clustering = SimpleNamespace(
-        probabilities=probabilities, features=torch.ones(400, 2), neighbors=torch.arange(400)[:, None]
-    )
-    dataset = Pictures(400, side=100, names={i: 200 * "<" for i in range(400)})
-    page = page_of(tmp_path, dataset, clustering)
-    assert 400_000 < (tmp_path / "report.html").stat().st_size <= 700_000
+    monkeypatch.setattr(report, "MAX_BYTES", 500_000)
+    dataset = Pictures(400, side=100)
+    page = page_of(tmp_path, clustering_of(dataset, probabilities=one_hot(*range(20), of=20).repeat(20, 1)))
+    assert 300_000 < (tmp_path / "report.html").stat().st_size <= 600_000
     assert len(page.cards) == 20 and all(page.cards.values())
-    assert (
-        len(page.sources) < len(dataset.fetched) == len(set(dataset.fetched))
-    )  # tried with more, none read twice
+    assert len(dataset.fetched) == len(set(dataset.fetched)) <= len(page.sources) + 20
 
 
 def test_many_clusters_have_smaller_pictures(tmp_path):
     def side(clusters):
-        clustering = SimpleNamespace(
-            probabilities=one_hot(0, 1, of=clusters),
-            features=torch.eye(2),
-            neighbors=torch.arange(2)[:, None],
-        )
-        return opened(page_of(tmp_path, Pictures(2, side=100), clustering).sources[0]).size
+        clustering = clustering_of(Pictures(2, side=100), probabilities=one_hot(0, 1, of=clusters))
+        return opened(page_of(tmp_path, clustering).sources[0]).size
 
     assert [side(clusters) for clusters in (50, 51, 251)] == [(96, 96), (72, 72), (48, 48)]
 
@@ -300,47 +274,39 @@ def test_many_clusters_have_smaller_pictures(tmp_path):
 
 
 def test_names_of_files_classes_clusters_and_runs_are_text_never_markup(tmp_path):
-    dataset = Pictures(40, [0] * 40, [NASTY + "class"], names=dict.fromkeys(range(40), NASTY))
-    page = page_of(
-        tmp_path,
-        dataset,
-        random_clustering(40, 2),
-        title=NASTY + "title",
-        summary={NASTY + "what": NASTY + "value"},
-        metrics={NASTY.replace("_", "") + "metric": 1.0, "hungarian_match": [(0, 0)]},
-        names={0: NASTY + "cluster"},
-        logs={},
-        duplicates=[[0, 1]],
-    )
+    names = dict.fromkeys(range(40), NASTY)
+    dataset = Pictures(40, [0] * 40, [NASTY + "class"], names=names, duplicates=[[0, 1]])
+    metrics = {NASTY.replace("_", "") + "metric": 1.0, "hungarian_match": [(0, 0)]}
+    clustering = clustering_of(dataset, metrics=metrics, names={0: NASTY + "cluster"})
+    page = page_of(tmp_path, clustering, NASTY + "title", {NASTY + "what": NASTY + "value"})
     assert page.scripts == 2 and "<b>" not in page.content
     assert all(NASTY + what in page.text for what in ("title", "what", "value", "metric", "class", "cluster"))
     assert page.inputs[0] == NASTY + "cluster"
     assert {image["name"] for image in page.data["images"].values()} == {NASTY}
 
 
-def test_names_that_are_no_utf_8_and_break_lines_are_borne(tmp_path):
+def test_names_that_are_no_utf_8_or_break_lines_do_no_harm(tmp_path):
     names = {0: b"caf\xe9.png".decode("utf-8", "surrogateescape"), 1: "\ud800\n\0\u2028.png"}
-    page = page_of(tmp_path, Pictures(9, names=names), random_clustering(9, 2), title="\udcff")
+    page = page_of(tmp_path, clustering_of(Pictures(9, names=names)), title="\udcff")
     assert page.data["images"]["0"]["name"] == names[0] and page.data["images"]["1"]["name"] == names[1]
 
 
-def test_curves_are_drawn_of_the_stages_that_logged_numbers(tmp_path):
+def test_curves_are_drawn_for_the_stages_that_logged_numbers(tmp_path):
     logs = {stage: tmp_path / f"{stage}.jsonl" for stage in ("pretext", "scan")}
     logs["pretext"].write_text('{"epoch": 0, "train/loss": 1.0}\n')
     logs["scan"].write_text('{"note": "nothing yet"}\n')
-    page = page_of(tmp_path, Pictures(9), random_clustering(9, 2), logs=logs)
+    page = page_of(tmp_path, clustering_of(Pictures(9)), logs=logs)
     assert page.content.count("data:image/svg+xml;base64,") == 1
     assert "pretext" in page.text and "scan" not in page.text
 
 
 def test_the_page_names_no_address_and_forbids_itself_to_load_anything(tmp_path):
-    page = page_of(tmp_path, Pictures(9), random_clustering(9, 2))
+    page = page_of(tmp_path, clustering_of(Pictures(9)))
     assert "://" not in page.content and "default-src 'none'; img-src data:" in page.content
 
 
 def test_nothing_but_the_page_is_left_and_writing_twice_gives_the_same_file(tmp_path):
-    clustering, metrics = random_clustering(30, 3), {"hungarian_match": [(0, 0), (1, 1)]}
-    dataset = Pictures(30, [0, 1] * 15, ["a", "b"])
-    first = page_of(tmp_path, dataset, clustering, metrics=metrics).content
-    assert page_of(tmp_path, dataset, clustering, metrics=metrics).content == first
+    metrics = {"hungarian_match": [(0, 0), (1, 1)]}
+    clustering = clustering_of(Pictures(30, [0, 1] * 15, ["a", "b"]), 3, metrics=metrics)
+    assert page_of(tmp_path, clustering).content == page_of(tmp_path, clustering).content
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]

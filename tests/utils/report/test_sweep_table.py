@@ -15,7 +15,7 @@ from utils.report.sweep_table import (
     agreements,
     plot_variants,
     suggest,
-    summary,
+    table_row,
     to_csv,
     to_lines,
     verdict,
@@ -26,9 +26,8 @@ def rand_index_adjusted_for_chance(first, second):
     """Hubert and Arabie's, over all pairs of images, one by one."""
     pairs = list(combinations(range(len(first)), 2))
     together = [(first[i] == first[j], second[i] == second[j]) for i, j in pairs]
-    both, in_first, in_second = (
-        sum(x) for x in ([a and b for a, b in together], *zip(*together, strict=True))
-    )
+    both = sum(a and b for a, b in together)
+    in_first, in_second = (sum(column) for column in zip(*together, strict=True))
     expected = in_first * in_second / len(pairs)
     return (both - expected) / ((in_first + in_second) / 2 - expected)
 
@@ -38,55 +37,45 @@ def test_agreement_is_the_adjusted_rand_index_of_each_pair_of_seeds():
     predictions[1, :15] = predictions[0, :15]
     expected = [rand_index_adjusted_for_chance(*pair) for pair in combinations(predictions.tolist(), 2)]
     assert agreements(list(predictions)) == pytest.approx(expected) and expected[0] > 0.3
+    assert agreements([predictions[0], (predictions[0] + 1) % 3]) == [1.0]  # numbered in another way
+    assert agreements([predictions[0]]) == []
 
 
-def test_agreement_does_not_depend_on_how_clusters_are_numbered_and_one_seed_has_none():
-    clusters = torch.tensor([0, 0, 1, 1, 2, 2])
-    assert agreements([clusters, (clusters + 1) % 3]) == [1.0]
-    assert agreements([clusters]) == []
-
-
-def table(*rows):
+def rows_of(*rows):
     return [dict(zip(("num_classes", "used_clusters", "agreement"), row, strict=True)) for row in rows]
 
 
 @pytest.mark.parametrize(
-    "rows, expected",
+    ("rows", "expected"),
     [
         ([(5, 5, 0.60), (10, 10, 0.90), (20, 20, 0.70)], 10),  # the highest
         ([(5, 5, 0.93), (10, 10, 0.90), (20, 20, 0.70)], 10),  # the largest near the highest
         ([(10, 10, 0.90), (5, 5, 0.93)], 10),  # in any order
-        (
-            [(5, 5, 0.90), (10, 10, 0.85)],
-            10,
-        ),  # 0.05 below is within, though 0.90 - 0.85 is more than 0.05 in floats
+        ([(5, 5, 0.90), (10, 10, 0.85)], 10),  # 0.05 below counts, though 0.90 - 0.85 > 0.05 in floats
         ([(5, 5, 0.90), (10, 10, 0.849)], 5),
-        (
-            [(5, 5, 0.90), (10, 10, 0.86), (20, 20, 0.82)],
-            10,
-        ),  # near the highest, not near one that is near it
-        ([(5, 5, 0.80), (10, 10, 0.80)], 10),  # a tie
+        ([(5, 5, 0.90), (10, 10, 0.86), (20, 20, 0.82)], 10),  # near the highest, not near one near it
+        ([(5, 5, -0.02), (10, 10, -0.03)], 10),
         ([(5, 5, 0.70), (10, 9, 0.75)], 5),  # an unused cluster
-        ([(5, 5, 0.70), (8, 8, 0.66), (10, 9, 0.99)], 8),  # whose agreement is no measure for the others
+        ([(5, 5, 0.70), (8, 8, 0.66), (10, 9, 0.99)], 8),  # whose agreement does not count
         ([(5, 4, 0.70), (10, 9, 0.75)], None),
     ],
 )
 def test_the_largest_number_is_suggested_whose_agreement_is_within_a_twentieth_of_the_highest(rows, expected):
-    assert suggest(table(*rows)) == expected
+    assert suggest(rows_of(*rows)) == expected
 
 
 def test_the_verdict_says_why_nothing_is_suggested():
-    fit = table((5, 5, 0.7), (10, 10, 0.9))
-    assert verdict(fit, ["num_classes"]) == (10, verdict(fit, ["num_classes"])[1])
-    assert "suggested number of clusters: 10" in verdict(fit, ["num_classes"])[1]
+    full = rows_of((5, 5, 0.7), (10, 10, 0.9))
+    suggested, sentence = verdict(full, ["num_classes"])
+    assert suggested == 10 and "suggested number of clusters: 10" in sentence
     for rows, varied, reason in [
-        (table((5, 4, 0.7)), ["num_classes"], "at no number of clusters does every seed use all"),
-        (table((5, 5, None)), ["num_classes"], "takes two seeds or more"),
-        (fit, ["num_heads"], "where num_classes is varied, and nothing else"),
-        (fit, ["num_classes", "num_heads"], "where num_classes is varied, and nothing else"),
+        (rows_of((5, 4, 0.7)), ["num_classes"], "all its clusters"),
+        (rows_of((5, 5, None)), ["num_classes"], "--seeds"),
+        (full, ["num_heads"], "num_classes"),
+        (full, ["num_classes", "num_heads"], "num_classes"),
     ]:
         suggested, sentence = verdict(rows, varied)
-        assert suggested is None and sentence.startswith("no suggestion: ") and reason in sentence
+        assert suggested is None and "no suggestion" in sentence and reason in sentence
 
 
 def variant(settings, num_classes=4, silhouette=(0.25, 0.75), accuracy=()):
@@ -101,7 +90,7 @@ def variant(settings, num_classes=4, silhouette=(0.25, 0.75), accuracy=()):
 
 
 def test_a_row_has_means_and_sample_deviations_the_least_used_clusters_and_none_for_what_is_unknown():
-    assert summary(variant({"num_heads": "1"})) == {
+    assert table_row(variant({"num_heads": "1"})) == {
         "num_heads": "1",
         "num_classes": 4,
         "seeds": 2,
@@ -117,19 +106,13 @@ def test_a_row_has_means_and_sample_deviations_the_least_used_clusters_and_none_
 
 
 def test_the_csv_reads_back_with_empty_cells_for_none_and_the_console_shows_a_dash():
-    rows = [summary(variant({"scale": "[0.8,1.2]"}, silhouette=(), accuracy=[0.5, 0.75]))]
-    (read,) = csv.DictReader(io.StringIO(to_csv(rows).decode()))
-    assert list(read) == list(rows[0]) and read == {
-        k: "" if v is None else str(v) for k, v in rows[0].items()
-    }
-    heading, line = to_lines(rows)
+    row = table_row(variant({"scale": "[0.8,1.2]"}, silhouette=(), accuracy=[0.5, 0.75]))
+    (read,) = csv.DictReader(io.StringIO(to_csv([row]).decode()))
+    assert list(read.items()) == [(k, "" if v is None else str(v)) for k, v in row.items()]
+    heading, line = to_lines([row])
     shown = dict(zip(heading.split(), line.split(), strict=True))
-    assert (shown["scale"], shown["silhouette"], shown["ACC"], len(line)) == (
-        "[0.8,1.2]",
-        "-",
-        "0.625",
-        len(heading),
-    )
+    assert (shown["scale"], shown["silhouette"], shown["ACC"]) == ("[0.8,1.2]", "-", "0.625")
+    assert len(line) == len(heading)
 
 
 def red_pixels(path):
