@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from utils.errors import UserError
 from utils.mypath import DATASET_FOLDERS
-from utils.storage.files import part_of
+from utils.storage.files import temporary_file
 
 TIMEOUT = 60  # seconds without a byte after which a download has failed
 
@@ -23,10 +23,10 @@ def fetch(name: str, url: str, path: Path, checksum: str, remedy: str = "") -> N
     checksum: `sha256:` or `md5:`, then the first digits of the digest. Raises UserError when the download
     fails. remedy: what else the user can do then; for a data set it also names the key of its folder."""
     algorithm, digits = checksum.split(":")
-    digest, part = hashlib.new(algorithm), part_of(path)
+    digest = hashlib.new(algorithm)
     with _download(name, url, path, remedy):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary_file(path) as part:
             with urlopen(url) as response, open(part, "wb") as file:
                 size = int(response.headers.get("Content-Length") or 0)
                 with tqdm(total=size, desc=path.name, unit="B", unit_scale=True, disable=None) as bar:
@@ -39,8 +39,6 @@ def fetch(name: str, url: str, path: Path, checksum: str, remedy: str = "") -> N
                     f"truncated or changed: its {algorithm} is {digest.hexdigest()}, not {digits}"
                 )
             os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
 
 
 def open_or_download(name: str, folder: Path, reader: str, **split):
