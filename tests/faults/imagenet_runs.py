@@ -1,13 +1,11 @@
-"""ImageNet-50 in small, for tests of mistakes: its tree of JPEG files, a narrow network in MoCo's format, and the runs
-of moco.py and scan.py that stand there. Command lines as a user gives them, but for the sizes."""
+"""ImageNet-50 in small, for tests of mistakes: JPEG files, a narrow network in MoCo's format, command lines."""
 
 import shutil
 from pathlib import Path
 
 import torch
 
-from data.datasets.imagenet import FOLDERS, SUFFIX, class_ids
-from data.folder.scan import FolderScan
+from data.datasets.imagenet import FOLDERS, class_ids
 from models.backbones.resnet import ResNet18
 from models.heads import ContrastiveModel
 from tests.image_trees import write_imagenet
@@ -28,11 +26,9 @@ IDS = class_ids("imagenet_50")
 
 
 def arguments_of(stage: str, here: Path, more: str = "") -> list[str]:
-    """As that of the digits' runs: `{here}` is the run's folder, `{outside}` holds results, images and other files."""
-    line = (
-        f"--config_exp {CONFIGS['scan' if stage == 'eval' else stage]} root_dir={{outside}}/results {SIZES}"
-    )
-    line += f" db_root_dir.imagenet={{outside}}/images{MORE[stage]} {more}"
+    """As for the digits: `{here}` is the run's folder, `{outside}` holds results, images and other files."""
+    line = f"--config_exp {CONFIGS['scan' if stage == 'eval' else stage]} {SIZES} {MORE[stage]}"
+    line += f" root_dir={{outside}}/results db_root_dir.imagenet={{outside}}/images {more}"
     return [word.format(here=here, outside=here.parents[1]) for word in line.split()]
 
 
@@ -45,11 +41,8 @@ def network() -> dict:
 
 def mocos(state: dict, encoder: str = "q") -> dict:
     """Under the names that MoCo gives them."""
-    short = {
-        name.removeprefix("backbone.").replace("contrastive_head", "fc"): value
-        for name, value in state.items()
-    }
-    return {f"module.encoder_{encoder}.{name}": value for name, value in short.items()}
+    names = {name: name.removeprefix("backbone.").replace("contrastive_head", "fc") for name in state}
+    return {f"module.encoder_{encoder}.{names[name]}": value for name, value in state.items()}
 
 
 def write_files(outside: Path) -> None:
@@ -63,15 +56,9 @@ def class_folder(here: Path, number: int = 0) -> Path:
     return here.parents[1] / "images" / FOLDERS["train"] / IDS[number]
 
 
-def check_files(here: Path) -> None:
-    """What a run before has found out of the images."""
-    for place in FOLDERS.values():
-        FolderScan(here.parent / "scans").files_of(here.parents[1] / "images" / place, IDS, SUFFIX)
-
-
 def copy_all(source: Path, target: Path) -> None:
-    """The runs and the images, these as links: a test that changes an image puts another file there. What was found
-    out of the images is left out, for it is kept by their place."""
+    """The runs, and the images as links: a test that changes an image puts another file there. The cache of what
+    the files are is left out: it belongs to their place."""
     shutil.copytree(source / "results", target / "results", ignore=shutil.ignore_patterns("scans"))
     shutil.copytree(source / "images", target / "images", copy_function=lambda a, b: Path(b).hardlink_to(a))
     shutil.copy(source / "moco.pth.tar", target)
