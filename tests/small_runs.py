@@ -39,7 +39,7 @@ def without_pictures(monkeypatch):
 def replace_training(monkeypatch, stage, train):
     """`train(training)` takes the place of a stage's `train_epoch`.
 
-    `training` has model, loader, criterion and optimizer, the epoch from 0, and `run_epoch()`, the real one."""
+    `training` has model, loader, criterion, optimizer, the epoch from 0, and `run_epoch()`, the real one."""
     train_epoch = SCRIPTS[stage].train_epoch
 
     def replaced(run, model, loader, criterion, optimizer, *rest):
@@ -50,13 +50,25 @@ def replace_training(monkeypatch, stage, train):
     monkeypatch.setattr(SCRIPTS[stage], "train_epoch", replaced)
 
 
+def untrained(_):
+    """An epoch in which nothing is learnt."""
+    return {"train/confident_share": 1.0}
+
+
+def validation_losses_are(monkeypatch, losses):
+    """SCAN takes these for the validation losses of its heads, epoch by epoch."""
+    losses = iter(losses)
+    monkeypatch.setattr(scan, "scan_validation", lambda *_: {"total_loss": next(losses)})
+
+
 def config_of(stage, recipe="digits"):
     return f"configs/{stage}/{SCRIPTS[stage].__name__}_{recipe}.yml"
 
 
 def run_stage(stage, root, *overrides, epochs=2):
-    """Run a stage of the digits' recipe; returns its folder."""
-    settings = [f"root_dir={root}", f"epochs={epochs}", *SMALL, *overrides]
+    """Run a stage of the digits' recipe; returns its folder. Self-labelling is sure enough after so few epochs."""
+    low = ["confidence_threshold=0.15"] if stage == "selflabel" else []
+    settings = [f"root_dir={root}", f"epochs={epochs}", *SMALL, *low, *overrides]
     SCRIPTS[stage].main(["--config_exp", config_of(stage), *settings])
     return root / "digits" / stage
 
