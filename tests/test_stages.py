@@ -48,7 +48,7 @@ def run(finished, tmp_path):
 
 @pytest.fixture
 def judged():
-    """Of each pass of a clustering model in eval mode: the first head's logits, and whether autocast is on."""
+    """Of each pass of a clustering model in eval mode: the first head's logits, and if autocast is on."""
     calls = []
 
     def note(module, _, output):
