@@ -15,7 +15,7 @@ def no_pictures(monkeypatch):
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
-    """The folder of each stage after one whole run on few digits, pictures included. Tests leave it as it is."""
+    """The folder of each stage after one whole run on few digits, with pictures. Tests leave it as it is."""
     root = tmp_path_factory.mktemp("finished")
     with pytest.MonkeyPatch.context() as monkeypatch:
         few_digits(monkeypatch)

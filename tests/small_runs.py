@@ -66,7 +66,7 @@ def config_of(stage, recipe="digits"):
 
 
 def run_stage(stage, root, *overrides, epochs=2):
-    """Run a stage of the digits' recipe; returns its folder. Self-labelling is sure enough after so few epochs."""
+    """Run a stage of the digits' recipe; returns its folder. The threshold is low, as the epochs are few."""
     low = ["confidence_threshold=0.15"] if stage == "selflabel" else []
     settings = [f"root_dir={root}", f"epochs={epochs}", *SMALL, *low, *overrides]
     SCRIPTS[stage].main(["--config_exp", config_of(stage), *settings])

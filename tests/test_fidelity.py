@@ -1,9 +1,9 @@
 """The published method's rules, one by one, as the stage scripts keep them.
 
-What a single function decides is tested beside that function: losses, class balancing and the strict threshold
-(tests/losses), schedules and optimizers (tests/utils/test_optimizers.py), the draw of neighbors and the dropped
-batch (tests/data/loader), the running average (tests/models/test_ema.py), the choice of epoch and head and the
-skipped steps (tests/test_stages.py).
+What a single function decides is tested beside that function: losses, class balancing and the strict
+threshold (tests/losses), schedules and optimizers (tests/utils/test_optimizers.py), the draw of neighbors and
+the dropped batch (tests/data/loader), the running average (tests/models/test_ema.py). The choice of epoch and
+head and the skipped steps are in tests/test_stages.py.
 """
 
 import json
@@ -190,7 +190,7 @@ def three_heads(finished, tmp_path_factory):
 
 @pytest.fixture
 def run(finished, three_heads, tmp_path, monkeypatch):
-    """run(stage, train, overrides): a stage after the finished ones, with `train` for its training: its weights."""
+    """run(stage, train, overrides): the weights that a stage leaves with `train` in place of its training."""
     few_digits(monkeypatch)
     start = [f"pretext_dir={finished['pretext']}", f"scan_dir={three_heads}"]
 

@@ -24,22 +24,17 @@ import pytest
 import torch
 
 import data
-import eval as evaluation
-import moco
 from data.dataset import ResidentDataset
 from losses import ConfidenceBasedCE, SCANLoss, SimCLRLoss
 from models.backbones.resnet import ResNet18
 from models.heads import ContrastiveModel
-from tests.faults import imagenet_runs
-from tests.small_runs import SCRIPTS, SMALL, config_of, few_digits, without_pictures
+from tests import imagenet_runs
+from tests.imagenet_runs import MAINS
+from tests.small_runs import SMALL, config_of, few_digits, without_pictures
 from utils.neighbors import search
 from utils.run.command_line import command
 
 STAGES = ("pretext", "scan", "selflabel")
-MAINS = {stage: script.main for stage, script in SCRIPTS.items()} | {
-    "eval": evaluation.main,
-    "moco": moco.main,
-}
 TINY = [*SMALL, "model_kwargs.width=2"]
 PRETEXT, SCAN = "pretext/model.pth.tar", "scan/model.pth.tar"
 TRAIN, VAL = "pretext/topk-train-neighbors.npy", "pretext/topk-val-neighbors.npy"
@@ -412,7 +407,7 @@ def folders_cannot_be_made(here, patch):
 
 
 class Case(NamedTuple):
-    """words: the wrong value, and the key, file or command of the remedy. has: further stages that were run."""
+    """words: the wrong value, and the key, file or command of the remedy. has: further stages that ran."""
 
     stage: str
     arguments: str
@@ -766,8 +761,8 @@ def image_renamed(folder):
 
 def mocos_whole_training(here, patch):
     """`{outside}/other.pth` holds both of MoCo's encoders and its queue."""
-    state = imagenet_runs.network()
-    both = imagenet_runs.mocos(state) | imagenet_runs.mocos(state, "k") | {"module.queue": torch.ones(3)}
+    model = imagenet_runs.network()
+    both = imagenet_runs.mocos(model) | imagenet_runs.mocos(model, "k") | {"module.queue": torch.ones(3)}
     torch.save({"state_dict": both}, here.parents[1] / "other.pth")
 
 
