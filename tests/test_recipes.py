@@ -1,5 +1,5 @@
-"""The published commands for CIFAR-10, CIFAR-100-20 and STL-10, as written, and those for Fashion-MNIST, on small
-data sets in the official formats.
+"""The published commands for CIFAR-10, CIFAR-100-20 and STL-10, as written, and those for Fashion-MNIST, on
+small data sets in the official formats.
 
 Batch, optimizer, augmentation and schedule are those of the config files. Only the epochs are cut to one, the
 network is narrow and three of the recipes take no step, except in the slow runs. Self-labelling has a low
@@ -30,7 +30,7 @@ SGD, ADAM = (torch.optim.SGD, 0.4), (torch.optim.Adam, 0.0001)  # with the learn
 
 @dataclass(frozen=True)
 class Step:
-    """What a stage trains with. steps: whole batches in an epoch. optimizer: its class and its learning rate."""
+    """What a stage trains with. steps: whole batches in an epoch. optimizer: class and learning rate."""
 
     images: int
     batch_size: int
