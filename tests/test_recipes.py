@@ -127,6 +127,7 @@ def test_every_stage_takes_the_steps_of_its_config_and_hands_over_to_the_next(
         assert expected in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["cifar10", "stl10"], indirect=True)
 def test_a_trained_simclr_model_is_a_way_in_without_training(name, tmp_path):
     arguments = command(name, "pretext", tmp_path, width=1)
     model = build_model(load_config(None, arguments[3], arguments[4:]))

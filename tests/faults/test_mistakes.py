@@ -334,6 +334,10 @@ def images_are(change, split="train"):
     return do
 
 
+def few_val_images(number):
+    return images_are(lambda images: images[:number], "val")
+
+
 def one_pixel(images):
     images = images.clone()
     images[0, 0, 0, 0] += 1
@@ -431,23 +435,17 @@ MISSING_FILES = {
     "SCAN before SimCLR": Case("scan", "", f"{PRETEXT} simclr.py root_dir=", removed("pretext")),
     "a model without its neighbors": Case("scan", "", f"{TRAIN} simclr.py", removed(TRAIN)),
     "no neighbors of the val split": Case("scan", "", f"{VAL} simclr.py", removed(VAL)),
-    "a published model not mined with yet": Case(
-        "scan", "", f"{TRAIN} simclr.py --model {PRETEXT}", only("model.pth.tar")
-    ),
-    "training where a published model lies": Case(
-        "pretext", "", f"--model {PRETEXT}", only("model.pth.tar"), has=HERE
-    ),
+    "a model not mined with": Case("scan", "", f"{TRAIN} simclr.py --model {PRETEXT}", only("model.pth.tar")),
+    "training over a model": Case("pretext", "", f"--model {PRETEXT}", only("model.pth.tar"), has=HERE),
     "self-labelling before SCAN": Case("selflabel", "", f"{SCAN} scan.py", removed("scan")),
     "a misspelt pretext_dir": Case("scan", "pretext_dir={here}/pretxt", "/pretxt/model.pth.tar pretext_dir="),
     "a misspelt scan_dir": Case("selflabel", "scan_dir={here}/scann", "/scann/model.pth.tar scan_dir="),
-    "eval of no model": Case("eval", "--model {here}/scan/best.pth.tar", "/scan/best.pth.tar path"),
-    "no model to mine with": Case("pretext", TO_MINE, "/model.pth.tar path"),
+    "eval of no model": Case("eval", "--model {here}/scan/best.pth.tar", "/scan/best.pth.tar"),
+    "no model to mine with": Case("pretext", TO_MINE, "/model.pth.tar"),
 }
 WRONG_STAGE = {
     "a SCAN config for simclr.py": Case("pretext", f"--config_exp {config_of('scan')}", "scan scan.py"),
-    "the pretext folder for scan_dir": Case(
-        "selflabel", "scan_dir={here}/pretext", f"{PRETEXT} pretext scan.py"
-    ),
+    "a wrong scan_dir": Case("selflabel", "scan_dir={here}/pretext", f"{PRETEXT} pretext scan.py"),
     "the SCAN folder for pretext_dir": Case(
         "scan", "run_name=second pretext_dir={here}/scan", "/scan/topk-train pretext_dir=", has=("scan",)
     ),
@@ -461,92 +459,62 @@ WRONG_STAGE = {
     "a SCAN model to mine with": Case(
         "pretext", "--model {here}/scan/model.pth.tar", f"{SCAN} scan simclr.py", has=("scan",)
     ),
-    "a file of another program to mine with": Case(
-        "pretext", OTHER_MODEL, "/other.pth.tar head", written(TORCH_FILE, "other.pth.tar")
+    "another program's file": Case(
+        "pretext", OTHER_MODEL, "/other.pth.tar", written(TORCH_FILE, "other.pth.tar")
     ),
 }
 DOES_NOT_FIT = {
     "SCAN with another width": Case("scan", "model_kwargs.width=8", "(2, (8, backbone model_kwargs"),
-    "self-labelling with other clusters": Case(
-        "selflabel", "num_classes=12", "cluster_head 10 12 num_classes"
-    ),
+    "other clusters than SCAN's": Case("selflabel", "num_classes=12", "cluster_head 10 12 num_classes"),
     "eval with more heads": Case("eval", "num_heads=2", "cluster_head.1.weight num_heads"),
     "a table into no folder": Case("eval", "--out {here}/tables/table.csv", "--out /tables/table.csv folder"),
     "a table in the place of a folder": Case("eval", "--out {here}", "--out /digits file"),
-    "another head to mine with": Case(
+    "another head": Case(
         "pretext", f"{SECOND} model_kwargs.head=linear", f"{PRETEXT} contrastive_head", has=HERE
     ),
     "a best head that does not exist": Case("selflabel", "", f"{SCAN} head 7", with_other(SCAN, "head", 7)),
     "a best head that is no number": Case("eval", "", f"{SCAN} head one", with_other(SCAN, "head", "one")),
 }
 WRONG_DATA = {
-    "the model of another data set": Case(
-        "scan", FASHION, "206 digits 40 fashion-mnist simclr.py simclr_fashion_mnist.yml", fashion_is_noise
+    "another data set's model": Case(
+        "scan", FASHION, "206 digits 40 simclr_fashion_mnist.yml", fashion_is_noise
     ),
-    "the val neighbors of another data set": Case(
-        "scan", "val_db_name=fashion-mnist", f"{VAL} 52 digits 30 fashion-mnist", fashion_is_noise
-    ),
-    "fewer images than SCAN had": Case(
-        "selflabel", "max_images=100", "206 100 scan.py max_images=100 --restart"
-    ),
+    "other val neighbors": Case("scan", "val_db_name=fashion-mnist", f"{VAL} 52 digits 30", fashion_is_noise),
+    "fewer images than SCAN had": Case("selflabel", "max_images=100", "206 100 scan.py --restart"),
     "as many images, but others": Case("scan", "", f"{PRETEXT} 206 simclr.py", images_are(one_pixel)),
-    "neighbors mined with another model": Case(
-        "scan", "", f"{TRAIN} simclr.py --model", model_is(PRETEXT, doubled)
-    ),
-    "val neighbors under the train split's name": Case(
-        "scan", "", f"{TRAIN} 52 val 206 simclr.py", copied(VAL, TRAIN)
-    ),
+    "stale neighbors": Case("scan", "", f"{TRAIN} simclr.py --model", model_is(PRETEXT, doubled)),
+    "val neighbors for train's": Case("scan", "", f"{TRAIN} 52 val 206 simclr.py", copied(VAL, TRAIN)),
     "the same where both splits are of one size": Case(
         "scan", SIZE_52, f"{TRAIN} val simclr.py", in_turn(removed(f"{PRETEXT}.json"), copied(VAL, TRAIN))
     ),
-    "more neighbors than were mined": Case(
-        "scan", "num_neighbors=21", "num_neighbors 21 20 num_neighbors=21"
-    ),
+    "more neighbors than were mined": Case("scan", "num_neighbors=21", "21 20 num_neighbors=21"),
 }
-UNREADABLE = f"{TRAIN} bytes again"
+UNREADABLE = f"{TRAIN} bytes"
 NEIGHBORS = {
-    "neighbors of fewer images": Case(
-        "scan", "", f"{TRAIN} 100 206 again", neighbors_are(lambda right: right[:100])
-    ),
-    "neighbors that are no whole numbers": Case(
-        "scan", "", f"{TRAIN} float64 again", neighbors_are(lambda right: right.astype(float))
-    ),
-    "a neighbor beyond the last image": Case(
-        "scan", "", f"{TRAIN} 206 205 again", neighbors_are(with_one(206))
-    ),
-    "a negative val neighbor": Case("scan", "", f"{VAL} -1 51 again", neighbors_are(with_one(-1), VAL)),
+    "neighbors of fewer images": Case("scan", "", f"{TRAIN} 100 206", neighbors_are(lambda rows: rows[:100])),
+    "neighbors of another type": Case("scan", "", f"{TRAIN} float64", neighbors_are(np.float64)),
+    "a neighbor beyond the last image": Case("scan", "", f"{TRAIN} 206 205", neighbors_are(with_one(206))),
+    "a negative val neighbor": Case("scan", "", f"{VAL} -1 51", neighbors_are(with_one(-1), VAL)),
     "a neighbor file cut off": Case("scan", "", UNREADABLE, bare(TRAIN, cut_off)),
     "a neighbor file that promises more than there is": Case("scan", "", UNREADABLE, bare(TRAIN, promising)),
     "a pickle for neighbors": Case("scan", "", UNREADABLE, foreign(TRAIN)),
     "an array of pickles for neighbors": Case("scan", "", UNREADABLE, foreign(TRAIN, in_an_array)),
-    "a flipped bit in a neighbor file": Case(
-        "scan", "", f"{TRAIN} damaged SHA-256", changed(TRAIN, bit_flipped), 3
-    ),
-    "a manifest of zero bytes": Case(
-        "scan", "", f"{TRAIN}.json damaged", changed(f"{TRAIN}.json", emptied), 3
-    ),
+    "a flipped bit in a neighbor file": Case("scan", "", f"{TRAIN} SHA-256", changed(TRAIN, bit_flipped), 3),
+    "a manifest of zero bytes": Case("scan", "", f"{TRAIN}.json", changed(f"{TRAIN}.json", emptied), 3),
 }
 SIZES = {
     f"a batch larger than the train split, {stage}": Case(stage, "batch_size=207", BATCH) for stage in STAGES
 } | {
     "--restart with a mistake": Case("pretext", "--restart batch_size=207", BATCH, has=HERE),
     "no more images than neighbors": Case("pretext", "max_images=20 batch_size=10", "20 21 num_neighbors"),
-    "no more val images than neighbors": Case(
-        "pretext", "", "5 val 6 folder.val_share", images_are(lambda images: images[:5], "val")
-    ),
-    "eval of a pretext model on too few images": Case(
-        "eval", AS_PRETEXT, "20 val 21", images_are(lambda images: images[:20], "val")
-    ),
+    "too few val images": Case("pretext", "", "5 val 6 folder.val_share", few_val_images(5)),
+    "too few images for eval": Case("eval", AS_PRETEXT, "20 val 21", few_val_images(20)),
     "images that do not fit into memory": Case("pretext", "", "memory device=cpu", no_memory_for_images, 3),
-    "eval where the GPU's memory is full": Case(
-        "eval", "", "CUDA memory device=cpu", no_memory_on_the_gpu, 3
+    "a full GPU in eval": Case("eval", "", "CUDA memory device=cpu", no_memory_on_the_gpu, 3),
+    "a model of NaN": Case(
+        "pretext", TO_MINE, "contrastive_head.2.weight /model.pth.tar", last_layer_elsewhere(torch.nan)
     ),
-    "a model to mine with that holds NaN": Case(
-        "pretext", TO_MINE, "finite contrastive_head.2.weight /model.pth.tar", last_layer_elsewhere(torch.nan)
-    ),
-    "a model to mine with whose features are zero": Case(
-        "pretext", TO_MINE, "206 zero 0, 1, 2, 3, 4, model", last_layer_elsewhere(0.0)
-    ),
+    "a model of zero features": Case("pretext", TO_MINE, "206 0, 1, 2, 3, 4,", last_layer_elsewhere(0.0)),
 }
 CONFIG = {
     "an unknown key": Case("pretext", "epoch=3", "'epoch' 'epochs'"),
@@ -560,26 +528,18 @@ CONFIG = {
     "a key that stands twice": Case(
         "pretext", EXP, "exp.yml 20 'epochs'", recipe_with("epochs: 60", "epochs: 60\nepochs: 7")
     ),
-    "a picture for a config": Case(
-        "pretext", EXP, "exp.yml UTF-8", written(b"\x89PNG\r\n\x1a\n\xff\xd8", "exp.yml")
-    ),
+    "a picture for a config": Case("pretext", EXP, "exp.yml UTF-8", written(b"\x89PNG\r\n\xff", "exp.yml")),
     "a misspelt config": Case(
         "pretext", f"{CONFIG_FOLDER}/simclr_digit.yml", "/simclr_digit.yml /simclr_digits.yml"
     ),
     "a folder for a config": Case("pretext", CONFIG_FOLDER, "/configs/pretext configs/"),
     "no env file": Case("pretext", "--config_env {outside}/env.yml", "/env.yml configs/env.yml"),
     "a run_name that leads elsewhere": Case("pretext", "run_name=../mine", "run_name ../mine root_dir="),
-    "SGD without its keys": Case(
-        "pretext", "optimizer=sgd", "optimizer_kwargs.momentum optimizer_kwargs.nesterov"
-    ),
+    "SGD without its keys": Case("pretext", "optimizer=sgd", "momentum nesterov"),
     "a narrow ResNet-50": Case("pretext", "backbone=resnet50", "model_kwargs.width 2 resnet50 resnet18"),
-    "a plain view larger than the images": Case(
-        "pretext", "transformation_kwargs.crop_size=32", "crop_size 32 (16 16"
-    ),
-    "a random view larger than the images": Case("selflabel", CROP_17, "crop_size 17 (16 16"),
-    "faiss where it is not installed": Case(
-        "pretext", "knn_backend=faiss", "knn_backend faiss torch", without_faiss
-    ),
+    "too large a plain view": Case("pretext", "transformation_kwargs.crop_size=32", "crop_size 32 (16 16"),
+    "too large a random view": Case("selflabel", CROP_17, "crop_size 17 (16 16"),
+    "no faiss": Case("pretext", "knn_backend=faiss", "knn_backend faiss torch", without_faiss),
 } | {
     f"no CUDA device, {stage}": Case(stage, "device=cuda", "cuda device=auto device=cpu", without_cuda)
     for stage in MAINS.keys() - {"moco"}
@@ -595,20 +555,16 @@ SGD = "optimizer=sgd optimizer_kwargs.momentum=0.9 optimizer_kwargs.nesterov=Tru
 RESUMED = {
     "going on with other clusters": resumed("scan", "num_classes=12", "num_classes 10 12"),
     "going on with another optimizer": resumed("pretext", SGD, "adam sgd momentum 0.9 nesterov True"),
-    "going on with another data set": resumed(
-        "pretext", FASHION, "train_db_name val_db_name digits fashion-mnist", fashion_is_noise
-    ),
+    "going on with other data": resumed("pretext", FASHION, "train_db_name val_db_name", fashion_is_noise),
     "going on with another seed": resumed("selflabel", "seed=1", "seed 0 1"),
     "going on with fewer images": resumed("pretext", "max_images=100", "max_images 100"),
     "going on with other images": resumed("pretext", "epochs=3", "train images", images_are(one_pixel)),
-    "going on from a pretext model that was made anew": resumed(
+    "going on from another model": resumed(
         "scan", "epochs=3", "model.pth.tar", in_turn(model_is(PRETEXT, doubled), bare(PRETEXT))
     ),
     "fewer epochs than are finished": resumed("pretext", "epochs=1", "epochs 2 1", remedy="epochs --restart"),
-    "a checkpoint without its settings": resumed(
-        "pretext", "epochs=3", "config.yml", removed("pretext/config.yml")
-    ),
-    "unreadable settings beside a checkpoint": resumed(
+    "no settings": resumed("pretext", "epochs=3", "config.yml", removed("pretext/config.yml")),
+    "unreadable settings": resumed(
         "pretext", "epochs=3", "/pretext/config.yml 1", changed("pretext/config.yml", lambda _: b"{")
     ),
     "another model than was trained here": resumed(
@@ -628,16 +584,12 @@ def one_checkpoint(words: str, *damage, code=3) -> Case:
 
 both_damaged = in_turn(changed(CHECKPOINT, emptied), changed(PREVIOUS, bit_flipped))
 DAMAGED_CHECKPOINTS = {
-    "a flipped bit in a checkpoint": one_checkpoint(
-        "--restart bytes damaged", changed(CHECKPOINT, bit_flipped)
-    ),
+    "a flipped bit in a checkpoint": one_checkpoint("--restart bytes", changed(CHECKPOINT, bit_flipped)),
     "a bare checkpoint cut off": one_checkpoint("--restart bytes", bare(CHECKPOINT, cut_off)),
-    "a checkpoint with foreign classes": one_checkpoint(
-        "--restart bytes", foreign(CHECKPOINT, in_a_torch_file)
+    "a pickle for a checkpoint": one_checkpoint("--restart bytes", foreign(CHECKPOINT, in_a_torch_file)),
+    "both checkpoints damaged": Case(
+        "pretext", "epochs=3", f"{CHECKPOINT} {PREVIOUS} --restart", both_damaged, 3, HERE
     ),
-    "both checkpoints damaged": resumed(
-        "pretext", "epochs=3", f"{CHECKPOINT} {PREVIOUS}", both_damaged, remedy="--restart"
-    )._replace(code=3),
     "no state of an optimizer": one_checkpoint("", with_other(CHECKPOINT, "optimizer", {}), code=2),
     "the weights of another network": one_checkpoint("", with_other(CHECKPOINT, "model", {}), code=2),
     "an epoch that is no number": one_checkpoint("", with_other(CHECKPOINT, "epoch", "two"), code=2),
@@ -652,22 +604,18 @@ DAMAGED_MODELS = {
     f"{what}, {stage}": Case(stage, arguments, f"{model} bytes {words}", given(model), code, has)
     for stage, (model, arguments, has) in STARTS.items()
     for what, given, words, code in (
-        ("a flipped bit in a model", lambda model: changed(model, bit_flipped), "damaged SHA-256", 3),
-        ("a bare model cut off", lambda model: bare(model, cut_off), "right", 2),
-        ("a pickle for a model", foreign, "run", 2),
-        ("a model with foreign classes", lambda model: foreign(model, in_a_torch_file), "run", 2),
+        ("a flipped bit in a model", lambda model: changed(model, bit_flipped), "SHA-256", 3),
+        ("a bare model cut off", lambda model: bare(model, cut_off), "", 2),
+        ("a pickle for a model", foreign, "", 2),
+        ("a model with foreign classes", lambda model: foreign(model, in_a_torch_file), "", 2),
     )
 }
 STORAGE = {
-    "a file for root_dir": Case(
-        "pretext", "root_dir={outside}/file", "/file/digits/pretext", written(b"", "file"), 3
+    "a file as root_dir": Case("pretext", "root_dir={outside}/file", "/file/digits", written(b"", "file"), 3),
+    "a file in the folder's place": Case(
+        "pretext", "", "/digits/pretext", written(b"", "results/digits/pretext"), 3
     ),
-    "a file in the place of the run's folder": Case(
-        "pretext", "", "/digits/pretext", lambda here, patch: (here / "pretext").touch(), 3
-    ),
-    "a results folder that cannot be written": Case(
-        "pretext", "", "/digits/pretext writable root_dir=", folders_cannot_be_made, 3
-    ),
+    "no right to write": Case("pretext", "", "/digits/pretext root_dir=", folders_cannot_be_made, 3),
 }
 MISTAKES = MISSING_FILES | WRONG_STAGE | DOES_NOT_FIT | WRONG_DATA | NEIGHBORS | SIZES | CONFIG | RESUMED
 MISTAKES |= DAMAGED_CHECKPOINTS | DAMAGED_MODELS | STORAGE
@@ -777,54 +725,46 @@ OTHERS_WEIGHTS = {
         "eval", "--config_exp configs/scan/scan_imagenet_100.yml", f"{SCAN} imagenet_50 imagenet_100"
     ),
     "a text file for MoCo's": Case("moco", OTHER, "/other.pth 5 bytes", written(b"hello", "other.pth")),
-    "MoCo's weights that are not there": Case("moco", OTHER, "/other.pth path"),
+    "MoCo's weights that are not there": Case("moco", OTHER, "/other.pth"),
     "MoCo's whole training": Case("moco", OTHER, "/other.pth encoder_k. encoder_q", mocos_whole_training),
-    "MoCo's weights of another width": Case(
-        "moco", "run_name=second model_kwargs.width=4", "/moco.pth.tar resnet18 2 4 backbone model_kwargs"
+    "another width than MoCo's": Case(
+        "moco", "run_name=second model_kwargs.width=4", "/moco.pth.tar 2 4 model_kwargs"
     ),
     "a SCAN model for MoCo's": Case("moco", f"--model {{here}}/{SCAN}", f"{SCAN} scan model.pth"),
     "a moco config for scan.py": Case("scan", MOCO, "moco moco.py"),
 }
 IMAGE_FILES = {
-    "no ImageNet there": Case(
+    "no ImageNet": Case(
         "moco",
         "--restart db_root_dir.imagenet={outside}/nowhere",
-        "imagenet_50 /nowhere ILSVRC2012_img_train db_root_dir.imagenet=",
+        "/nowhere db_root_dir.imagenet=",
     ),
-    "ImageNet's folder one level too deep": Case(
-        "scan", f"{AGAIN} {ELSEWHERE}", "imagenet_50 /images/ILSVRC2012_img_train db_root_dir.imagenet="
+    "ImageNet one level deeper": Case(
+        "scan", f"{AGAIN} {ELSEWHERE}", "/ILSVRC2012_img_train db_root_dir.imagenet="
     ),
-    "a larger subset than there is": Case(
-        "moco", "train_db_name=imagenet_100 run_name=second", "/ILSVRC2012_img_train 50 100"
-    ),
-    "a class without its folder": Case(
-        "scan", AGAIN, f"/ILSVRC2012_img_train {IDS[7]}", in_class(shutil.rmtree, 7)
-    ),
+    "a larger subset than there is": Case("moco", "train_db_name=imagenet_100 run_name=second", "50 100"),
+    "a class without its folder": Case("scan", AGAIN, IDS[7], in_class(shutil.rmtree, 7)),
     "a class without images": Case(
-        "scan", f"on_error=skip {AGAIN}", f"/{IDS[3]} *.JPEG", in_class(no_files, 3)
+        "scan", f"on_error=skip {AGAIN}", f"{IDS[3]} *.JPEG", in_class(no_files, 3)
     ),
     "a file that is no image": Case("moco", "--restart", f"{FIRST} on_error=skip", in_class(image_spoilt)),
     "an image lost after mining": Case(
-        "scan", f"{AGAIN} on_error=skip", "100 imagenet_50 99 moco.py", in_class(image_spoilt)
+        "scan", f"{AGAIN} on_error=skip", "100 99 moco.py", in_class(image_spoilt)
     ),
     "an image added after mining": Case("scan", AGAIN, "100 imagenet_50 101 moco.py", in_class(image_added)),
     "an image renamed after mining": Case("scan", AGAIN, "100 imagenet_50 moco.py", in_class(image_renamed)),
-    "an image spoilt after the files were checked": Case(
-        "scan", AGAIN, f"{FIRST} folder", image_spoilt_unseen, 3
-    ),
+    "an image spoilt unseen": Case("scan", AGAIN, f"{FIRST} folder", image_spoilt_unseen, 3),
 }
 IMAGENET_SETTINGS = {
     "no more images than neighbors": Case("moco", "--restart num_neighbors=100", "100 num_neighbors"),
-    "a plain view too large": Case(
-        "moco", "--restart transformation_kwargs.crop_size=300", "crop_size 300 256"
-    ),
+    "too large a view": Case("moco", "--restart transformation_kwargs.crop_size=300", "crop_size 300 256"),
     "an index of faiss with PyTorch": Case(
         "moco", "--restart knn_backend=torch knn_index=HNSW32", "knn_index 'HNSW32' faiss knn_index=Flat"
     ),
-    "cached views for a backbone that is trained": Case(
+    "cached views for a trained backbone": Case(
         "scan",
         "--restart cached_views=2 update_cluster_head_only=False",
-        "cached_views 2 update_cluster_head_only",
+        "cached_views update_cluster_head_only",
     ),
 }
 MISTAKES_ON_IMAGENET = OTHERS_WEIGHTS | IMAGE_FILES | IMAGENET_SETTINGS
