@@ -22,9 +22,12 @@ import simclr
 from data.datasets.digits import read_digits
 from data.loader.base import Batch
 from losses import ConfidenceBasedCE, SCANLoss, ScanTerms, SimCLRLoss
+from models import build_model
 from models.ema import InPlaceEMA
 from tests.small_runs import (
     SCRIPTS,
+    SMALL,
+    config_of,
     few_digits,
     replace_training,
     run_stage,
@@ -34,6 +37,7 @@ from tests.small_runs import (
     weights,
 )
 from utils import mining
+from utils.config import load_config
 from utils.run.meter import Progress
 
 # -- what happens in a training step: a small network that keeps a record of how it is called
@@ -311,7 +315,9 @@ def test_the_weak_view_is_the_plain_one_and_the_strong_view_the_same_images(run)
     run("selflabel", train)
 
 
-def test_neighbors_are_mined_on_unit_features_after_the_mlp_20_in_train_and_5_in_val(run, monkeypatch):
+def test_20_and_5_neighbors_are_mined_on_unit_features_after_the_mlp_in_fp32_whatever_the_training(
+    run, monkeypatch
+):
     mined, search = [], mining.mine_neighbors
 
     def watched(features, topk, *rest):
@@ -319,6 +325,11 @@ def test_neighbors_are_mined_on_unit_features_after_the_mlp_20_in_train_and_5_in
         return search(features, topk, *rest)
 
     monkeypatch.setattr(mining, "mine_neighbors", watched)
-    run("pretext", untrained)
-    assert [(tuple(features.shape), topk) for features, topk in mined] == [((206, 128), 20), ((52, 128), 5)]
-    assert all(torch.allclose(features.norm(dim=1), torch.ones(len(features))) for features, _ in mined)
+    model = build_model(load_config(None, config_of("pretext"), SMALL)).eval()
+    model.load_state_dict(run("pretext", untrained, "precision=bf16"))
+    assert [topk for _, topk in mined] == [20, 5]
+    for split, (features, _) in zip(("train", "val"), mined, strict=True):
+        assert torch.allclose(features.norm(dim=1), torch.ones(len(features)))
+        with torch.no_grad():
+            expected = model(read_digits(split).images[::7] / 255 / 0.4)  # mean 0, std 0.4
+        assert torch.allclose(features, expected, atol=1e-5)
