@@ -24,8 +24,8 @@ class Chain:
     """A scenario in a folder of its own: stopped and started again some times, then run to its end.
 
     kills: what each kill hit. saved: the place of the checkpoint after the last stop. within_epochs: how many
-    were amid an epoch. lost, different, odd: what was wrong with a checkpoint, with what the last run left, and
-    with how a run ended."""
+    were amid an epoch. lost, different, odd: what was wrong with a checkpoint, with what the last run left,
+    and with how a run ended."""
 
     def __init__(self, name: str, reference: Unbroken, root: Path, rng: random.Random):
         self.name, self.reference, self.root, self.rng = name, reference, root, rng
