@@ -141,7 +141,9 @@ def before(stage: str) -> tuple[str, ...]:
 
 def snapshot(folder: Path) -> dict[str, bytes | None]:
     """Relative path -> content, None for a folder; without locks and what a run remembers of image files."""
-    paths = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.name != ".lock"}
+    paths = {
+        str(path.relative_to(folder)): path for path in folder.rglob("*") if not path.name.endswith(".lock")
+    }
     paths = {name: path for name, path in paths.items() if not name.startswith("results/scans")}
     return {name: path.read_bytes() if path.is_file() else None for name, path in sorted(paths.items())}
 

@@ -103,7 +103,7 @@ def damage(path: Path, change, seed) -> None:
 
 
 def contents_of(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.endswith(".lock")}
 
 
 def killed_after_two_saves(server, reference: Unbroken, root: Path) -> Path:
