@@ -190,7 +190,7 @@ class Unbroken:
             content, fault = load_checkpoint(self.folder_in(root) / "checkpoint.pth.tar")
         except RunError as error:
             return None, str(error)
-        if content is None:
+        if not content:
             return None, f"nothing is left, {saved} was saved" if saved else ""
         place = place_of(content)
         if saved and place < saved:
