@@ -431,7 +431,7 @@ MISSING_FILES = {
     "a model without its neighbors": Case("scan", "", f"{TRAIN} simclr.py", removed(TRAIN)),
     "no neighbors of the val split": Case("scan", "", f"{VAL} simclr.py", removed(VAL)),
     "a model not mined with": Case("scan", "", f"{TRAIN} simclr.py --model {PRETEXT}", only("model.pth.tar")),
-    "training over a model": Case("pretext", "", f"--model {PRETEXT}", only("model.pth.tar"), has=HERE),
+    "training over a model": Case("pretext", "", "/pretext --model", only("model.pth.tar"), has=HERE),
     "self-labelling before SCAN": Case("selflabel", "", f"{SCAN} scan.py", removed("scan")),
     "a misspelt pretext_dir": Case("scan", "pretext_dir={here}/pretxt", "/pretxt/model.pth.tar pretext_dir="),
     "a misspelt scan_dir": Case("selflabel", "scan_dir={here}/scann", "/scann/model.pth.tar scan_dir="),
@@ -469,7 +469,7 @@ DOES_NOT_FIT = {
 }
 WRONG_DATA = {
     "another data set's model": Case(
-        "scan", FASHION, "206 digits 40 simclr_fashion_mnist.yml", fashion_is_noise
+        "scan", FASHION, "206 digits 40 fashion-mnist simclr.py", fashion_is_noise
     ),
     "other val neighbors": Case("scan", "val_db_name=fashion-mnist", f"{VAL} 52 digits 30", fashion_is_noise),
     "fewer images than SCAN had": Case("selflabel", "max_images=100", "206 100 scan.py --restart"),
@@ -857,16 +857,20 @@ def weights_are_lost_in_step_3(here, patch):
 
 LR, LOWER = "optimizer_kwargs.lr", "memory batch_size 64 16 model_kwargs.width 2"
 FAILURES = {  # the stage goes on from two whole epochs, with these faults
-    "the loss of SimCLR is NaN": ("pretext", at_step(2, lambda loss: loss * torch.nan), f"3, 2: loss {LR}"),
+    "the loss of SimCLR is NaN": (
+        "pretext",
+        at_step(2, lambda loss: loss * torch.nan),
+        f"epoch 3 step 2 loss {LR}",
+    ),
     "the entropy in SCAN is infinite": (
         "scan",
         at_step(1, lambda terms: terms._replace(entropy=terms.entropy * torch.inf)),
-        f"3, 1: entropy {LR}",
+        f"epoch 3 step 1 entropy {LR}",
     ),
     "the last gradient of self-labelling is NaN": (
         "selflabel",
         at_step(3, lambda terms: terms._replace(loss=NoGradient.apply(terms.loss))),
-        f"3, 3: gradient {LR}",
+        f"epoch 3 step 3 gradient {LR}",
     ),
     "the last step leaves weights that are not finite": (
         "pretext",
