@@ -1,5 +1,8 @@
 """Runs of the stages on 206 digits with a narrow network: what the tests of whole stages share."""
 
+from functools import partial
+from types import SimpleNamespace
+
 import torch
 
 import data
@@ -9,10 +12,11 @@ import simclr
 from data.dataset import ResidentDataset
 from data.datasets.digits import read_digits
 from utils import mining
-from utils.report import figures
+from utils.report import figures, outputs
 
 SCRIPTS = {"pretext": simclr, "scan": scan, "selflabel": selflabel}
 SMALL = ["device=cpu", "model_kwargs.width=4", "batch_size=64", "num_heads=1"]
+PICTURES = {"plot_neighbors", "plot_curves", "plot_matching"}
 
 
 def few_digits(monkeypatch, change_targets=lambda targets: targets):
@@ -26,9 +30,35 @@ def few_digits(monkeypatch, change_targets=lambda targets: targets):
 
 
 def without_pictures(monkeypatch):
-    """Pictures take half the time of a short run."""
-    monkeypatch.setattr(figures, "save_png", lambda *_, **options: None)
-    monkeypatch.setattr(mining, "plot_neighbors", lambda *_: None)
+    """Stages draw nothing, wherever they take the drawing functions from: half the time of a short run."""
+    for module in (figures, outputs, mining, *SCRIPTS.values()):
+        for name in PICTURES & vars(module).keys():
+            monkeypatch.setattr(module, name, lambda *_: [])
+
+
+def replace_training(monkeypatch, stage, train):
+    """`train(training)` takes the place of a stage's `train_epoch`.
+
+    `training` has model, loader, criterion, optimizer, the epoch from 0, and `run_epoch()`, the real one."""
+    train_epoch = SCRIPTS[stage].train_epoch
+
+    def replaced(run, model, loader, criterion, optimizer, *rest):
+        parts = {"model": model, "loader": loader, "criterion": criterion, "optimizer": optimizer}
+        run_epoch = partial(train_epoch, run, model, loader, criterion, optimizer, *rest)
+        return train(SimpleNamespace(**parts, epoch=rest[-1], run_epoch=run_epoch))
+
+    monkeypatch.setattr(SCRIPTS[stage], "train_epoch", replaced)
+
+
+def untrained(_):
+    """An epoch in which nothing is learnt."""
+    return {"train/confident_share": 1.0}
+
+
+def validation_losses_are(monkeypatch, losses):
+    """SCAN takes these for the validation losses of its heads, epoch by epoch."""
+    losses = iter(losses)
+    monkeypatch.setattr(scan, "scan_validation", lambda *_: {"total_loss": next(losses)})
 
 
 def config_of(stage, recipe="digits"):
@@ -36,10 +66,10 @@ def config_of(stage, recipe="digits"):
 
 
 def run_stage(stage, root, *overrides, epochs=2):
-    """Run a stage of the digits' recipe; returns its folder."""
-    SCRIPTS[stage].main(
-        ["--config_exp", config_of(stage), f"root_dir={root}", f"epochs={epochs}", *SMALL, *overrides]
-    )
+    """Run a stage of the digits' recipe; returns its folder. The threshold is low, as the epochs are few."""
+    low = ["confidence_threshold=0.15"] if stage == "selflabel" else []
+    settings = [f"root_dir={root}", f"epochs={epochs}", *SMALL, *low, *overrides]
+    SCRIPTS[stage].main(["--config_exp", config_of(stage), *settings])
     return root / "digits" / stage
 
 
@@ -47,3 +77,8 @@ def weights(folder):
     """The state dict in a stage's model.pth.tar."""
     content = torch.load(folder / "model.pth.tar", weights_only=True)
     return content.get("model", content)
+
+
+def same_weights(first, second):
+    """Whether two state dicts are equal to the last bit."""
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)

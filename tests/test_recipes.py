@@ -1,9 +1,9 @@
-"""The published commands for CIFAR-10, CIFAR-100-20 and STL-10, as written, and those for Fashion-MNIST, on small data
-sets in the official formats.
+"""The published commands for CIFAR-10, CIFAR-100-20 and STL-10, as written, and those for Fashion-MNIST, on
+small data sets in the official formats.
 
-Batch, optimizer, augmentation and schedule are those of the config files. Only the epochs are cut to one and the
-network is narrow, except in the slow runs; what so short a training leaves unsure, self-labelling takes at a low
-threshold. No pictures are drawn: they have their own tests.
+Batch, optimizer, augmentation and schedule are those of the config files. Only the epochs are cut to one, the
+network is narrow and three of the recipes take no step, except in the slow runs. Self-labelling has a low
+threshold, as so short a training leaves every image unsure.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ import simclr
 from data.augment import train_transform, val_transform
 from models import build_model
 from tests.official_files import write_cifar10, write_cifar100, write_fashion_mnist, write_stl10
-from tests.small_runs import SCRIPTS, config_of
+from tests.small_runs import SCRIPTS, config_of, replace_training, untrained
 from utils.config import load_config
 from utils.mypath import DATASET_FOLDERS
 
@@ -30,8 +30,7 @@ SGD, ADAM = (torch.optim.SGD, 0.4), (torch.optim.Adam, 0.0001)  # with the learn
 
 @dataclass(frozen=True)
 class Step:
-    """What a stage trains with: images, batch size, whole batches in an epoch (the rest is dropped), optimizer with its
-    learning rate, and the settings of the loss."""
+    """What a stage trains with. steps: whole batches in an epoch. optimizer: class and learning rate."""
 
     images: int
     batch_size: int
@@ -79,6 +78,7 @@ RECIPES = {  # the name in the config files; STL-10's pretext task alone takes t
         "fashion-mnist-small", write_fashion_mnist, CPU_PRETEXT, CPU_SCAN, selflabel_step(500, 2)
     ),
 }
+TRAINED = ("cifar10", "fashion_mnist_small")  # those that train in the quick runs, too
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
@@ -102,26 +102,21 @@ def test_every_stage_takes_the_steps_of_its_config_and_hands_over_to_the_next(
 ):
     recipe, seen = RECIPES[name], {}
 
-    def watch(stage, train_epoch):
-        def watched(run, model, loader, criterion, optimizer, *rest):
-            (group,) = optimizer.param_groups
-            assert set(group["params"]) == set(model.parameters())
-            random = train_transform(run.cfg.augmentation_strategy, run.cfg.augmentation_kwargs)
-            assert loader.views == [
-                val_transform(run.cfg.transformation_kwargs) if stage == "selflabel" else random,
-                random,
-            ]
-            loss = {
-                key: value for key, value in vars(criterion).items() if key not in vars(torch.nn.Module())
-            }
-            optimized = (type(optimizer), group["lr"])
-            seen[stage] = Step(len(loader.dataset), loader.batch_size, len(loader), optimized, loss)
-            return train_epoch(run, model, loader, criterion, optimizer, *rest)
-
-        return watched
+    def watch(training, stage, cfg):
+        (group,) = training.optimizer.param_groups
+        assert set(group["params"]) == set(training.model.parameters())
+        random = train_transform(cfg.augmentation_strategy, cfg.augmentation_kwargs)
+        first = val_transform(cfg.transformation_kwargs) if stage == "selflabel" else random
+        loader, plain = training.loader, vars(torch.nn.Module())
+        assert loader.views == [first, random]
+        loss = {key: value for key, value in vars(training.criterion).items() if key not in plain}
+        optimized = (type(training.optimizer), group["lr"])
+        seen[stage] = Step(len(loader.dataset), loader.batch_size, len(loader), optimized, loss)
+        return training.run_epoch() if width > 1 or name in TRAINED else untrained(training)
 
     for stage, script in SCRIPTS.items():
-        monkeypatch.setattr(script, "train_epoch", watch(stage, script.train_epoch))
+        cfg = load_config(None, config_of(stage, name))
+        replace_training(monkeypatch, stage, partial(watch, stage=stage, cfg=cfg))
         unsure = [f"confidence_threshold={UNSURE}"] if stage == "selflabel" else []
         script.main([*command(name, stage, tmp_path, width), "epochs=1", *unsure])
         assert seen[stage] == getattr(recipe, stage)
@@ -132,6 +127,7 @@ def test_every_stage_takes_the_steps_of_its_config_and_hands_over_to_the_next(
         assert expected in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["cifar10", "stl10"], indirect=True)
 def test_a_trained_simclr_model_is_a_way_in_without_training(name, tmp_path):
     arguments = command(name, "pretext", tmp_path, width=1)
     model = build_model(load_config(None, arguments[3], arguments[4:]))

@@ -6,9 +6,8 @@ import pytest
 
 from tests.faults.stage_runs import Server, unbroken_runs
 
-collect_ignore = (
-    [] if hasattr(os, "waitid") else ["test_kills.py", "test_storage.py"]
-)  # where processes cannot fork
+NEEDS_FORK = ["test_kills.py", "test_storage.py"]
+collect_ignore = [] if hasattr(os, "waitid") else NEEDS_FORK
 
 
 @pytest.fixture(scope="session")

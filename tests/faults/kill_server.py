@@ -1,7 +1,7 @@
-"""A process that has imported everything and forks a child for each run of a stage: importing PyTorch takes seconds.
+"""A process that has imported everything and forks a child for each run of a stage: imports take seconds.
 
-It never trains itself, as autograd does not work in the fork of a process that did. Orders come in as lines of JSON,
-events go out as such: what the child reports, then `ended` with its exit code and what it wrote on stderr."""
+It never trains itself: autograd does not work in the fork of a process that did. Orders come in as lines of
+JSON, and so events go out: what the child reports, then `ended` with its exit code and its stderr."""
 
 import hashlib
 import io
@@ -13,6 +13,7 @@ import signal
 import stat
 import sys
 import traceback
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,8 +23,7 @@ import torch
 
 from data.datasets.digits import read_digits
 from losses import ConfidenceBasedCE
-from tests.small_runs import SCRIPTS, SMALL, config_of, few_digits
-from utils import mining
+from tests.small_runs import SCRIPTS, SMALL, config_of, few_digits, replace_training, without_pictures
 from utils.run import command_line, run
 from utils.run import signals as stopping
 from utils.run.run import Run
@@ -64,21 +64,15 @@ def digest(content) -> str:
     return hashlib.sha256(repr(plain(content)).encode()).hexdigest()
 
 
-class Reports:
-    """What the child tells of itself, as it happens: each a line, written at once."""
-
-    def __init__(self, descriptor: int):
-        self.descriptor = descriptor
-
-    def __call__(self, at: str, **facts) -> None:
-        os.write(self.descriptor, (json.dumps({"at": at, **facts}) + "\n").encode())
+def report_on(descriptor: int, at: str, **details) -> None:
+    """An event, a line that is written at once."""
+    os.write(descriptor, (json.dumps({"at": at, **details}) + "\n").encode())
 
 
 class NamedPoints:
-    """Reports each point that `write_whole` passes, and kills the process at the n-th pass of the one in `kill_at`:
-    [point, file, n]."""
+    """Reports each point that a write passes. kill_at: [point, file, n]: killed at its n-th pass."""
 
-    def __init__(self, report: Reports, kill_at: list | None):
+    def __init__(self, report: Callable[..., None], kill_at: list | None):
         self.report, self.kill_at, self.passed, self.written = report, kill_at, [], None
 
     def __call__(self, point: str, file: str) -> None:
@@ -117,7 +111,7 @@ class NamedPoints:
         self("after the rename", target.name)
 
 
-def report_progress(monkeypatch, report: Reports, fault: list | None) -> None:
+def report_progress(monkeypatch, report: Callable[..., None], fault: list | None) -> None:
     """Report each step, save and signal; let the fault [n, its name] happen after the n-th save."""
     save, listen, answer, after_step = run.save_checkpoint, stopping.listen, stopping._answer, Run._after_step
     saves = []
@@ -148,19 +142,24 @@ def report_progress(monkeypatch, report: Reports, fault: list | None) -> None:
 
 
 def skip_second_steps(monkeypatch) -> None:
-    """Self-labelling finds no confident image in the second step of an epoch."""
-    began, steps = [], Run.steps
-    monkeypatch.setattr(Run, "steps", lambda *arguments: began.append(steps(*arguments)) or began[-1])
+    """Self-labelling finds no confident image in the second step of an epoch, resumed or not."""
+    steps, forward = [], ConfidenceBasedCE.forward
 
-    class Criterion(ConfidenceBasedCE):
-        def forward(self, weak, strong):
-            loss, kept = super().forward(weak, strong)
-            return loss, kept * (began[-1].step != 1)
+    def train(training):
+        set_epoch = training.loader.set_epoch
+        training.loader.set_epoch = lambda epoch, first=0: steps.append(first) or set_epoch(epoch, first)
+        return training.run_epoch()
 
-    monkeypatch.setattr(SCRIPTS["selflabel"], "ConfidenceBasedCE", Criterion)
+    def forward_but_in_the_second(self, weak, strong):
+        loss, kept = forward(self, weak, strong)
+        steps[-1] += 1
+        return loss, kept * (steps[-1] != 2)
+
+    replace_training(monkeypatch, "selflabel", train)
+    monkeypatch.setattr(ConfidenceBasedCE, "forward", forward_but_in_the_second)
 
 
-def run_child(orders: dict, report: Reports) -> None:
+def run_child(orders: dict, report: Callable[..., None]) -> None:
     """Run a stage as its command does."""
     if orders["as_nobody"]:
         os.setgroups([])
@@ -168,13 +167,7 @@ def run_child(orders: dict, report: Reports) -> None:
         os.setuid(NOBODY)
     monkeypatch = pytest.MonkeyPatch()  # for good: the process ends
     few_digits(monkeypatch)
-    for module, picture in (
-        (mining, "plot_neighbors"),
-        *((script, "plot_curves") for script in SCRIPTS.values()),
-    ):
-        monkeypatch.setattr(module, picture, lambda *_: None)
-    for stage in ("scan", "selflabel"):
-        monkeypatch.setattr(SCRIPTS[stage], "plot_matching", lambda *_: None)
+    without_pictures(monkeypatch)
     monkeypatch.setattr(run, "REST", orders["rest"])
     if orders["skips"]:
         skip_second_steps(monkeypatch)
@@ -190,7 +183,7 @@ def fork(orders: dict, errors: int) -> int:
         return pid
     code = 1
     try:
-        report = Reports(os.dup(1))
+        report = partial(report_on, os.dup(1))
         report("started", pid=os.getpid())
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         os.dup2(errors, 2)
@@ -209,11 +202,8 @@ def fork(orders: dict, errors: int) -> int:
 
 def serve() -> None:
     torch.set_num_threads(1)
-    (
-        read_digits("train"),
-        torch.load(io.BytesIO(to_bytes({}))),
-    )  # what these import, a child may not be allowed to read
-    report = Reports(1)
+    read_digits("train")  # what these two import, a child may not be allowed to read
+    torch.load(io.BytesIO(to_bytes({})))
     for line in sys.stdin:
         reading, writing = os.pipe()  # no file, as a file may find no room
         pid = fork(json.loads(line), writing)
@@ -222,7 +212,7 @@ def serve() -> None:
             stderr = errors.read().decode()
         ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # not reaped yet: its id is nobody else's
         killed = ended.si_code != os.CLD_EXITED
-        report("ended", code=-ended.si_status if killed else ended.si_status, stderr=stderr)
+        report_on(1, "ended", code=-ended.si_status if killed else ended.si_status, stderr=stderr)
         sys.stdin.readline()  # the other side has read it, and sends no more signals
         os.waitpid(pid, 0)
 

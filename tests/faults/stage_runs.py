@@ -1,4 +1,4 @@
-"""Runs of the stages in processes of their own, which may be killed, and what an unbroken run of each ends with."""
+"""Runs of the stages in processes of their own, which may be killed, and what an unbroken run ends with."""
 
 import json
 import os
@@ -22,23 +22,21 @@ ROOT = Path(__file__).parents[2]
 LONGEST = 60  # seconds that a run may take
 SETTINGS = ("epochs=4", "knn_every=2", "knn_backend=torch")
 SELFLABEL = ("confidence_threshold=0.15",)
-REST = (
-    30  # seconds between checkpoints, more than a run takes: of its epochs the first and the last are saved
-)
+REST = 30  # seconds between checkpoints, more than a run takes: its first and its last epoch are saved
 
 
 @dataclass(frozen=True)
 class Scenario:
     stage: str
     overrides: tuple[str, ...] = ()
-    skips: bool = False  # whether steps without a confident image are among it
+    skips: bool = False  # whether some steps have no confident image
 
 
 SCENARIOS = {
     "simclr": Scenario("pretext"),
     "scan": Scenario(
         "scan", ("num_heads=2", "optimizer_kwargs.lr=0.0025", "epochs=6")
-    ),  # the third one is the best
+    ),  # the third is the best
     "selflabel": Scenario("selflabel", SELFLABEL),
     "selflabel, EMA": Scenario("selflabel", (*SELFLABEL, "use_ema=True", "ema_alpha=0.5"), skips=True),
 }
@@ -56,7 +54,7 @@ class StageRun:
         return self.events[-1]
 
     def follow(self, until: str | None = None, seconds: float = LONGEST) -> bool:
-        """Wait until it reports `until`, ends, or so many seconds have passed; returns whether it is still running."""
+        """Wait until it reports `until`, ends, or the seconds have passed. Returns whether it still runs."""
         deadline = time.monotonic() + seconds
         while not self.has_ended:
             try:
@@ -91,16 +89,9 @@ class Server:
     """A `kill_server`: one run after the other, each in a fork of a process that has imported everything."""
 
     def __init__(self):
-        command = [sys.executable, "-m", "tests.faults.kill_server"]
-        threads = {"OMP_NUM_THREADS": "1"}
-        self.process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=os.environ | threads,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        command, one_thread = [sys.executable, "-m", "tests.faults.kill_server"], {"OMP_NUM_THREADS": "1"}
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self.process = subprocess.Popen(command, cwd=ROOT, env=os.environ | one_thread, **pipes)
         self.reports = queue.Queue()
         threading.Thread(target=self._listen, daemon=True).start()
         self.run = None
@@ -115,11 +106,10 @@ class Server:
             self.run.signal(signal.SIGKILL)
             self.run.end()
 
-    def start(
-        self, scenario: Scenario, *overrides, rest=0, kill_at=None, fault=None, as_nobody=False
-    ) -> StageRun:
-        """Start a stage. rest: the run's REST. kill_at: [point, file, n], see `NamedPoints`. fault: [n, its name],
-        after the n-th save."""
+    def start(self, scenario: Scenario, *overrides, rest=0, kill_at=None, fault=None, as_nobody=False):
+        """Start a stage; returns its StageRun. rest: the run's REST. kill_at: see `NamedPoints`.
+
+        fault: [n, name], what happens after the n-th save."""
         self.end()
         if self.run:
             self._say("")
@@ -142,11 +132,9 @@ class Server:
 def last_epochs(folder: Path) -> dict[int, dict]:
     """The last line of each epoch in the log, without what depends on the clock."""
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines() if line]
-    epochs = {line["epoch"]: line for line in lines if "epoch" in line}
-    return {
-        epoch: {name: value for name, value in line.items() if name != "train/images_per_second"}
-        for epoch, line in epochs.items()
-    }
+    for line in lines:
+        line.pop("train/images_per_second", None)
+    return {line["epoch"]: line for line in lines if "epoch" in line}
 
 
 def result_of(folder: Path) -> dict:
@@ -164,10 +152,10 @@ def result_of(folder: Path) -> dict:
 
 
 class Unbroken:
-    """A scenario run to its end, once with few checkpoints and once saved after each step, which must not matter.
+    """A scenario run to its end, once with few checkpoints and once saved after each step: the same result.
 
-    result: what both have left, `checkpoints`: place -> digest. Of each of the two, `points`: the named points that it
-    passed, in order, and `seconds`."""
+    result: what both have left. checkpoints: place -> digest. points, seconds: for each of the two, the named
+    points that it passed, in order, and its duration."""
 
     def __init__(self, server: Server, scenario: Scenario, root: Path, overrides: list[str]):
         self.scenario, self.overrides, self.points, self.seconds = scenario, overrides, {}, {}
@@ -193,17 +181,16 @@ class Unbroken:
         saving = ["save_minutes=1e-6"] if stepwise else []
         return server.start(self.scenario, *self.overrides, f"root_dir={root}", *saving, **orders)
 
-    def left_by(
-        self, run: StageRun, root: Path, before: tuple | None = None
-    ) -> tuple[tuple[int, int] | None, str]:
-        """The place of the checkpoint that a stopped run has left, and what is wrong with it: nothing, if it is whole
-        and holds all that was there before and that the run has reported as saved."""
+    def left_by(self, run: StageRun, root: Path, before: tuple[int, int] | None = None):
+        """The place of the checkpoint that a stopped run has left, and what is wrong with it.
+
+        "" if it is whole and holds all that was there before and that the run has reported as saved."""
         saved = max((tuple(event["place"]) for event in run.reported("saved")), default=before)
         try:
             content, fault = load_checkpoint(self.folder_in(root) / "checkpoint.pth.tar")
         except RunError as error:
             return None, str(error)
-        if content is None:
+        if not content:
             return None, f"nothing is left, {saved} was saved" if saved else ""
         place = place_of(content)
         if saved and place < saved:

@@ -1,0 +1,99 @@
+"""eval.py on the models of a whole run: what it prints, writes and shows."""
+
+import json
+import shutil
+
+import pytest
+
+import eval as evaluation
+from tests.small_runs import SCRIPTS, SMALL, config_of, few_digits
+from utils.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def small_data(monkeypatch):
+    few_digits(monkeypatch)
+
+
+def evaluate(stage, model, *options):
+    evaluation.main(["--config_exp", config_of(stage), "--model", str(model), *options, *SMALL])
+
+
+@pytest.fixture
+def model(finished, tmp_path):
+    """SCAN's model, alone in a folder."""
+    return shutil.copy(finished["scan"] / "model.pth.tar", tmp_path)
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """The pictures that --show opens."""
+    paths = []
+    monkeypatch.setattr(evaluation, "show", paths.extend)
+    return paths
+
+
+OF_CLUSTERS = ("ACC", "ARI", "NMI", "AMI", "ACC Top-5", "hungarian_match", "ACC many-to-one", "used_clusters")
+
+
+@pytest.mark.parametrize("stage", SCRIPTS)
+def test_eval_reports_every_stage(stage, finished, tmp_path, capsys):
+    folder = shutil.copytree(finished[stage], tmp_path / stage)
+    prototypes = ["--visualize_prototypes"] if stage != "pretext" else []
+    evaluate(stage, folder / "model.pth.tar", *prototypes)
+    printed = capsys.readouterr().out
+    expected = ("top 1 ", "top 5 ", "top 20 ") if stage == "pretext" else OF_CLUSTERS
+    assert all(name in printed for name in expected)
+    for name in ("prototypes.png", "confusion_matrix.png"):
+        assert (str(folder / name) in printed) == (folder / name).exists() == (stage != "pretext")
+    if stage == "selflabel":  # the figures are those of the end of the stage
+        lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+        (final,) = (line for line in lines if "final" in line)
+        assert f"{final['NMI']:.4f}" in printed
+
+
+def test_eval_draws_the_confusion_matrix_that_the_stage_drew(model, finished, tmp_path):
+    evaluate("scan", model)
+    drawn, expected = (folder / "confusion_matrix.png" for folder in (tmp_path, finished["scan"]))
+    assert drawn.read_bytes() == expected.read_bytes()
+
+
+def test_models_of_other_names_have_pictures_of_their_own(model, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("utils.report.figures.ROWS_PER_PAGE", 1)  # as many pages as there are clusters in use
+    expected = set()
+    for stem, end in (("scan_digits", ".pth.tar"), ("seed1.best", ".pth")):
+        evaluate("scan", shutil.copy(model, tmp_path / f"{stem}{end}"), "--visualize_prototypes")
+        lines = capsys.readouterr().out.splitlines()
+        (pages,) = (int(line.split()[1]) for line in lines if line.strip().startswith("used_clusters"))
+        assert pages > 1
+        expected |= {f"{stem}-prototypes-{page + 1}.png" for page in range(pages)}
+        expected |= {f"{stem}-confusion_matrix.png"}
+    assert {path.name for path in tmp_path.glob("*.png")} == expected
+
+
+def test_eval_prints_the_figures_before_it_draws(model, capsys, monkeypatch):
+    printed = []
+    drawing = "utils.report.outputs.plot_matching"
+    monkeypatch.setattr(drawing, lambda *_: printed.append(capsys.readouterr().out) or [])
+    evaluate("scan", model)
+    assert "ACC Top-5" in printed[0]
+
+
+@pytest.mark.parametrize("options", [["--show"], ["--show", "--visualize_prototypes"]], ids=len)
+def test_show_opens_the_pictures_that_were_written(options, model, tmp_path, shown):
+    evaluate("scan", model, *options)
+    names = ["confusion_matrix.png", "prototypes.png"][: len(options)]
+    assert shown == [tmp_path / name for name in names]
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == names
+
+
+def test_without_labels_eval_shows_the_prototypes_alone_and_refuses_to_judge_neighbors(
+    model, finished, tmp_path, monkeypatch, shown
+):
+    few_digits(monkeypatch, lambda targets: None)
+    with pytest.raises(UserError, match="--visualize_prototypes"):
+        evaluate("scan", model, "--show")
+    evaluate("scan", model, "--show", "--visualize_prototypes")
+    assert shown == list(tmp_path.glob("*.png")) == [tmp_path / "prototypes.png"]
+    with pytest.raises(UserError, match="label"):
+        evaluate("pretext", finished["pretext"] / "model.pth.tar")
