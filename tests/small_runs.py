@@ -12,11 +12,10 @@ import simclr
 from data.dataset import ResidentDataset
 from data.datasets.digits import read_digits
 from utils import mining
-from utils.report import figures, outputs
+from utils.report import figures
 
 SCRIPTS = {"pretext": simclr, "scan": scan, "selflabel": selflabel}
 SMALL = ["device=cpu", "model_kwargs.width=4", "batch_size=64", "num_heads=1"]
-PICTURES = {"plot_neighbors", "plot_curves", "plot_matching"}
 
 
 def few_digits(monkeypatch, change_targets=lambda targets: targets):
@@ -30,10 +29,9 @@ def few_digits(monkeypatch, change_targets=lambda targets: targets):
 
 
 def without_pictures(monkeypatch):
-    """Stages draw nothing, wherever they take the drawing functions from: half the time of a short run."""
-    for module in (figures, outputs, mining, *SCRIPTS.values()):
-        for name in PICTURES & vars(module).keys():
-            monkeypatch.setattr(module, name, lambda *_: [])
+    """Pictures take half the time of a short run."""
+    monkeypatch.setattr(figures, "save_png", lambda *_, **options: None)
+    monkeypatch.setattr(mining, "plot_neighbors", lambda *_: None)
 
 
 def replace_training(monkeypatch, stage, train):
@@ -42,10 +40,11 @@ def replace_training(monkeypatch, stage, train):
     `training` has model, loader, criterion, optimizer, the epoch from 0, and `run_epoch()`, the real one."""
     train_epoch = SCRIPTS[stage].train_epoch
 
-    def replaced(run, model, loader, criterion, optimizer, *rest):
-        parts = {"model": model, "loader": loader, "criterion": criterion, "optimizer": optimizer}
-        run_epoch = partial(train_epoch, run, model, loader, criterion, optimizer, *rest)
-        return train(SimpleNamespace(**parts, epoch=rest[-1], run_epoch=run_epoch))
+    def replaced(task, meter, autocast):
+        parts = {name: getattr(task, name) for name in ("loader", "criterion", "optimizer")}
+        model = getattr(task, "network", None) or task.model
+        run_epoch = partial(train_epoch, task, meter, autocast)
+        return train(SimpleNamespace(**parts, model=model, epoch=meter.epoch, run_epoch=run_epoch))
 
     monkeypatch.setattr(SCRIPTS[stage], "train_epoch", replaced)
 

@@ -13,7 +13,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from easydict import EasyDict
 from torch import nn
 
 import scan
@@ -38,7 +37,7 @@ from tests.small_runs import (
 )
 from utils import mining
 from utils.config import load_config
-from utils.run.meter import Progress
+from utils.run.meter import Meter
 
 # -- what happens in a training step: a small network that keeps a record of how it is called
 
@@ -82,7 +81,7 @@ class TwoBatches:
     def __iter__(self):
         return iter(self.batches)
 
-    def set_epoch(self, epoch):
+    def set_epoch(self, epoch, first_step):
         pass
 
 
@@ -91,14 +90,17 @@ def loader():
     return TwoBatches()
 
 
-def step(script, model, loader, criterion, *more, heads_only=False):
+def step(script, model, loader, criterion, **more):
     """One epoch of a stage's training, of the two batches; returns what it reports."""
     torch.manual_seed(0)
-    cfg = EasyDict(update_cluster_head_only=heads_only, cached_views=0)
-    run = SimpleNamespace(cfg=cfg, autocast=nullcontext)
-    run.steps = lambda loader, epoch: Progress(loader, epoch, log_every=1)
     optimizer = torch.optim.SGD([value for value in model.parameters() if value.requires_grad], lr=0.1)
-    return script.train_epoch(run, model, loader, criterion, optimizer, *more, 0)
+    parts = {"loader": loader, "criterion": criterion, "optimizer": optimizer}
+    if script is scan:
+        trained = model.cluster_head if model.backbone[2].weight.requires_grad is False else model
+        parts |= {"network": model, "trained": trained, "val_network": model, "val_loader": None}
+    else:
+        parts["model"] = model
+    return script.train_epoch(script.Task(**parts, **more), Meter(loader), nullcontext)
 
 
 def batches_tracked(model):
@@ -124,9 +126,9 @@ def test_scan_takes_anchors_and_neighbors_in_two_passes_each_with_its_own_batch_
 
 def test_heads_only_scan_keeps_the_backbone_in_eval_mode_and_trains_the_heads(loader):
     model = Recorder()
-    model.backbone.requires_grad_(False)
+    model.eval().backbone.requires_grad_(False)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    step(scan, model, loader, SCANLoss(5.0), heads_only=True)
+    step(scan, model, loader, SCANLoss(5.0))
     assert [backbone for _, backbone in (call.modes for call in model.calls)] == [False] * 4
     moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert moved == {"cluster_head.0.weight", "cluster_head.0.bias"}
@@ -137,7 +139,7 @@ def test_scan_sums_the_losses_of_its_heads_and_logs_their_mean(loader):
     start = [head.bias.detach().clone() for head in model.cluster_head]
 
     def slope_one(anchors, _):  # a loss whose gradient at every bias is 1
-        loss = anchors.sum(dim=1).mean()
+        loss = anchors.sum(dim=-1).mean(dim=-1)  # (H,)
         return ScanTerms(loss, loss * 0 + 2, loss * 0 + 3)
 
     report = step(scan, model, loader, slope_one)
@@ -148,7 +150,7 @@ def test_scan_sums_the_losses_of_its_heads_and_logs_their_mean(loader):
 
 def test_self_labelling_passes_weak_then_strong_both_in_train_mode_without_gradient_through_the_weak(loader):
     model = Recorder()
-    step(selflabel, model, loader, ConfidenceBasedCE(0.01, True), None)
+    step(selflabel, model, loader, ConfidenceBasedCE(0.01, True))
     views = [view for batch in loader.batches for view in batch.views]  # weak, strong, weak, strong
     for call, view in zip(model.calls, views, strict=True):
         assert torch.equal(call.images, view) and call.modes == (True, True)
@@ -168,7 +170,7 @@ def test_under_ema_a_self_labelling_step_moves_the_weights_by_1_minus_alpha_of_t
         start = [parameter.detach().clone() for parameter in model.parameters()]
         buffers = [buffer.clone() for buffer in model.buffers()]
         ema = None if average is None else InPlaceEMA(model, average)
-        step(selflabel, model, loader, ConfidenceBasedCE(0.01, True), ema)
+        step(selflabel, model, loader, ConfidenceBasedCE(0.01, True), ema=ema)
         after = [parameter.detach() for parameter in model.parameters()]
         moves.append([end - begin for end, begin in zip(after, start, strict=True)])
     for plain, averaged in zip(*moves, strict=True):
