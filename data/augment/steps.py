@@ -1,6 +1,6 @@
 """The steps of a transform that work on batches alone; crops and the flip are in `crops.py`.
 
-A step has `columns` (how many random numbers an image needs), `draw(batch, generator) -> (batch, columns)` and
+A step has `columns` (random numbers per image), `draw(batch, generator) -> (batch, columns)` on the CPU, and
 `apply(images, values)`. Images are uint8 (B, 3, H, W) before `Normalize`, float after it. `values` are on the
 CPU, where images can be grouped without waiting for the device; a step sends what the device needs."""
 

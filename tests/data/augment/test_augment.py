@@ -1,7 +1,7 @@
-"""Drawing in distribution, and applying against Pillow and torchvision on one picture at a time.
+"""What is drawn, in distribution; and what is applied, against Pillow and torchvision on one picture at a time.
 
-`expected(images, table)` is the specification: it takes each image through the steps by itself, as a Pillow picture,
-with the numbers of its row of the table."""
+`expected(transform, images, table)` is the specification: it takes each image through the steps by itself, as a
+Pillow picture, with the numbers of its row of the table."""
 
 import math
 from functools import cache
@@ -15,7 +15,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from scipy import stats
 from torchvision.transforms import functional as F
 
-from data.augment import Table, apply, draw, train_transform, val_transform
+from data.augment import apply, draw, train_transform, val_transform
 from data.augment.crops import CenterCrop, HorizontalFlip, RandomCrop, RandomResizedCrop
 from data.augment.steps import ColorJitter, Cutout, Greyscale, Normalize, RandomAffine
 from data.augment.strong import STRONG_OPERATIONS, StrongOperations
@@ -33,7 +33,7 @@ def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def kind(name, **kwargs):
+def of_kind(name, **kwargs):
     return train_transform(name, EasyDict(kwargs))
 
 
@@ -43,23 +43,23 @@ def published(path):
 
 
 @cache
-def strategies():
+def transforms():
     """One of each kind: the published ones, and two of our own."""
     normalize, cutout = {"mean": MEAN, "std": STD}, {"n_holes": 1, "length": 5, "random": True}
     jitter = {"brightness": 0.4}
     return {
-        "standard": kind("standard", random_resized_crop={"size": 20}, normalize=normalize),
+        "standard": of_kind("standard", random_resized_crop={"size": 20}, normalize=normalize),
         "simclr": published("pretext/simclr_cifar10.yml"),
         "ours": published("scan/scan_cifar10.yml"),
-        "affine": kind(
+        "affine": of_kind(
             "affine", random_affine=AFFINE, color_jitter=jitter, normalize=normalize, cutout_kwargs=cutout
         ),
     }
 
 
 @pytest.fixture(params=["standard", "simclr", "ours", "affine"])
-def strategy(request):
-    return strategies()[request.param]
+def transform(request):
+    return transforms()[request.param]
 
 
 # -- the specification, one picture and one step at a time
@@ -113,7 +113,7 @@ def crop_centre(step, picture, row):
     return F.center_crop(picture, step.size)
 
 
-def transform(picture, *matrix, resample=Image.NEAREST):
+def transformed(picture, *matrix, resample=Image.NEAREST):
     return picture.transform(picture.size, Image.AFFINE, matrix, resample)
 
 
@@ -127,10 +127,10 @@ PILLOW = {  # the 14 strong operations of SCAN
     "contrast": lambda picture, factor: ImageEnhance.Contrast(picture).enhance(factor),
     "brightness": lambda picture, factor: ImageEnhance.Brightness(picture).enhance(factor),
     "sharpness": lambda picture, factor: ImageEnhance.Sharpness(picture).enhance(factor),
-    "shear x": lambda picture, shear: transform(picture, 1, shear, 0, 0, 1, 0),
-    "shear y": lambda picture, shear: transform(picture, 1, 0, 0, shear, 1, 0),
-    "translate x": lambda picture, share: transform(picture, 1, 0, share * picture.width, 0, 1, 0),
-    "translate y": lambda picture, share: transform(picture, 1, 0, 0, 0, 1, share * picture.height),
+    "shear x": lambda picture, shear: transformed(picture, 1, shear, 0, 0, 1, 0),
+    "shear y": lambda picture, shear: transformed(picture, 1, 0, 0, shear, 1, 0),
+    "translate x": lambda picture, share: transformed(picture, 1, 0, share * picture.width, 0, 1, 0),
+    "translate y": lambda picture, share: transformed(picture, 1, 0, 0, 0, 1, share * picture.height),
     "rotate": Image.Image.rotate,
 }
 
@@ -152,7 +152,7 @@ def affine_about_the_centre(step, picture, row):
         @ np.diag([across, down, 1])
         @ np.array([[1, 0, -x], [0, 1, -y], [0, 0, 1]])
     )
-    return transform(picture, *np.linalg.inv(forward)[:2].flatten(), resample=Image.BILINEAR)
+    return transformed(picture, *np.linalg.inv(forward)[:2].flatten(), resample=Image.BILINEAR)
 
 
 def normalize(step, picture, row):
@@ -183,26 +183,25 @@ REFERENCE = {
 }
 
 
-def expected(images, table):
+def expected(transform, images, table):
     """(B, 3, h, w): uint8 up to Normalize, float after it."""
     done = []
-    for image, values in zip(images, table.values, strict=True):
+    for image, values in zip(images, table, strict=True):
         picture = F.to_pil_image(image) if image.dtype == torch.uint8 else image.clone()
-        for step, row in zip(
-            table.strategy, values.split([step.columns for step in table.strategy]), strict=True
-        ):
+        for step, row in zip(transform, values.split([step.columns for step in transform]), strict=True):
             picture = REFERENCE[type(step)](step, picture, row.tolist())
         done.append(F.pil_to_tensor(picture) if isinstance(picture, Image.Image) else picture)
     return torch.stack(done)
 
 
-def grey_levels_off(images, table):
+def grey_levels_off(transform, images, table=None):
     """By how many grey levels of 256 `apply` is off, before normalising or after: float (B, 3, h, w)."""
-    found, right = apply(images, table), expected(images, table)
+    table = draw(transform, len(images), seeded()) if table is None else table
+    found, right = apply(transform, images, table), expected(transform, images, table)
     assert found.shape == right.shape and found.dtype == right.dtype
     if found.dtype == torch.uint8:
         return (found.float() - right.float()).abs()
-    std = [step.std for step in table.strategy if isinstance(step, Normalize)]
+    std = [step.std for step in transform if isinstance(step, Normalize)]
     return (found - right).abs() * 255 * torch.tensor(std).view(1, 3, 1, 1)
 
 
@@ -216,27 +215,21 @@ def grey_levels_off(images, table):
         Greyscale(0.5),
         ColorJitter(0.8, brightness=0.4, contrast=0.4, saturation=0.4),
         ColorJitter(1.0, brightness=1.5),
-        RandomCrop(24),
-        RandomCrop(17),
-        CenterCrop(24),
-        CenterCrop(17),
-        StrongOperations(1),
+        *(crop(size) for crop in (RandomCrop, CenterCrop) for size in (24, 17)),
         StrongOperations(4),
     ],
     ids=str,
 )
 def test_a_step_is_pillows_to_the_bit_each_image_with_its_own_numbers(step, images):
-    table = draw((step,), len(images), seeded())
-    assert grey_levels_off(images, table).max() == 0
-    assert step.columns == 0 or len(table.values.unique(dim=0)) > 1
+    assert grey_levels_off((step,), images).max() == 0
 
 
 @pytest.mark.parametrize("name", PILLOW)
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.8, 1.0])
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_each_of_the_14_strong_operations_is_pillows_to_the_bit(name, share, images):
     low, high, _ = STRONG_OPERATIONS[name]
     row = torch.tensor([list(STRONG_OPERATIONS).index(name), low + (high - low) * share])
-    assert grey_levels_off(images, Table((StrongOperations(1),), row.expand(len(images), -1))).max() == 0
+    assert grey_levels_off((StrongOperations(1),), images, row.expand(len(images), -1)).max() == 0
 
 
 def test_there_are_14_strong_operations_with_the_ranges_of_the_paper():
@@ -252,50 +245,32 @@ def test_there_are_14_strong_operations_with_the_ranges_of_the_paper():
     }
 
 
-def test_no_strong_operation_is_missed_in_long_chains_of_them(pictures):
-    images = pictures(32, 32).repeat(8, 1, 1, 1)
-    table = draw((StrongOperations(6),), len(images), seeded(1))
-    assert table.values[:, :6].unique().tolist() == list(range(14))
-    assert grey_levels_off(images, table).max() == 0
-
-
 @pytest.mark.parametrize("size", [14, 32, 60], ids="to {} px".format)
 def test_a_random_resized_crop_is_torchvisions_within_one_grey_level(size, images):
-    table = draw((RandomResizedCrop(size),), len(images), seeded())
-    assert grey_levels_off(images, table).max() <= 1
+    assert grey_levels_off((RandomResizedCrop(size),), images).max() <= 1
 
 
 def test_a_random_affine_is_pillows_with_a_matrix_composed_from_its_parts_within_one_grey_level(images):
-    off = grey_levels_off(images, draw((RandomAffine(**AFFINE),), len(images), seeded()))
+    off = grey_levels_off((RandomAffine(**AFFINE),), images)
     assert off.max() <= 1
     assert (off > 0).float().mean() < 0.04
 
 
 def test_the_whole_colour_jitter_is_torchvisions_but_for_its_steps_of_hue(images):
-    table = draw((ColorJitter(0.8, 0.4, 0.4, 0.4, 0.1),), len(images), seeded())
-    off = grey_levels_off(images, table)
-    assert (
-        off.max() <= 16
-    )  # a step of hue is 6 levels, of which contrast, brightness and saturation may make more
+    off = grey_levels_off((ColorJitter(0.8, 0.4, 0.4, 0.4, 0.1),), images)
+    assert off.max() <= 16  # a step of hue is 6 levels, which the other operations may make more
     assert (off > 0).float().mean() < 0.005
-
-
-def test_normalize_is_torchvisions(images):
-    table = draw((Normalize(MEAN, STD),), len(images), seeded())
-    torch.testing.assert_close(apply(images, table), expected(images, table))
 
 
 @pytest.mark.parametrize("cutout", [Cutout(1, 16), Cutout(3, 9), Cutout(1, 100)], ids=str)
 def test_cutout_is_a_loop_over_the_pixels_of_each_hole(cutout):
     images = torch.ones(60, 3, 20, 28)
     table = draw((cutout,), 60, seeded())
-    found = apply(images, table)
-    assert torch.equal(found, expected(images, table))
-    assert images.min() == 1 and found.min() == 0
+    assert torch.equal(apply((cutout,), images, table), expected((cutout,), images, table))
 
 
 def test_cutout_with_length_5_leaves_4_rows_and_columns_at_0():
-    found = apply(torch.ones(2, 3, 9, 9), Table((Cutout(1, 5),), torch.tensor([[5, 0.5, 0.5], [5, 0, 0.95]])))
+    found = apply((Cutout(1, 5),), torch.ones(2, 3, 9, 9), torch.tensor([[5, 0.5, 0.5], [5, 0, 0.95]]))
     holes = torch.ones(2, 3, 9, 9)
     holes[0, :, 2:6, 2:6] = 0  # centre 4: from 4 - 2 to 4 + 2 - 1
     holes[1, :, :2, 6:] = 0  # centre (0, 8), clipped
@@ -304,17 +279,16 @@ def test_cutout_with_length_5_leaves_4_rows_and_columns_at_0():
 
 # -- the boxes of the random resized crop
 
-SQUARE_WIDE_TALL = pytest.mark.parametrize(("height", "width"), [(32, 32), (24, 40), (61, 37)])
 
-
-@SQUARE_WIDE_TALL
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (24, 40), (61, 37)])
 @pytest.mark.parametrize("scale", [(0.2, 1.0), (0.001, 0.01), (0.9, 1.0), (3.0, 4.0)], ids=str)
-def test_boxes_are_those_of_a_loop_over_the_tries(scale, height, width):
+def test_boxes_are_those_of_a_loop_over_the_tries_and_lie_inside_the_image(scale, height, width):
     step = RandomResizedCrop(16, scale)
     values = step.draw(500, seeded())
-    assert step.boxes(values, height, width).tolist() == [
-        list(box_of(step, row, height, width)) for row in values.tolist()
-    ]
+    values[:100, 20:] = LARGEST
+    boxes = step.boxes(values, height, width)
+    assert boxes.tolist() == [list(box_of(step, row, height, width)) for row in values.tolist()]
+    assert (boxes[:, :2] >= 0).all() and (boxes[:, :2] + boxes[:, 2:] <= torch.tensor([height, width])).all()
 
 
 @pytest.mark.parametrize(
@@ -334,20 +308,6 @@ def test_the_first_try_that_fits_is_taken():
     tries = torch.tensor([[9.0, 0.001, 0.25, 0.5] + [9.0] * 6])  # too large, less than a pixel, fits, fits
     values = torch.cat([tries, torch.ones(1, 10), torch.tensor([[0.0, LARGEST]])], dim=1)
     assert RandomResizedCrop(4).boxes(values, 8, 8).tolist() == [[0, 4, 4, 4]]
-
-
-@SQUARE_WIDE_TALL
-def test_boxes_lie_inside_with_area_and_aspect_in_range_up_to_rounding(height, width):
-    step = RandomResizedCrop(16)
-    values = step.draw(DRAWS, seeded())
-    values[: DRAWS // 2, 20:] = LARGEST
-    top, left, box_height, box_width = step.boxes(values, height, width).unbind(dim=1)
-    assert min(top.min(), left.min()) == 0
-    assert ((top + box_height) <= height).all() and ((left + box_width) <= width).all()
-    least, most = (box_height - 0.5) * (box_width - 0.5), (box_height + 0.5) * (box_width + 0.5)
-    assert (most >= 0.2 * height * width).all() and (least <= height * width).all()
-    assert ((box_width + 0.5) / (box_height - 0.5) >= 3 / 4).all()
-    assert ((box_width - 0.5) / (box_height + 0.5) <= 4 / 3).all()
 
 
 # -- what is drawn
@@ -376,7 +336,7 @@ def numbered_pixels(height, width, count=DRAWS):
 
 
 def applied(step, images, seed=0):
-    return apply(images, draw((step,), len(images), seeded(seed)))
+    return apply((step,), images, draw((step,), len(images), seeded(seed)))
 
 
 def test_half_of_the_images_are_flipped():
@@ -427,11 +387,10 @@ def test_a_random_crop_starts_equally_often_at_each_pixel_where_it_fits():
 @pytest.mark.parametrize("side", range(3, 12))
 def test_the_smallest_and_largest_numbers_that_can_be_drawn_stay_inside_the_image(side):
     extremes = torch.tensor([[0.0, 0.0], [LARGEST, LARGEST]])
-    crops = apply(numbered_pixels(side, side, 2), Table((RandomCrop(3),), extremes))
+    crops = apply((RandomCrop(3),), numbered_pixels(side, side, 2), extremes)
     assert crops[:, 0, 0, 0].tolist() == [0, (side + 1) * (side - 3)]
-    holes = apply(
-        torch.ones(2, 3, side, side), Table((Cutout(1, 2),), torch.cat([torch.full((2, 1), 2), extremes], 1))
-    )
+    numbers = torch.cat([torch.full((2, 1), 2), extremes], dim=1)
+    holes = apply((Cutout(1, 2),), torch.ones(2, 3, side, side), numbers)
     assert (holes[:, 0] == 0).sum(dim=(1, 2)).tolist() == [1, 4]
 
 
@@ -477,9 +436,7 @@ def test_cutout_lengths_are_uniform_from_1_up_and_centres_cover_all_pixels_equal
     found = applied(Cutout(1, 3), torch.ones(4 * DRAWS, 3, 5, 4))[:, 0] == 0
     cut = found.any(dim=(1, 2))
     assert_share(~cut, 1 / 3)  # length 1: no hole
-    last = (found[cut] * torch.arange(20).view(5, 4)).amax(
-        dim=(1, 2)
-    )  # lengths 2 and 3: the centre and before it
+    last = (found[cut] * torch.arange(20).view(5, 4)).amax(dim=(1, 2))  # lengths 2 and 3 end at the centre
     assert_equally_often(last, range(20))
     assert_equally_often(Cutout(1, 16).draw(DRAWS, seeded())[:, 0], range(1, 17))
 
@@ -493,7 +450,7 @@ def test_cutout_lengths_are_uniform_from_1_up_and_centres_cover_all_pixels_equal
     ],
 )
 def test_numbers_depend_neither_on_each_other_nor_on_those_of_the_image_before(name, together):
-    values = draw(strategies()[name], DRAWS, seeded()).values.numpy()
+    values = draw(transforms()[name], DRAWS, seeded()).numpy()
     values = values[:, values.min(axis=0) < values.max(axis=0)]
     columns = values.shape[1]
     correlation = np.corrcoef(values[1:], values[:-1], rowvar=False)  # (2 columns, 2 columns)
@@ -505,105 +462,112 @@ def test_numbers_depend_neither_on_each_other_nor_on_those_of_the_image_before(n
 # -- draw and apply
 
 
-def test_the_same_seed_draws_the_same_table_and_another_seed_another(strategy):
-    tables = [draw(strategy, 8, seeded(seed)).values for seed in (3, 3, 4)]
+def test_the_same_seed_draws_the_same_table_and_another_seed_another(transform):
+    tables = [draw(transform, 8, seeded(seed)) for seed in (3, 3, 4)]
     assert torch.equal(tables[0], tables[1])
     assert not torch.equal(tables[0], tables[2])
 
 
-def test_apply_gives_float_views_leaves_the_images_alone_and_repeats_itself(strategy, pictures):
-    images, table = pictures(32, 32), draw(strategy, 37, seeded())
-    before, values = images.clone(), table.values.clone()
-    found = apply(images, table)
+def test_apply_gives_float_views_leaves_its_inputs_alone_and_repeats_itself(transform, pictures):
+    images, table = pictures(32, 32), draw(transform, 37, seeded())
+    before, values = images.clone(), table.clone()
+    found = apply(transform, images, table)
     assert found.dtype == torch.float32 and found.shape[:2] == (37, 3)
-    assert torch.equal(images, before) and torch.equal(table.values, values)
-    assert torch.equal(apply(images, table), found)
+    assert torch.equal(images, before) and torch.equal(table, values)
+    assert torch.equal(apply(transform, images, table), found)
 
 
 @pytest.mark.parametrize("rows", [slice(5, 12), slice(30, None, 2), [9, 9, 0], [17]], ids=str)
-def test_rows_of_the_table_do_to_their_images_what_the_whole_table_does(strategy, rows, pictures):
-    images, table = pictures(32, 32), draw(strategy, 37, seeded())
-    assert torch.equal(apply(images[rows], table[rows]), apply(images, table)[rows])
+def test_a_view_depends_on_its_image_and_row_alone(transform, rows, pictures):
+    images, table = pictures(32, 32), draw(transform, 37, seeded())
+    assert torch.equal(apply(transform, images[rows], table[rows]), apply(transform, images, table)[rows])
 
 
-def test_equal_images_in_a_batch_come_out_different(strategy, pictures):
+@pytest.mark.parametrize("rows", [slice(0, 1), slice(3, 20), slice(0, None, 3), [36, 2]], ids=str)
+def test_a_crop_depends_on_its_own_row_alone_whether_or_not_others_in_the_batch_shrink(rows, pictures):
+    images, crop = pictures(24, 40), (RandomResizedCrop(20, (0.05, 1.0)),)
+    table = draw(crop, 37, seeded())
+    shrinks = (crop[0].boxes(table, 24, 40)[:, 2:] > 20).any(dim=1)
+    assert shrinks.any() and not shrinks.all()
+    whole = apply(crop, images, table)
+    assert torch.equal(apply(crop, images[rows], table[rows]), whole[rows])
+    for chosen in (shrinks, ~shrinks):
+        assert torch.equal(apply(crop, images[chosen], table[chosen]), whole[chosen])
+
+
+def test_equal_images_in_a_batch_come_out_different(transform, pictures):
     images = pictures(32, 32)[:1].expand(16, -1, -1, -1)
-    views = apply(images, draw(strategy, 16, seeded()))
+    views = apply(transform, images, draw(transform, 16, seeded()))
     assert len(views.flatten(1).unique(dim=0)) >= 15  # only `ours` may do nothing twice
 
 
-@pytest.mark.parametrize("count", [36, 38])
-def test_a_table_for_another_number_of_images_is_an_error(strategy, count, pictures):
-    with pytest.raises(ValueError, match=rf"37 images but {count} rows"):
-        apply(pictures(32, 32), draw(strategy, count, seeded()))
+def test_a_table_for_another_number_of_images_is_an_error(pictures):
+    with pytest.raises(ValueError, match=r"37 .* 36"):
+        apply((HorizontalFlip(),), pictures(32, 32), draw((HorizontalFlip(),), 36, seeded()))
 
 
 @pytest.mark.parametrize("step", [RandomCrop(25), CenterCrop(25)], ids=str)
 def test_a_crop_larger_than_the_images_is_a_user_error_naming_both(step, pictures):
-    with pytest.raises(UserError, match=r"crop_size 25 .*24 x 40.* at most 24"):
-        apply(pictures(24, 40), draw((step,), 37, seeded()))
+    with pytest.raises(UserError, match=r"crop_size 25 .*24 x 40"):
+        apply((step,), pictures(24, 40), draw((step,), 37, seeded()))
 
 
-# -- whole strategies
+# -- whole transforms
 
 
-def test_the_published_simclr_strategy_has_these_steps_in_this_order():
-    assert strategies()["simclr"] == (
-        RandomResizedCrop(32, [0.2, 1.0]),
-        HorizontalFlip(0.5),
-        ColorJitter(0.8, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1),
-        Greyscale(0.2),
-        Normalize(MEAN, STD),
-    )
+@pytest.mark.parametrize(
+    ("name", "steps"),
+    [
+        ("standard", (RandomResizedCrop(20), HorizontalFlip(0.5), Normalize(MEAN, STD))),
+        (
+            "simclr",
+            (
+                RandomResizedCrop(32, [0.2, 1.0]),
+                HorizontalFlip(0.5),
+                ColorJitter(0.8, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1),
+                Greyscale(0.2),
+                Normalize(MEAN, STD),
+            ),
+        ),
+        (
+            "ours",
+            (HorizontalFlip(), RandomCrop(32), StrongOperations(4), Normalize(MEAN, STD), Cutout(1, 16)),
+        ),
+        (
+            "affine",
+            (RandomAffine(**AFFINE), ColorJitter(1.0, 0.4), Normalize(MEAN, STD), Cutout(1, 5)),
+        ),
+    ],
+)
+def test_a_transform_has_these_steps_in_this_order(name, steps):
+    assert transforms()[name] == steps
 
 
-def test_the_published_strong_strategy_has_these_steps_in_this_order():
-    assert strategies()["ours"] == (
-        HorizontalFlip(0.5),
-        RandomCrop(32),
-        StrongOperations(4),
-        Normalize(MEAN, STD),
-        Cutout(1, 16),
-    )
+def test_affine_jitters_and_cuts_out_only_where_the_config_says_so():
+    bare = of_kind("affine", random_affine=AFFINE, normalize={"mean": MEAN, "std": STD})
+    assert bare == (RandomAffine(**AFFINE), Normalize(MEAN, STD))
 
 
-def test_the_standard_strategy_has_these_steps_in_this_order():
-    assert strategies()["standard"] == (RandomResizedCrop(20), HorizontalFlip(0.5), Normalize(MEAN, STD))
-
-
-def test_the_affine_strategy_has_these_steps_in_this_order_two_of_them_only_where_the_config_has_them():
-    affine, normalize = RandomAffine(**AFFINE), Normalize(MEAN, STD)
-    assert strategies()["affine"] == (affine, ColorJitter(1.0, brightness=0.4), normalize, Cutout(1, 5))
-    bare = kind("affine", random_affine=AFFINE, normalize={"mean": MEAN, "std": STD})
-    assert bare == (affine, normalize)
-
-
-def test_the_strong_strategy_is_pillows_to_the_bit_then_normalised_and_cut_out(pictures):
+@pytest.mark.parametrize(("name", "levels"), [("ours", 0), ("standard", 1), ("affine", 2)])
+def test_a_transform_is_pillows_step_by_step_within_grey_levels(name, levels, pictures):
     for images in (pictures(32, 32), pictures(40, 50)):
-        table = draw(strategies()["ours"], len(images), seeded())
-        assert grey_levels_off(images, table).max() < 1e-3
+        assert grey_levels_off(transforms()[name], images).max() < levels + 1e-3
 
 
-@pytest.mark.parametrize(("name", "levels"), [("standard", 1), ("affine", 2)])
-def test_the_standard_and_affine_strategies_are_pillows_within_a_grey_level_or_two(name, levels, images):
-    off = grey_levels_off(images, draw(strategies()[name], len(images), seeded()))
-    assert off.max() < levels + 1e-3
-
-
-def test_the_simclr_strategy_is_torchvisions_within_two_grey_levels_in_99_of_100_values(images):
-    off = grey_levels_off(images, draw(strategies()["simclr"], len(images), seeded()))
+def test_simclr_is_torchvisions_within_two_grey_levels_in_99_of_100_values(images):
+    off = grey_levels_off(transforms()["simclr"], images)
     assert (off > 1 + 1e-3).float().mean() < 0.03  # a level of the crop, at times made more by the jitter
     assert (off > 2 + 1e-3).float().mean() < 0.01
     assert off.max() < 16
 
 
-def test_the_validation_strategy_draws_nothing_and_is_torchvisions_centre_crop_normalised(images):
-    cfg = EasyDict(transformation_kwargs={"crop_size": 21, "normalize": {"mean": MEAN, "std": STD}})
+def test_the_val_transform_draws_nothing_and_is_torchvisions_centre_crop_normalised(images):
+    transform = val_transform(EasyDict(crop_size=21, normalize={"mean": MEAN, "std": STD}))
     generator = seeded()
-    table = draw(val_transform(cfg.transformation_kwargs), len(images), generator)
-    assert table.values.shape == (len(images), 0)
+    table = draw(transform, len(images), generator)
+    assert table.shape == (len(images), 0)
     assert torch.equal(generator.get_state(), seeded().get_state())
     right = [
         F.normalize(F.to_tensor(F.center_crop(F.to_pil_image(image), 21)), MEAN, STD) for image in images
     ]
-    torch.testing.assert_close(apply(images, table), torch.stack(right))
+    torch.testing.assert_close(apply(transform, images, table), torch.stack(right))

@@ -14,11 +14,7 @@ def uniform(low, high, count, seed=0):
 
 def by_pillow(operation, images, *parameters):
     """operation(picture, its own parameters) -> picture, over uint8 (B, 3, H, W) and parameters (B,) or (B, n)."""
-    rows = (
-        zip(*(parameter.tolist() for parameter in parameters), strict=True)
-        if parameters
-        else [()] * len(images)
-    )
+    rows = zip(*(parameter.tolist() for parameter in parameters), strict=True)
     done = [operation(to_pil_image(image), *row) for image, row in zip(images, rows, strict=True)]
     return torch.stack([pil_to_tensor(picture) for picture in done])
 
@@ -29,20 +25,6 @@ def difference(found, expected):
 
 
 # -- to the bit
-
-WITHOUT_PARAMETER = {
-    "greyscale": (image_ops.greyscale, lambda picture: picture.convert("L")),
-    "autocontrast": (image_ops.autocontrast, ImageOps.autocontrast),
-    "equalize": (image_ops.equalize, ImageOps.equalize),
-}
-
-
-@pytest.mark.parametrize("name", WITHOUT_PARAMETER)
-def test_an_operation_without_parameter_is_pillows_to_the_bit(name, images):
-    ours, pillows = WITHOUT_PARAMETER[name]
-    before = images.clone()
-    assert difference(ours(images), by_pillow(pillows, images)).abs().max() == 0
-    assert torch.equal(images, before)
 
 
 def enhance(kind):
@@ -60,12 +42,13 @@ WITH_PARAMETER = {  # name: ours, Pillow's, lowest and highest parameter
 
 
 @pytest.mark.parametrize("name", WITH_PARAMETER)
-@pytest.mark.parametrize("amount", ["each its own", "lowest", "middle", "highest"])
-def test_an_operation_with_a_parameter_is_pillows_to_the_bit(name, amount, images):
+@pytest.mark.parametrize("share", [None, 0, 0.5, 1], ids=["each its own", "lowest", "middle", "highest"])
+def test_an_operation_with_a_parameter_is_pillows_to_the_bit(name, share, images):
     ours, pillows, low, high = WITH_PARAMETER[name]
-    fixed = {"lowest": low, "middle": (low + high) // 2, "highest": high}
     parameter = (
-        torch.full((len(images),), fixed[amount]) if amount in fixed else uniform(low, high, len(images))
+        uniform(low, high, len(images))
+        if share is None
+        else torch.full((len(images),), low + share * (high - low))
     )
     parameter = parameter.int() if name == "posterize" else parameter.float()
     before = images.clone()
@@ -87,12 +70,6 @@ def test_sharpness_is_pillows_where_there_is_next_to_no_inside(height, width, im
     assert difference(image_ops.sharpness(narrow, factor), expected).abs().max() == 0
 
 
-def test_rotation_is_pillows_to_the_bit(images):
-    angle = uniform(-30, 30, len(images)).index_fill(0, torch.tensor([0]), 0)
-    found = image_ops.affine_nearest(images, image_ops.rotation(angle, *images.shape[2:]))
-    assert difference(found, by_pillow(Image.Image.rotate, images, angle)).abs().max() == 0
-
-
 def random_matrices(count, height, width):
     """(count, 6) float64: slanted, zoomed and shifted by up to a quarter, so that every side shows some outside."""
     matrix = torch.tensor([1.0, 0, 0, 0, 1, 0]).double() + uniform(-0.25, 0.25, (count, 6)).double()
@@ -108,15 +85,6 @@ def test_the_nearest_affine_transform_is_pillows_to_the_bit(images):
     expected = by_pillow(transform(Image.NEAREST), images, *matrix.T)
     assert difference(image_ops.affine_nearest(images, matrix), expected).abs().max() == 0
     assert 0 < (expected[25] == 0).float().mean() < 1  # the white picture: black outside
-
-
-@pytest.mark.parametrize("size", [1, 16, 24])
-def test_a_crop_is_pillows_each_image_at_its_own_corner(size, images):
-    top, left = (
-        uniform(0, length - size + 1, len(images), seed).int() for seed, length in enumerate(images.shape[2:])
-    )
-    expected = by_pillow(lambda picture, y, x: picture.crop((x, y, x + size, y + size)), images, top, left)
-    assert difference(image_ops.crop(images, top, left, size), expected).abs().max() == 0
 
 
 # -- within a grey level
@@ -175,9 +143,7 @@ def test_a_turn_of_the_hue_is_pillows_but_for_one_step_of_hue_in_one_value_of_30
 @pytest.mark.parametrize("shift", [-0.5, -0.1, -0.001, 0.0, 0.03, 0.37, 0.5])
 def test_a_turn_of_the_hue_is_right_all_over_the_colour_cube(shift):
     level = torch.arange(0, 256, 15, dtype=torch.uint8)
-    cube = torch.cartesian_prod(level, level, level).T.reshape(
-        1, 3, 18, -1
-    )  # a regular grid: as many ties as can be
+    cube = torch.cartesian_prod(level, level, level).T.reshape(1, 3, 18, -1)  # a regular grid has many ties
     off = difference(
         image_ops.hue(cube, torch.tensor([shift])), by_pillow(adjust_hue, cube, torch.tensor([shift]))
     )
