@@ -223,7 +223,7 @@ def _shrink(images: Tensor, box: Tensor, size: int) -> Tensor:
     top, left, box_height, box_width = box.unbind(dim=1)
     across = _triangle_weights(left, box_width, size, width)  # (B, size, W)
     down = _triangle_weights(top, box_height, size, height)  # (B, size, H)
-    narrowed = torch.bmm(images.float().view(batch, -1, width), across.transpose(1, 2))  # (B, 3*H, size)
+    narrowed = torch.bmm(images.float().reshape(batch, -1, width), across.transpose(1, 2))  # (B, 3*H, size)
     narrowed = narrowed.view(batch, channels, height, size).transpose(1, 2).reshape(batch, height, -1)
     resized = (
         torch.bmm(down, narrowed).view(batch, size, channels, size).transpose(1, 2)
