@@ -135,7 +135,7 @@ def compare(
 
     def batched() -> float:
         return (
-            1e6 * seconds(lambda: apply(images, draw(strategy, len(images), generator)), device) / len(images)
+            1e6 * seconds(lambda: apply(strategy, images, draw(strategy, len(images), generator)), device) / len(images)
         )
 
     return in_turns({"Pillow": pillow, "batched": batched}, rounds)

@@ -22,7 +22,7 @@ from sklearn.datasets import load_sample_images
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.table import Spread, Table, parser, save, spread
 from benchmarks.timing import seconds
-from data.augment import train_transform, val_transform
+from data.augment import draw, train_transform, val_transform
 from data.dataset import StreamedDataset
 from data.image_files import fault_of, read_image
 from data.loader.streamed import StreamedLoader
@@ -74,8 +74,9 @@ def main(argv: list[str] | None = None) -> None:
         dataset = write_photographs(Path(folder))
 
         def views(strategies: list, shift: int = 0) -> Callable[[int], object]:
-            images = StreamedLoader(dataset, strategies, 1, "cpu").reader.dataset
-            return lambda i: images[0, i, (i, (i + shift) % IMAGES)[: len(strategies)]]
+            reader = StreamedLoader(dataset, strategies, 1, "cpu").reader.dataset
+            tables = [draw(crops, 1, torch.Generator()).numpy() for crops in reader.crops]
+            return lambda i: reader[[np.array([[i, (i + shift) % IMAGES][: len(strategies)]]), *tables]]
 
         jittered = [train_transform(scan.augmentation_strategy, scan.augmentation_kwargs)] * 2
         loaders = Table(
