@@ -9,8 +9,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from data.augment import image_ops
-from data.augment.rows import change_rows, rows_by_kind
-from data.augment.steps import uniform
+from data.augment.steps import Sometimes, uniform
 from utils.device import sent
 from utils.errors import UserError
 
@@ -56,65 +55,54 @@ class RandomResizedCrop:
         return box.resize((self.size, self.size), Image.Resampling.BILINEAR)
 
 
-@dataclass(frozen=True)
-class HorizontalFlip:
-    p: float = 0.5
-    columns = 1
-
-    def draw(self, batch: int, generator: torch.Generator) -> Tensor:
-        return (torch.rand(batch, 1, generator=generator) < self.p).float()
-
-    def apply(self, images: Tensor, values: Tensor) -> Tensor:
-        images = images.clone(memory_format=torch.contiguous_format)
-        ((_, chosen),) = rows_by_kind(values.long(), 2, images.device)
-        change_rows(images, chosen, lambda unflipped: unflipped.flip(3))
-        return images
+class HorizontalFlip(Sometimes):
+    def operation(self, images: Tensor) -> Tensor:
+        return images.flip(3)
 
     def apply_to_image(self, image: Image.Image, values: Tensor) -> Image.Image:
         return ImageOps.mirror(image) if values.item() else image
 
 
-def _room(height: int, width: int, size: int) -> Tensor:
-    """(2,): how many pixels a (size, size) crop can move down and across."""
-    if size > min(height, width):
-        remedy = f"set it to at most {min(height, width)}"
-        raise UserError(f"crop_size {size} is larger than the images ({height} x {width}): {remedy}")
-    return torch.tensor([height - size, width - size])
-
-
-def _cut(image: Image.Image, corner: Tensor, size: int) -> Image.Image:
-    top, left = corner.int().tolist()
-    return image.crop((left, top, left + size, top + size))
-
-
 @dataclass(frozen=True)
-class RandomCrop:
-    """A (size, size) square anywhere in the image: no padding, no resizing."""
+class _Crop:
+    """A (size, size) square of the image: no padding, no resizing."""
 
     size: int
+
+    def apply_to_image(self, image: Image.Image, values: Tensor) -> Image.Image:
+        top, left = self.corner(self._room(image.height, image.width), values).tolist()
+        return image.crop((left, top, left + self.size, top + self.size))
+
+    def _room(self, height: int, width: int) -> Tensor:
+        """(2,): how many pixels the crop can move down and across."""
+        if self.size > min(height, width):
+            remedy = f"set it to at most {min(height, width)}"
+            raise UserError(f"crop_size {self.size} is larger than the images ({height} x {width}): {remedy}")
+        return torch.tensor([height - self.size, width - self.size])
+
+
+class RandomCrop(_Crop):
     columns = 2
 
     def draw(self, batch: int, generator: torch.Generator) -> Tensor:
         return torch.rand(batch, 2, generator=generator)
 
+    def corner(self, room: Tensor, values: Tensor) -> Tensor:
+        return (values * (room + 1)).long()
+
     def apply(self, images: Tensor, values: Tensor) -> Tensor:
-        room = _room(*images.shape[2:], self.size)
+        room = self._room(*images.shape[2:])
         if not room.any():
             return images
-        return image_ops.crop(images, sent((values * (room + 1)).long(), images.device), self.size)
-
-    def apply_to_image(self, image: Image.Image, values: Tensor) -> Image.Image:
-        return _cut(image, values * (_room(image.height, image.width, self.size) + 1), self.size)
+        return image_ops.crop(images, sent(self.corner(room, values), images.device), self.size)
 
 
-@dataclass(frozen=True)
-class CenterCrop:
-    size: int
+class CenterCrop(_Crop):
     columns = 0
 
-    def apply(self, images: Tensor, values: Tensor) -> Tensor:
-        top, left = (_room(*images.shape[2:], self.size) / 2).round().int().tolist()
-        return images[:, :, top : top + self.size, left : left + self.size]
+    def corner(self, room: Tensor, values: Tensor) -> Tensor:
+        return (room / 2).round().long()
 
-    def apply_to_image(self, image: Image.Image, values: Tensor) -> Image.Image:
-        return _cut(image, (_room(image.height, image.width, self.size) / 2).round(), self.size)
+    def apply(self, images: Tensor, values: Tensor) -> Tensor:
+        top, left = self.corner(self._room(*images.shape[2:]), values).tolist()
+        return images[:, :, top : top + self.size, left : left + self.size]

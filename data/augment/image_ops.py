@@ -197,21 +197,13 @@ def _triangle_weights(start: Tensor, length: Tensor, size: int, pixels: int) -> 
     return weights / weights.sum(dim=2, keepdim=True)
 
 
-def _sources(start: Tensor, length: Tensor, size: int, pixels: int) -> Tensor:
-    """(B, size): the centres of output pixels among `pixels` input ones, -1 to 1 from edge to edge.
-
-    They stay between the centres of the outermost pixels of [start, start + length)."""
-    output = torch.arange(size, device=start.device) + 0.5
-    place = output * (length / size)[:, None] - 0.5  # in pixels of the box
-    place = torch.minimum(place.clamp(min=0), length[:, None] - 1) + start[:, None]
-    return (2 * place + 1) / pixels - 1
-
-
 def _enlarge(images: Tensor, box: Tensor, size: int) -> Tensor:
-    """Bilinear: each pixel from its two neighbors in each direction."""
-    top, left, box_height, box_width = box.unbind(dim=1)
-    down = _sources(top, box_height, size, images.shape[2])  # (B, size)
-    across = _sources(left, box_width, size, images.shape[3])
+    """Bilinear: each pixel from its two neighbors in each direction, none from outside the box."""
+    corner, lengths = box[:, :2, None], box[:, 2:, None]  # (B, 2, 1)
+    place = (torch.arange(size, device=box.device) + 0.5) * (lengths / size) - 0.5  # (B, 2, size), in the box
+    place = torch.minimum(place.clamp(min=0), lengths - 1) + corner
+    pixels = constant(tuple(images.shape[2:]), box.device).view(2, 1)
+    down, across = ((2 * place + 1) / pixels - 1).unbind(dim=1)  # (B, size) each, -1 to 1 from edge to edge
     points = torch.view_as_real(across[:, None, :] + 1j * down[:, :, None])  # (B, size, size, 2)
     enlarged = F.grid_sample(images.float(), points, padding_mode="border", align_corners=False)
     return _cut_off(enlarged.add_(0.5))

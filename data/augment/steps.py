@@ -19,6 +19,28 @@ def uniform(low, high, shape: tuple, generator: torch.Generator) -> Tensor:
 
 
 @dataclass(frozen=True)
+class Sometimes:
+    """`operation(images)` on each image with probability p."""
+
+    p: float = 0.5
+    columns = 1
+
+    def draw(self, batch: int, generator: torch.Generator) -> Tensor:
+        return (torch.rand(batch, 1, generator=generator) < self.p).float()
+
+    def apply(self, images: Tensor, values: Tensor) -> Tensor:
+        images = images.clone(memory_format=torch.contiguous_format)
+        ((_, chosen),) = rows_by_kind(values.long(), 2, images.device)
+        change_rows(images, chosen, self.operation)
+        return images
+
+
+class Greyscale(Sometimes):
+    def operation(self, images: Tensor) -> Tensor:
+        return image_ops.greyscale(images).expand_as(images)
+
+
+@dataclass(frozen=True)
 class ColorJitter:
     """With probability p: brightness, contrast, saturation and hue, in a random order for each image."""
 
@@ -31,40 +53,25 @@ class ColorJitter:
     operations = (image_ops.brightness, image_ops.contrast, image_ops.saturation, image_ops.hue)
 
     @property
-    def strengths(self) -> tuple[float, ...]:
-        return self.brightness, self.contrast, self.saturation, self.hue
+    def strengths(self) -> Tensor:
+        return torch.tensor([self.brightness, self.contrast, self.saturation, self.hue])
 
     def draw(self, batch: int, generator: torch.Generator) -> Tensor:
         chosen = (torch.rand(batch, 1, generator=generator) < self.p).float()
-        strengths, middle = torch.tensor(self.strengths), torch.tensor([1.0, 1.0, 1.0, 0.0])
-        low = torch.cat([(1 - strengths[:3]).clamp(min=0), -strengths[3:]])
-        amounts = uniform(low, middle + strengths, (batch, 4), generator)
+        middle, lowest = torch.tensor([1.0, 1.0, 1.0, 0.0]), torch.tensor([0.0, 0.0, 0.0, -1.0])
+        low = torch.maximum(middle - self.strengths, lowest)
+        amounts = uniform(low, middle + self.strengths, (batch, 4), generator)
         order = torch.rand(batch, 4, generator=generator).argsort(dim=1).float()
         return torch.cat([chosen, amounts, order], dim=1)
 
     def apply(self, images: Tensor, values: Tensor) -> Tensor:
         images = images.clone(memory_format=torch.contiguous_format)
         amounts = sent(values[:, 1:5], images.device)
-        kinds = values[:, 5:].long().where(values[:, :1] > 0, 4)  # 4: unchanged
+        kinds = values[:, 5:].long()
+        kinds = kinds.where((values[:, :1] > 0) & (self.strengths[kinds] > 0), 4)  # 4: unchanged
         for rows in rows_by_kind(kinds, 5, images.device):
             for number, operation in enumerate(self.operations):
-                if self.strengths[number] > 0:
-                    change_rows(images, rows[number], operation, amounts[:, number])
-        return images
-
-
-@dataclass(frozen=True)
-class Greyscale:
-    p: float
-    columns = 1
-
-    def draw(self, batch: int, generator: torch.Generator) -> Tensor:
-        return (torch.rand(batch, 1, generator=generator) < self.p).float()
-
-    def apply(self, images: Tensor, values: Tensor) -> Tensor:
-        images = images.clone(memory_format=torch.contiguous_format)
-        ((_, chosen),) = rows_by_kind(values.long(), 2, images.device)
-        change_rows(images, chosen, lambda coloured: image_ops.greyscale(coloured).expand_as(coloured))
+                change_rows(images, rows[number], operation, amounts[:, number])
         return images
 
 

@@ -50,18 +50,14 @@ class StrongOperations:
     def apply(self, images: Tensor, values: Tensor) -> Tensor:
         images = images.clone(memory_format=torch.contiguous_format)
         chosen, magnitude = values[:, : self.number].long(), values[:, self.number :].double()
-        matrix = self._matrix(chosen, magnitude, *images.shape[2:])
+        moves = [matrix(magnitude.flatten(), *images.shape[2:]) for _, _, matrix in _MOVES.values()]
+        move = len(_OPERATIONS)  # the moves are numbered from here on; all are one kind of operation
+        which = (chosen.flatten() - move).clamp(min=0)  # of other operations the matrix means nothing
+        matrix = torch.stack(moves)[which, torch.arange(len(which))].view(*chosen.shape, 6)
         parameters = sent(torch.cat([magnitude[:, :, None], matrix], dim=2), images.device)  # (B, number, 7)
-        move = len(_OPERATIONS)  # all moves are one kind of operation
         for place, rows in enumerate(rows_by_kind(chosen.clamp(max=move), move + 1, images.device)):
             amount = parameters[:, place, 0].float()
             for number, (_, _, operation) in enumerate(_OPERATIONS.values()):
                 change_rows(images, rows[number], operation, amount)
             change_rows(images, rows[move], image_ops.affine_nearest, parameters[:, place, 1:])
         return images
-
-    def _matrix(self, chosen: Tensor, magnitude: Tensor, height: int, width: int) -> Tensor:
-        """(B, number, 6): the matrix of each move; the entries of other operations mean nothing."""
-        moves = [matrix(magnitude.flatten(), height, width) for _, _, matrix in _MOVES.values()]
-        move = (chosen.flatten() - len(_OPERATIONS)).clamp(min=0)
-        return torch.stack(moves)[move, torch.arange(len(move))].view(*chosen.shape, 6)
