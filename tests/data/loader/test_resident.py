@@ -1,6 +1,6 @@
 """Which images are in a batch, in which order, and what the random numbers depend on.
 
-Image i of `numbered_images` has the value i all over, and `PLAIN` shows it as it is: a view tells its image."""
+Image i of `numbered_images` has the value i all over, and `PLAIN` leaves it so: a view tells its image."""
 
 import itertools
 
@@ -112,12 +112,6 @@ def test_steps_and_views_draw_different_numbers_for_equal_images():
     assert len(torch.cat(batches[0].views).flatten(1).unique(dim=0)) == 16
 
 
-def test_each_view_has_its_own_transform():
-    views = [PLAIN, (RandomCrop(5), AS_IT_IS)]
-    batch = next(iter(build_loader(numbered_images(), views, 8, train=True)))
-    assert [tuple(view.shape) for view in batch.views] == [(8, 3, 8, 8), (8, 3, 5, 5)]
-
-
 def test_labels_change_neither_the_order_nor_a_view_and_without_labels_the_target_is_none():
     dataset = numbered_images()
     others = [ResidentDataset(dataset.images, targets, []) for targets in (dataset.targets.flip(0), None)]
@@ -218,15 +212,6 @@ def test_the_second_view_shows_one_of_the_images_row_each_column_equally_often_a
     assert all(len(image.unique()) == 4 for image in drawn.T)
     assert torch.equal(drawn_offsets(7), drawn[7])
     assert not torch.equal(drawn_offsets(7, seed=1), drawn[7])
-
-
-def test_neighbors_leave_the_order_of_the_images_as_it_is():
-    loaders = [
-        build_loader(numbered_images(), [PLAIN] * 2, 8, train=True, neighbors=n)
-        for n in (None, neighbors_of(50))
-    ]
-    without, with_neighbors = (indices(epoch_of(loader)) for loader in loaders)
-    assert torch.equal(without, with_neighbors)
 
 
 def test_an_image_and_its_neighbor_are_augmented_each_by_its_own_numbers():

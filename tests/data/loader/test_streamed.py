@@ -23,7 +23,7 @@ from data.dataset import ResidentDataset, StreamedDataset
 from data.image_files import read_image
 from data.loader import build_loader, streamed
 from data.loader.base import seeded_generator
-from tests.data.loader.batches import AS_IT_IS, epoch_of, indices, same, who
+from tests.data.loader.batches import AS_IT_IS, epoch_of, same, who
 from tests.image_trees import picture
 from utils.config import load_config
 from utils.errors import RunError, UserError
@@ -113,13 +113,6 @@ def test_boxes_that_shrink_and_boxes_that_enlarge_are_both_among_these_views():
     crop = TRANSFORMS["simclr"][0]
     shrinks = (crop.boxes(crop.draw(200, seeded_generator(0)), SIDE, SIDE)[:, 2:] > crop.size).any(dim=1)
     assert 0.1 < shrinks.float().mean() < 0.9
-
-
-def test_evaluation_takes_every_image_once_in_order(squares):
-    folder, held = squares
-    loaders = [build_loader(dataset, [SMALL], 70) for dataset in (of(folder, 2, SIDE), held)]
-    assert same(*map(list, loaders))
-    assert torch.equal(indices(loaders[0]), torch.arange(SQUARES))
 
 
 # -- images of many sizes: cropped by the workers, with their rows of the same table
