@@ -86,7 +86,7 @@ def main(argv: list[str] | None = None) -> None:
             "limit, images/s",
             "batches, images/s",
         )
-        many = dataset.chosen(torch.arange(arguments.images) % IMAGES)
+        many = dataset.select(torch.arange(arguments.images) % IMAGES)
         limit = 1000 * cpu_count() / milliseconds(lambda i: read_image(dataset.path(i))).median
         for workers in dict.fromkeys((0, 1, cpu_count())):
             read, whole = images_per_second(many, jittered, workers)

@@ -51,13 +51,15 @@ class StrongOperations:
         images = images.clone(memory_format=torch.contiguous_format)
         chosen, magnitude = values[:, : self.number].long(), values[:, self.number :].double()
         moves = [matrix(magnitude.flatten(), *images.shape[2:]) for _, _, matrix in _MOVES.values()]
-        move = len(_OPERATIONS)  # the moves are numbered from here on; all are one kind of operation
-        which = (chosen.flatten() - move).clamp(min=0)  # of other operations the matrix means nothing
+        first_move = len(_OPERATIONS)  # all moves are applied together, as one kind of operation
+        which = (chosen.flatten() - first_move).clamp(min=0)  # the matrices of other operations are not used
         matrix = torch.stack(moves)[which, torch.arange(len(which))].view(*chosen.shape, 6)
         parameters = sent(torch.cat([magnitude[:, :, None], matrix], dim=2), images.device)  # (B, number, 7)
-        for place, rows in enumerate(rows_by_kind(chosen.clamp(max=move), move + 1, images.device)):
+        for place, rows in enumerate(
+            rows_by_kind(chosen.clamp(max=first_move), first_move + 1, images.device)
+        ):
             amount = parameters[:, place, 0].float()
             for number, (_, _, operation) in enumerate(_OPERATIONS.values()):
                 change_rows(images, rows[number], operation, amount)
-            change_rows(images, rows[move], image_ops.affine_nearest, parameters[:, place, 1:])
+            change_rows(images, rows[first_move], image_ops.affine_nearest, parameters[:, place, 1:])
         return images

@@ -38,7 +38,7 @@ def seeded_generator(*key: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Loader:
     """Iterates over a data set in batches, with one view per transform in `views`.
 

@@ -58,9 +58,8 @@ class ImageReader(Dataset):
 
 
 def _crop(image: Image.Image, crops: tuple, row: np.ndarray) -> np.ndarray:
-    for step, values in zip(
-        crops, torch.from_numpy(row).split([step.columns for step in crops]), strict=True
-    ):
+    parts = torch.from_numpy(row).split([step.columns for step in crops])
+    for step, values in zip(crops, parts, strict=True):
         image = step.apply_to_image(image, values)
     return np.asarray(image)
 
@@ -106,9 +105,7 @@ class StreamedLoader(Loader):
             first = self._next(parts)
             step, tables = self.ahead.popleft()
             others = [self._next(parts) for _ in range(READ_AT_ONCE, len(step.index), READ_AT_ONCE)]
-            images = [
-                torch.cat(of_view) for of_view in zip(first, *others, strict=True)
-            ]  # uint8 (B, 3, h, w)
+            images = map(torch.cat, zip(first, *others, strict=True))  # uint8 (B, 3, h, w) for each view
             views = [
                 apply(transform[len(crops) :], shown, table[:, _columns(crops) :])
                 for transform, crops, shown, table in zip(self.views, self.crops, images, tables, strict=True)
@@ -128,6 +125,8 @@ class StreamedLoader(Loader):
 
 
 class _Items:
+    """What to read, as a sampler for PyTorch: iterating over the loader itself gives batches."""
+
     def __init__(self, loader: StreamedLoader):
         self.loader = loader
 

@@ -13,7 +13,7 @@ def uniform(low, high, count, seed=0):
 
 
 def by_pillow(operation, images, *parameters):
-    """operation(picture, its own parameters) -> picture, image by image; uint8 (B, 3, H, W), parameters (B,)."""
+    """operation(picture, its parameters) -> picture, image by image; uint8 (B, 3, H, W), parameters (B,)."""
     rows = zip(*(parameter.tolist() for parameter in parameters), strict=True)
     done = [operation(to_pil_image(image), *row) for image, row in zip(images, rows, strict=True)]
     return torch.stack([pil_to_tensor(picture) for picture in done])
