@@ -22,7 +22,7 @@ from losses.selflabel import ConfidenceTerms
 from models import build_model
 from models.ema import InPlaceEMA
 from utils.config import load_config
-from utils.device import near
+from utils.device import near, sent
 from utils.run.meter import Progress
 
 DEVICES = ["meta", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -135,6 +135,14 @@ def test_the_plain_and_a_random_view_of_a_batch_take_at_most_eight_copies_to_the
     with Copies() as copies:
         next(batches)
     assert 0 < copies.count <= 8
+
+
+def test_what_is_sent_to_a_gpu_is_pinned_first_and_the_host_does_not_wait(monkeypatch):
+    calls = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda values: calls.append("pinned") or values)
+    monkeypatch.setattr(torch.Tensor, "to", lambda values, device, **more: calls.append(more) or values)
+    sent(torch.zeros(3), torch.device("cuda"))
+    assert calls == ["pinned", {"non_blocking": True}]
 
 
 @pytest.mark.parametrize("free, fits", [(4 * 800, True), (4 * 800 - 1, False)])

@@ -55,9 +55,8 @@ class StrongOperations:
         which = (chosen.flatten() - first_move).clamp(min=0)  # the matrices of other operations are not used
         matrix = torch.stack(moves)[which, torch.arange(len(which))].view(*chosen.shape, 6)
         parameters = sent(torch.cat([magnitude[:, :, None], matrix], dim=2), images.device)  # (B, number, 7)
-        for place, rows in enumerate(
-            rows_by_kind(chosen.clamp(max=first_move), first_move + 1, images.device)
-        ):
+        kinds = chosen.clamp(max=first_move)
+        for place, rows in enumerate(rows_by_kind(kinds, first_move + 1, images.device)):
             amount = parameters[:, place, 0].float()
             for number, (_, _, operation) in enumerate(_OPERATIONS.values()):
                 change_rows(images, rows[number], operation, amount)
