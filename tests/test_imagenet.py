@@ -150,14 +150,14 @@ def test_moco_again_says_that_it_is_finished_and_more_neighbors_come_from_the_ke
     weights, tmp_path, reads, capsys
 ):
     folder = mine(tmp_path, weights)
-    assert len(reads) == 150
+    assert len(reads) == 150 + 2  # and the first of each split, to see that the views fit
     mine(tmp_path, weights)
     assert f"{folder} is finished" in capsys.readouterr().out
     before = np.load(folder / "topk-train-neighbors.npy")
     reads.clear()
     mine(tmp_path, weights, "num_neighbors=60")
     more = np.load(folder / "topk-train-neighbors.npy")
-    assert more.shape == (100, 61) and np.array_equal(more[:, :51], before) and not reads
+    assert more.shape == (100, 61) and np.array_equal(more[:, :51], before) and len(reads) == 2
 
 
 def test_features_kept_of_other_weights_are_not_mined(tree, weights, mined, tmp_path):
@@ -248,7 +248,7 @@ def test_weights_of_another_network_are_refused_before_anything_is_written(weigh
 def test_only_the_heads_move_and_the_val_images_are_read_once(mined, tmp_path, reads):
     cluster(tmp_path, f"pretext_dir={mined}", "epochs=3")
     val = [path for path in reads if "img_val" in str(path)]
-    assert len(val) == 50
+    assert len(val) == 50 + 1
     content = torch.load(tmp_path / "imagenet_50" / "scan" / "model.pth.tar", weights_only=True)
     expected = network().state_dict()
     for name, value in content["model"].items():
@@ -276,7 +276,7 @@ def test_with_cached_views_no_training_image_is_read_after_the_first_epoch_begin
     before, begun = read_manifest(path), len(reads)
     cluster(tmp_path, f"pretext_dir={mined}", "epochs=1", "cached_views=2", "seed=6", "run_name=other")
     again = [path for path in reads[begun:] if "img_val" not in str(path)]
-    assert read_manifest(path) == before and not again
+    assert read_manifest(path) == before and len(set(again)) == 1  # the first image, as at each start
 
 
 def test_the_kept_model_is_the_best_of_all_epochs_by_the_loss_of_its_own_outputs(

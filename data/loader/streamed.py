@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from data.augment import apply, draw
 from data.dataset import StreamedDataset
-from data.image_files import SHORT_SIDE, reason_of
+from data.image_files import reason_of
 from data.loader.base import Batch, Loader, Step
 from utils.device import cpu_count
 from utils.errors import RunError, UserError, lost_worker
@@ -73,9 +73,10 @@ class StreamedLoader(Loader):
 
     def __init__(self, *arguments):
         super().__init__(*arguments)
-        side = self.dataset.side
-        self.crops = [() if side else _leading_crops(transform) for transform in self.views]
-        self.check_views(torch.zeros(1, 3, side or SHORT_SIDE, side or SHORT_SIDE, dtype=torch.uint8))
+        several_sizes = self.dataset.side is None
+        self.crops = [_leading_crops(transform) if several_sizes else () for transform in self.views]
+        first = [np.zeros((1, 1), int), np.zeros((1, 0), np.float32)]  # the first image, uncropped
+        self.check_views(*_sound(ImageReader(self.dataset, [()])[first]))
         self.ahead: deque[tuple[Step, list[Tensor]]] = deque()  # steps that are being read, and their tables
         workers = min(self.dataset.num_workers, cpu_count())
         self.reader = DataLoader(
@@ -114,14 +115,11 @@ class StreamedLoader(Loader):
 
     def _next(self, parts: Iterator) -> list[Tensor]:
         try:
-            views = next(parts)
+            return [images.to(self.device, non_blocking=True) for images in _sound(next(parts))]
         except RuntimeError as error:
             if message := lost_worker(error):
                 raise RunError(message) from error
             raise
-        if isinstance(views, RunError):
-            raise views
-        return [images.to(self.device, non_blocking=True) for images in views]
 
 
 class _Items:
@@ -147,6 +145,12 @@ def _leading_crops(transform: tuple) -> tuple:
             "choose augmentation_strategy: simclr, ours or standard"
         )
     return crops
+
+
+def _sound(views: list[Tensor] | RunError) -> list[Tensor]:
+    if isinstance(views, RunError):
+        raise views
+    return views
 
 
 @contextmanager

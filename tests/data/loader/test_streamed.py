@@ -189,7 +189,10 @@ def test_the_published_transforms_give_224_px_views_each_its_own(coloured, exper
 def test_an_image_that_several_views_show_is_decoded_once(folder, monkeypatch):
     read = []
     monkeypatch.setattr(image_files, "read_image", lambda path: read.append(path) or read_image(path))
-    list(build_loader(of(folder), [SMALL, RANDOM], 50))
+    loader = build_loader(of(folder), [SMALL, RANDOM], 50)
+    assert len(read) == 1  # to see whether the transforms fit
+    read.clear()
+    list(loader)
     assert len(read) == len(set(read)) == COUNT
 
 
