@@ -134,9 +134,10 @@ def compare(
         return 1e6 * seconds(lambda: torch.stack([published(picture) for picture in pictures])) / len(images)
 
     def batched() -> float:
-        return (
-            1e6 * seconds(lambda: apply(strategy, images, draw(strategy, len(images), generator)), device) / len(images)
-        )
+        def views() -> torch.Tensor:
+            return apply(strategy, images, draw(strategy, len(images), generator))
+
+        return 1e6 * seconds(views, device) / len(images)
 
     return in_turns({"Pillow": pillow, "batched": batched}, rounds)
 
