@@ -1,16 +1,19 @@
-"""No step has the host wait for the device. PyTorch's device `meta` shows it on any machine: it knows shapes and no
-values, so to ask for one, or to mix tensors of two devices, is an error there. On a GPU PyTorch reports what waits."""
+"""No step makes the host wait for the device, and few things are copied there, from pinned memory.
+
+PyTorch's device `meta` shows it on any machine: it has shapes but no values, so asking for one, or mixing
+tensors of two devices, is an error. On a GPU PyTorch itself reports what waits."""
 
 from contextlib import contextmanager, nullcontext
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import data.dataset as dataset_module
 import scan
 import selflabel
 import simclr
-from data.augment import STRATEGIES, apply, draw, train_transform, val_transform
+from data.augment import TRANSFORMS, apply, draw, train_transform, val_transform
 from data.dataset import ResidentDataset
 from data.loader import build_loader
 from data.loader.features import FeatureLoader
@@ -19,6 +22,7 @@ from losses.selflabel import ConfidenceTerms
 from models import build_model
 from models.ema import InPlaceEMA
 from utils.config import load_config
+from utils.device import near, sent
 from utils.run.meter import Progress
 
 DEVICES = ["meta", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -66,8 +70,8 @@ def run(request, device, monkeypatch):
     )
 
 
-def images(device, count=48):
-    return ResidentDataset(torch.zeros(count, 3, 32, 32, dtype=torch.uint8, device=device), None, [])
+def images(device, count=48, size=32):
+    return ResidentDataset(torch.zeros(count, 3, size, size, dtype=torch.uint8, device=device), None, [])
 
 
 def loader_for(run, views, place=None, **more):
@@ -87,39 +91,81 @@ CONFIGS = {"simclr": "pretext/simclr_cifar10", "ours": "scan/scan_cifar10", "aff
 CONFIGS["standard"] = "pretext/simclr_cifar10"
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
+def random_views(cfg):
+    return train_transform(cfg.augmentation_strategy, cfg.augmentation_kwargs)
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
 @pytest.mark.parametrize("size", [32, 40], ids=["as large as the view", "larger"])
 def test_augmenting_does_not_wait(name, size, device):
     cfg = load_config(None, f"configs/{CONFIGS[name]}.yml", [f"augmentation_strategy={name}"])
-    for strategy in (
-        train_transform(cfg.augmentation_strategy, cfg.augmentation_kwargs),
-        val_transform(cfg.transformation_kwargs),
-    ):
-        table = draw(strategy, 64, torch.Generator().manual_seed(0))
+    for transform in (random_views(cfg), val_transform(cfg.transformation_kwargs)):
+        table = draw(transform, 64, torch.Generator().manual_seed(0))
         pictures = torch.zeros(64, 3, size, size, dtype=torch.uint8, device=device)
         with waiting_is_an_error(device):
-            views = apply(pictures, table)
+            views = apply(transform, pictures, table)
         assert views.device.type == device.type and views.dtype == torch.float32
+
+
+class Copies(TorchDispatchMode):
+    """Counts the copies from the CPU to another device, which on a GPU must be from pinned memory."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), kwargs=None):
+        to = (kwargs or {}).get("device") or torch.device("cpu")
+        if (
+            "_to_copy" in str(function)
+            and arguments[0].device.type == "cpu"
+            and torch.device(to).type != "cpu"
+        ):
+            self.count += 1
+            assert torch.device(to).type != "cuda" or arguments[0].is_pinned()
+        return function(*arguments, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_the_plain_and_a_random_view_of_a_batch_take_at_most_eight_copies_to_the_device(name, device):
+    cfg = load_config(None, f"configs/{CONFIGS[name]}.yml", [f"augmentation_strategy={name}"])
+    views = [val_transform(cfg.transformation_kwargs), random_views(cfg)]
+    loader = build_loader(images(device, size=40), views, 16, device, train=True)
+    loader.group = 1
+    list(loader)  # constants such as the mean are copied only once
+    batches = iter(loader)
+    with Copies() as copies:
+        next(batches)
+    assert 0 < copies.count <= 8
+
+
+def test_what_is_sent_to_a_gpu_is_pinned_first_and_the_host_does_not_wait(monkeypatch):
+    calls = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda values: calls.append("pinned") or values)
+    monkeypatch.setattr(torch.Tensor, "to", lambda values, device, **more: calls.append(more) or values)
+    sent(torch.zeros(3), torch.device("cuda"))
+    assert calls == ["pinned", {"non_blocking": True}]
+
+
+@pytest.mark.parametrize("free, fits", [(4 * 800, True), (4 * 800 - 1, False)])
+def test_what_takes_at_most_a_quarter_of_the_free_gpu_memory_is_put_there(free, fits, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 10**9))
+    monkeypatch.setattr(torch.Tensor, "to", lambda values, device: "on the device")
+    values = torch.zeros(200)  # 800 bytes
+    assert near(values, torch.device("cuda")) is ("on the device" if fits else values)
+    assert near(values, torch.device("cpu")) is values
 
 
 @pytest.mark.parametrize("run", [["pretext/simclr"]], indirect=True)
 @pytest.mark.parametrize("place", [None, "cpu"], ids=["images on the device", "images in host memory"])
 def test_a_step_of_simclr_does_not_wait(place, run, monkeypatch):
     monkeypatch.setattr(dataset_module, "near", lambda values, _: values)
-    loader = loader_for(
-        run, [train_transform(run.cfg.augmentation_strategy, run.cfg.augmentation_kwargs)] * 2, place
-    )
+    loader = loader_for(run, [random_views(run.cfg)] * 2, place)
     with waiting_is_an_error(run.device):
         simclr.train_epoch(run, run.model, loader, SimCLRLoss(0.1), run.optimizer, 0)
 
 
 @pytest.mark.parametrize("run", [["scan/scan", "num_heads=2"]], indirect=True)
 def test_a_step_of_scan_does_not_wait(run):
-    strategy, neighbors = (
-        train_transform(run.cfg.augmentation_strategy, run.cfg.augmentation_kwargs),
-        torch.zeros(48, 5, dtype=torch.int64),
-    )
-    loader = loader_for(run, [strategy] * 2, neighbors=neighbors)
+    loader = loader_for(run, [random_views(run.cfg)] * 2, neighbors=torch.zeros(48, 5, dtype=torch.int64))
     with waiting_is_an_error(run.device):
         scan.train_epoch(run, run.model, loader, SCANLoss(5.0, range(1, 11)), run.optimizer, 0)
 
@@ -127,7 +173,7 @@ def test_a_step_of_scan_does_not_wait(run):
 @pytest.mark.parametrize(
     "run", [["scan/scan", "update_cluster_head_only=True", "cached_views=3"]], indirect=True
 )
-def test_a_step_on_kept_features_does_not_wait(run):
+def test_a_step_on_cached_features_does_not_wait(run):
     neighbors, features = torch.zeros(48, 5, dtype=torch.int64), torch.zeros(3, 48, 32, device=run.device)
     loader = FeatureLoader(features, images(run.device), [None, None], 16, run.device, True, neighbors)
     with waiting_is_an_error(run.device):
@@ -135,7 +181,7 @@ def test_a_step_on_kept_features_does_not_wait(run):
 
 
 class Answer(torch.Tensor):
-    """Stands on the CPU for a number on the device; counts how often its value, or one made of it, is asked for."""
+    """A CPU tensor in place of a number on the device; counts how often its value is asked for."""
 
     asked = 0
 
@@ -162,16 +208,8 @@ def test_a_step_of_self_labelling_waits_once_to_see_whether_any_image_is_confide
             return ConfidenceTerms(loss, torch.tensor(3).as_subclass(Answer))
 
     monkeypatch.setattr(Answer, "asked", 0)
-    loader, average = (
-        loader_for(
-            run,
-            [
-                val_transform(run.cfg.transformation_kwargs),
-                train_transform(run.cfg.augmentation_strategy, run.cfg.augmentation_kwargs),
-            ],
-        ),
-        InPlaceEMA(run.model, 0.99),
-    )
+    loader = loader_for(run, [val_transform(run.cfg.transformation_kwargs), random_views(run.cfg)])
+    average = InPlaceEMA(run.model, 0.99)
     with waiting_is_an_error(run.device):
         selflabel.train_epoch(run, run.model, loader, Answered(0.9, True), run.optimizer, average, 0)
     assert Answer.asked == 3 + 2  # once in each step, and after the last for the sums over all

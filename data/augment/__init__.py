@@ -1,5 +1,5 @@
-"""Augmentation of whole batches, in two pure steps: draw a table of random numbers, then apply it."""
+"""Augmentation of whole batches in two pure steps: draw a table of random numbers, then apply it."""
 
-from data.augment.strategies import STRATEGIES, Table, apply, draw, join, train_transform, val_transform
+from data.augment.strategies import TRANSFORMS, apply, draw, train_transform, val_transform
 
-__all__ = ["STRATEGIES", "Table", "apply", "draw", "join", "train_transform", "val_transform"]
+__all__ = ["TRANSFORMS", "apply", "draw", "train_transform", "val_transform"]

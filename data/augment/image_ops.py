@@ -1,12 +1,22 @@
 """Pillow's image operations on a whole batch, each image with its own parameter.
 
-Images are uint8 (B, 3, H, W) in and out, parameters (B,) on the images' device unless said otherwise. The results are
-Pillow's to the bit, apart from the two resampled ones (within one grey level) and hue (float32 in place of double).
-"""
+Images are uint8 (B, 3, H, W) in and out, parameters (B,) on the images' device unless said otherwise.
+Results are Pillow's to the bit, but for resampling (within a grey level) and hue (float32, not double)."""
+
+from functools import cache
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from data.augment.rows import rows_by_kind
+from utils.device import sent
+
+
+@cache
+def constant(values: tuple, device: torch.device) -> Tensor:
+    """float32 (n,) on the device, sent once."""
+    return sent(torch.tensor(values, dtype=torch.float32), device)
 
 
 def _per_image(values: Tensor) -> Tensor:
@@ -14,22 +24,22 @@ def _per_image(values: Tensor) -> Tensor:
 
 
 def _cut_off(values: Tensor) -> Tensor:
-    """To 8 bits, not rounded. By way of int16, as a CPU takes three times as long from float to uint8 at once."""
+    """To 8 bits, not rounded. Via int16: a CPU takes three times as long from float to uint8 directly."""
     return values.short().clamp_(0, 255).to(torch.uint8)
 
 
 def _choose(chosen: Tensor, these, others):
-    """torch.where with 1 and 0 for True and False, in whole numbers: a CPU takes several times as long over a mask."""
+    """torch.where for integers, `chosen` 1 or 0: a CPU takes several times as long for a boolean mask."""
     return others + (these - others) * chosen
 
 
 def _blend(degenerate: Tensor, images: Tensor, factor: Tensor) -> Tensor:
-    """Pillow's Image.blend, in float32, which `images` are: they are written over. Factor 0 gives `degenerate`."""
+    """Pillow's Image.blend; factor 0 gives `degenerate`. Overwrites `images`, which are float32."""
     return _cut_off(images.sub_(degenerate).mul_(_per_image(factor)).add_(degenerate))
 
 
 def _luma(images: Tensor) -> Tensor:
-    """Float (B, 3, H, W) to float (B, 1, H, W): ITU-R 601 in Pillow's 16-bit fixed point, all exact in float32."""
+    """Float (B, 3, H, W) to (B, 1, H, W): ITU-R 601 in Pillow's 16-bit fixed point, exact in float32."""
     red, green, blue = images.split(1, dim=1)
     luma = (red * 19595).add_(green, alpha=38470).add_(blue, alpha=7471).add_(0x8000)
     return luma.div_(0x10000).floor_()
@@ -59,17 +69,13 @@ def brightness(images: Tensor, factor: Tensor) -> Tensor:
 
 
 def sharpness(images: Tensor, factor: Tensor) -> Tensor:
-    """ImageEnhance.Sharpness: towards the 3 x 3 smoothed image (centre 5, others 1); the border stays as it is."""
+    """ImageEnhance.Sharpness: towards the 3 x 3 smoothed image (centre 5, others 1); the border stays."""
     width = images.shape[3]
-    rows = F.pad(
-        images.short().flatten(2), (width + 1, width + 1)
-    )  # end to end, which is wrong for the border alone
+    rows = F.pad(images.short().flatten(2), (width + 1, width + 1))  # rows joined: wrong at the border alone
     across = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]  # sums of three neighbors in a row
-    neighborhood = (
-        across[..., : -2 * width] + across[..., width:-width] + across[..., 2 * width :]
-    )  # (B, 3, H*W)
+    sums = across[..., : -2 * width] + across[..., width:-width] + across[..., 2 * width :]  # (B, 3, H*W)
     images = images.float()
-    mean = neighborhood.view_as(images).float().add_(images, alpha=4).div_(13)
+    mean = sums.view_as(images).float().add_(images, alpha=4).div_(13)
     smooth = images.clone()
     smooth[..., 1:-1, 1:-1] = mean.add_(0.5).floor_()[..., 1:-1, 1:-1]
     return _blend(smooth, images, factor)
@@ -115,9 +121,8 @@ def posterize(images: Tensor, bits: Tensor) -> Tensor:
 def autocontrast(images: Tensor) -> Tensor:
     """Stretch each channel from its darkest to black and its brightest to white; a flat channel stays."""
     low, high = images.amin(dim=(2, 3), keepdim=True).double(), images.amax(dim=(2, 3), keepdim=True).double()
-    scale = (torch.full_like(low, 255) / (high - low)).where(
-        high > low, 1
-    )  # 255 / x would be 255 times a reciprocal
+    scale = torch.full_like(low, 255) / (high - low)  # `255 / x` would multiply by a rounded reciprocal
+    scale = scale.where(high > low, 1)
     offset = (-low * scale).where(high > low, 0)
     return _cut_off(images.double().mul_(scale).add_(offset))
 
@@ -135,20 +140,17 @@ def equalize(images: Tensor) -> Tensor:
     return table.gather(1, channels).view_as(images)
 
 
-def affine_matrix(a, b, c, d, e, f, like: Tensor) -> Tensor:
-    """(B, 6) float64 matrix rows from numbers and (B,) tensors."""
-    like = like.double()
-    entries = (
-        entry if isinstance(entry, Tensor) else like.new_full((), entry) for entry in (a, b, c, d, e, f)
-    )
-    return torch.stack([entry.expand(len(like)) for entry in entries], dim=1)
+def affine_matrix(*entries: Tensor | float) -> Tensor:
+    """(B, 6) float64 on the CPU from the six entries of a matrix, numbers or (B,) tensors."""
+    entries = [torch.as_tensor(entry, dtype=torch.float64) for entry in entries]
+    return torch.stack(torch.broadcast_tensors(*entries), dim=1)
 
 
 def rotation(angle: Tensor, height: int, width: int) -> Tensor:
-    """The matrix of Pillow's Image.rotate: counter-clockwise, degrees, about the centre. angle (B,) -> (B, 6)."""
+    """(B, 6), the matrix of Image.rotate. angle: (B,), degrees, counter-clockwise about the centre."""
     angle = -torch.deg2rad(angle.double())
     cos, sin, x, y = angle.cos(), angle.sin(), width / 2, height / 2
-    return affine_matrix(cos, sin, x - cos * x - sin * y, -sin, cos, y + sin * x - cos * y, angle)
+    return affine_matrix(cos, sin, x - cos * x - sin * y, -sin, cos, y + sin * x - cos * y)
 
 
 def affine_nearest(images: Tensor, matrix: Tensor) -> Tensor:
@@ -158,15 +160,11 @@ def affine_nearest(images: Tensor, matrix: Tensor) -> Tensor:
     height, width = images.shape[2:]
     a, b, c, d, e, f = matrix.double().unbind(dim=1)
     fixed = torch.stack([a, b, c + 0.5 * (a + b), d, e, f + 0.5 * (d + e)], dim=1)
-    fixed = (fixed * 65536 + 0.5).floor().int().to(images.device, non_blocking=True)  # (B, 6)
-    a, b, c, d, e, f = fixed.view(-1, 6, 1, 1).unbind(dim=1)
+    a, b, c, d, e, f = (fixed * 65536 + 0.5).floor().int().view(-1, 6, 1, 1).unbind(dim=1)
     x = torch.arange(width, device=images.device, dtype=torch.int32).view(1, 1, -1)
     y = torch.arange(height, device=images.device, dtype=torch.int32).view(1, -1, 1)
     column, row = (a * x + c + b * y) >> 16, (d * x + f + e * y) >> 16  # (B, H, W)
-    column, row = (
-        column.clamp_(-1, width).add_(1),
-        row.clamp_(-1, height).add_(1),
-    )  # in the image with a black border
+    column, row = column.clamp_(-1, width).add_(1), row.clamp_(-1, height).add_(1)  # within a black border
     source = row.mul_(width + 2).add_(column).flatten(1).long()  # (B, H*W)
     bordered = F.pad(images, (1, 1, 1, 1)).flatten(2)
     return bordered.gather(2, source[:, None].expand(-1, images.shape[1], -1)).view_as(images)
@@ -175,23 +173,22 @@ def affine_nearest(images: Tensor, matrix: Tensor) -> Tensor:
 def affine_bilinear(images: Tensor, matrix: Tensor) -> Tensor:
     """Image.transform(AFFINE, BILINEAR), black outside; matrix as for `affine_nearest`."""
     height, width = images.shape[2:]
-    matrix = matrix.float().to(images.device, non_blocking=True).view(-1, 2, 3)
+    matrix = matrix.float().view(-1, 2, 3)
     x = torch.arange(width, device=images.device).expand(height, -1) + 0.5
     y = torch.arange(height, device=images.device).view(-1, 1).expand(-1, width) + 0.5
     points = torch.stack([x, y, torch.ones_like(x)], dim=-1)  # (H, W, 3): pixel centres
     points = (points.view(1, -1, 3) @ matrix.transpose(1, 2)).view(-1, height, width, 2)  # in the input
-    size = torch.tensor([width, height]).to(images.device, non_blocking=True)
+    size = constant((width, height), images.device)
     x, y = points.unbind(dim=-1)
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)  # (B, H, W)
     moved = F.grid_sample(images.float(), 2 * points / size - 1, padding_mode="border", align_corners=False)
-    moved = _cut_off(moved + 1e-3)  # cut off, as Pillow does, but not where float32 makes 254.9999 of white
+    moved = _cut_off(moved + 1e-3)  # truncated, as in Pillow, but 254.9999 is white
     return moved * inside[:, None]
 
 
 def _triangle_weights(start: Tensor, length: Tensor, size: int, pixels: int) -> Tensor:
-    """Pillow's antialiased bilinear filter from [start, start + length) of `pixels` input pixels to `size` output ones.
-
-    Returns (B, size, pixels), rows summing to 1."""
+    """(B, size, pixels): Pillow's antialiased bilinear filter from [start, start + length) of `pixels` input
+    pixels to `size` output pixels."""
     scale = (length / size).view(-1, 1, 1)
     center = (torch.arange(size, device=start.device) + 0.5).view(1, -1, 1) * scale
     position = torch.arange(pixels, device=start.device).view(1, 1, -1) - start.view(-1, 1, 1)
@@ -200,32 +197,25 @@ def _triangle_weights(start: Tensor, length: Tensor, size: int, pixels: int) -> 
     return weights / weights.sum(dim=2, keepdim=True)
 
 
-def _sources(start: Tensor, length: Tensor, size: int, pixels: int) -> Tensor:
-    """Where the centres of `size` output pixels lie among `pixels` input ones, -1 to 1 from edge to edge, no nearer to
-    the edge of [start, start + length) than its outermost centres. (B, size)."""
-    place = (torch.arange(size, device=start.device) + 0.5) * (length / size)[
-        :, None
-    ] - 0.5  # in pixels of the box
-    place = torch.minimum(place.clamp(min=0), length[:, None] - 1) + start[:, None]
-    return (2 * place + 1) / pixels - 1
+def _enlarge(images: Tensor, box: Tensor, size: int) -> Tensor:
+    """Bilinear: each pixel from its two neighbors in each direction, none from outside the box."""
+    corner, lengths = box[:, :2, None], box[:, 2:, None]  # (B, 2, 1)
+    place = (torch.arange(size, device=box.device) + 0.5) * (lengths / size) - 0.5  # (B, 2, size), in the box
+    place = torch.minimum(place.clamp(min=0), lengths - 1) + corner
+    pixels = constant(tuple(images.shape[2:]), box.device).view(2, 1)
+    down, across = ((2 * place + 1) / pixels - 1).unbind(dim=1)  # (B, size) each, -1 to 1 from edge to edge
+    points = torch.view_as_real(across[:, None, :] + 1j * down[:, :, None])  # (B, size, size, 2)
+    enlarged = F.grid_sample(images.float(), points, padding_mode="border", align_corners=False)
+    return _cut_off(enlarged.add_(0.5))
 
 
-def resized_crop(images: Tensor, box: Tensor, size: int) -> Tensor:
-    """Crop each image to its box and resize it to (size, size): bilinear, antialiased when shrinking.
-
-    box: (B, 4) top, left, height, width, whole numbers inside the image; on the CPU, where it is known without waiting
-    whether any of them shrinks."""
+def _shrink(images: Tensor, box: Tensor, size: int) -> Tensor:
+    """Bilinear and antialiased: each pixel from all that it covers."""
     batch, channels, height, width = images.shape
-    shrinks = bool((box[:, 2:] > size).any())
-    top, left, box_height, box_width = box.float().to(images.device, non_blocking=True).unbind(dim=1)
-    if not shrinks:  # two neighbors each way give each pixel
-        down, across = _sources(top, box_height, size, height), _sources(left, box_width, size, width)
-        points = torch.view_as_real(across[:, None, :] + 1j * down[:, :, None])  # (B, size, size, 2)
-        enlarged = F.grid_sample(images.float(), points, padding_mode="border", align_corners=False)
-        return _cut_off(enlarged.add_(0.5))
+    top, left, box_height, box_width = box.unbind(dim=1)
     across = _triangle_weights(left, box_width, size, width)  # (B, size, W)
     down = _triangle_weights(top, box_height, size, height)  # (B, size, H)
-    narrowed = torch.bmm(images.float().view(batch, -1, width), across.transpose(1, 2))  # (B, 3*H, size)
+    narrowed = torch.bmm(images.float().reshape(batch, -1, width), across.transpose(1, 2))  # (B, 3*H, size)
     narrowed = narrowed.view(batch, channels, height, size).transpose(1, 2).reshape(batch, height, -1)
     resized = (
         torch.bmm(down, narrowed).view(batch, size, channels, size).transpose(1, 2)
@@ -233,9 +223,24 @@ def resized_crop(images: Tensor, box: Tensor, size: int) -> Tensor:
     return _cut_off(resized + 0.5).contiguous()
 
 
-def crop(images: Tensor, top: Tensor, left: Tensor, size: int) -> Tensor:
-    """Cut a (size, size) square out of each image at its own whole-numbered (top, left)."""
-    rows = top.long()[:, None] + torch.arange(size, device=images.device)  # (B, size)
-    columns = left.long()[:, None] + torch.arange(size, device=images.device)
+def resized_crop(images: Tensor, box: Tensor, size: int) -> Tensor:
+    """Crop each image to its box and resize it to (size, size): bilinear, antialiased where a side shrinks.
+
+    box: (B, 4) top, left, height, width, whole numbers inside the image, on the CPU. Only boxes that shrink
+    take the slower of two ways: a result must not depend on the other boxes."""
+    shrinks = (box[:, 2:] > size).any(dim=1)
+    box = sent(box.float(), images.device)
+    if shrinks.all() or not shrinks.any():
+        return (_shrink if shrinks.any() else _enlarge)(images, box, size)
+    (both,) = rows_by_kind(shrinks[:, None].long(), 2, images.device)
+    resized = images.new_empty(*images.shape[:2], size, size)
+    for rows, resize in zip(both, (_enlarge, _shrink), strict=True):
+        resized[rows] = resize(images[rows], box[rows], size)
+    return resized
+
+
+def crop(images: Tensor, corner: Tensor, size: int) -> Tensor:
+    """Cut a (size, size) square out of each image. corner: int64 (B, 2) top, left."""
+    places = corner[:, :, None] + torch.arange(size, device=images.device)  # (B, 2, size)
     batch = torch.arange(len(images), device=images.device).view(-1, 1, 1)
-    return images.permute(0, 2, 3, 1)[batch, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    return images.permute(0, 2, 3, 1)[batch, places[:, 0, :, None], places[:, 1, None, :]].permute(0, 3, 1, 2)

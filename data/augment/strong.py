@@ -7,7 +7,9 @@ from torch import Tensor
 
 from data.augment import image_ops
 from data.augment.image_ops import affine_matrix
-from data.augment.steps import change_rows, uniform
+from data.augment.rows import change_rows, rows_by_kind
+from data.augment.steps import uniform
+from utils.device import sent
 
 _OPERATIONS = {  # name: lowest and highest magnitude, operation(images, magnitude)
     "identity": (0, 0, lambda images, _: images),
@@ -20,19 +22,11 @@ _OPERATIONS = {  # name: lowest and highest magnitude, operation(images, magnitu
     "brightness": (0.05, 0.95, image_ops.brightness),
     "sharpness": (0.05, 0.95, image_ops.sharpness),
 }
-_MOVES = {  # name: lowest and highest magnitude, matrix(magnitude, height, width) for a nearest-neighbour transform
-    "shear x": (-0.1, 0.1, lambda shear, height, width: affine_matrix(1, shear, 0, 0, 1, 0, shear)),
-    "shear y": (-0.1, 0.1, lambda shear, height, width: affine_matrix(1, 0, 0, shear, 1, 0, shear)),
-    "translate x": (
-        -0.1,
-        0.1,
-        lambda share, height, width: affine_matrix(1, 0, share * width, 0, 1, 0, share),
-    ),
-    "translate y": (
-        -0.1,
-        0.1,
-        lambda share, height, width: affine_matrix(1, 0, 0, 0, 1, share * height, share),
-    ),
+_MOVES = {  # name: lowest and highest magnitude, matrix(magnitude, height, width) for `affine_nearest`
+    "shear x": (-0.1, 0.1, lambda shear, height, width: affine_matrix(1, shear, 0, 0, 1, 0)),
+    "shear y": (-0.1, 0.1, lambda shear, height, width: affine_matrix(1, 0, 0, shear, 1, 0)),
+    "translate x": (-0.1, 0.1, lambda share, height, width: affine_matrix(1, 0, share * width, 0, 1, 0)),
+    "translate y": (-0.1, 0.1, lambda share, height, width: affine_matrix(1, 0, 0, 0, 1, share * height)),
     "rotate": (-30, 30, image_ops.rotation),
 }
 STRONG_OPERATIONS = _OPERATIONS | _MOVES
@@ -40,7 +34,7 @@ STRONG_OPERATIONS = _OPERATIONS | _MOVES
 
 @dataclass(frozen=True)
 class StrongOperations:
-    """The strong set of SCAN: `number` operations drawn with replacement, each with its own magnitude."""
+    """`number` operations of the strong set, drawn with replacement, each with its own magnitude."""
 
     number: int
 
@@ -49,28 +43,22 @@ class StrongOperations:
         return 2 * self.number  # which operations, then their magnitudes
 
     def draw(self, batch: int, generator: torch.Generator) -> Tensor:
-        low, high = torch.tensor([entry[:2] for entry in STRONG_OPERATIONS.values()]).unbind(
-            dim=1
-        )  # (14,) each
+        low, high = torch.tensor([entry[:2] for entry in STRONG_OPERATIONS.values()]).T  # (14,) each
         chosen = torch.randint(len(low), (batch, self.number), generator=generator)
         return torch.cat([chosen.float(), uniform(low[chosen], high[chosen], chosen.shape, generator)], dim=1)
 
     def apply(self, images: Tensor, values: Tensor) -> Tensor:
         images = images.clone(memory_format=torch.contiguous_format)
-        chosen, magnitude = values[:, : self.number].long(), values[:, self.number :]
-        matrix = self.matrix(chosen, magnitude, *images.shape[2:])
-        for place in range(self.number):
+        chosen, magnitude = values[:, : self.number].long(), values[:, self.number :].double()
+        moves = [matrix(magnitude.flatten(), *images.shape[2:]) for _, _, matrix in _MOVES.values()]
+        first_move = len(_OPERATIONS)  # all moves are applied together, as one kind of operation
+        which = (chosen.flatten() - first_move).clamp(min=0)  # the matrices of other operations are not used
+        matrix = torch.stack(moves)[which, torch.arange(len(which))].view(*chosen.shape, 6)
+        parameters = sent(torch.cat([magnitude[:, :, None], matrix], dim=2), images.device)  # (B, number, 7)
+        kinds = chosen.clamp(max=first_move)
+        for place, rows in enumerate(rows_by_kind(kinds, first_move + 1, images.device)):
+            amount = parameters[:, place, 0].float()
             for number, (_, _, operation) in enumerate(_OPERATIONS.values()):
-                change_rows(images, chosen[:, place] == number, magnitude[:, place], operation)
-            moved = chosen[:, place] >= len(_OPERATIONS)
-            change_rows(images, moved, matrix[:, place], image_ops.affine_nearest)
+                change_rows(images, rows[number], operation, amount)
+            change_rows(images, rows[first_move], image_ops.affine_nearest, parameters[:, place, 1:])
         return images
-
-    def matrix(self, chosen: Tensor, magnitude: Tensor, height: int, width: int) -> Tensor:
-        """(B, number, 6): where a move is chosen, its matrix."""
-        amount = magnitude.flatten().double()
-        matrices = torch.stack(
-            [matrix(amount, height, width) for _, _, matrix in _MOVES.values()]
-        )  # (5, B*number, 6)
-        move = (chosen.flatten() - len(_OPERATIONS)).clamp(min=0)
-        return matrices[move, torch.arange(len(move))].view(*chosen.shape, 6)

@@ -1,4 +1,4 @@
-"""Which images make up each batch of a pass, everything random seeded by (seed, epoch, step)."""
+"""Which images make up each batch, and the seeds of everything random."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,11 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data.augment import apply, draw
+
 
 @dataclass(frozen=True)
 class Batch:
-    """index: int64 (B,) places in the data set. views: float (B, 3, h, w) each, on the device. target: int64 (B,) or
-    None, for evaluation alone."""
+    """index: int64 (B,), rows of the data set. views: float (B, 3, h, w) each, on the device.
+    target: int64 (B,), for evaluation alone; None without labels."""
 
     index: Tensor
     views: list[Tensor]
@@ -20,8 +22,8 @@ class Batch:
 
 @dataclass(frozen=True)
 class Step:
-    """What a batch is to be. index: int64 (B,). sources: for each view the images that it shows, int64 (B,).
-    generator: for what else is random in it."""
+    """A batch before its images are read. sources: for each view the images it shows, int64 (B,).
+    generator: draws the random numbers of the views."""
 
     index: Tensor
     sources: list[Tensor]
@@ -29,40 +31,40 @@ class Step:
 
 
 def seeded_generator(*key: int) -> torch.Generator:
-    """A CPU generator whose stream depends on the numbers of the key and on nothing else: keys that differ have streams
-    of their own, unless all that one has more are zeros at its end."""
-    low, high = np.random.SeedSequence(key).generate_state(2).tolist()
-    return torch.Generator().manual_seed((high << 32) | low)
+    """A CPU generator whose stream depends on the key alone.
+
+    PyTorch's CPU generator takes seeds of 32 bits: two distinct keys share a stream with probability 2^-32.
+    Zeros at the end of a key are ignored."""
+    return torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
 
 
+@dataclass(eq=False, repr=False)
 class Loader:
-    """Who is in each batch, whatever a batch is made of. Call `set_epoch` before each pass of training."""
+    """Iterates over a data set in batches, with one view per transform in `views`.
 
-    def __init__(
-        self,
-        dataset,
-        views: list,
-        batch_size: int,
-        device,
-        train: bool = False,
-        neighbors: Tensor | None = None,
-        seed: int = 0,
-    ):
-        self.dataset, self.views, self.batch_size, self.device = (
-            dataset,
-            views,
-            batch_size,
-            torch.device(device),
-        )
-        self.train, self.neighbors, self.seed, self.epoch, self.first_step = train, neighbors, seed, 0, 0
+    train: shuffled anew in each epoch, the last incomplete batch dropped; else every image once, in order.
+    neighbors: int64 (N, T+1); if given, the second view shows a random image of the image's row.
+    A batch depends on (seed, epoch, step) alone. A subclass says where the images come from."""
+
+    dataset: object
+    views: list[tuple]
+    batch_size: int
+    device: torch.device
+    train: bool = False
+    neighbors: Tensor | None = None
+    seed: int = 0
+
+    def __post_init__(self):
+        self.device = torch.device(self.device)
+        self.set_epoch(0)
 
     def __len__(self) -> int:
-        """Batches in a pass: training drops the last incomplete one, evaluation keeps it."""
+        """Batches in a pass."""
         whole, rest = divmod(len(self.dataset), self.batch_size)
         return whole + (rest > 0 and not self.train)
 
     def set_epoch(self, epoch: int, first_step: int = 0) -> None:
-        """Choose the next pass; a pass that was stopped goes on at `first_step`, its batches those of a whole one."""
+        """Choose the epoch of the next pass, and its first step if an interrupted pass is resumed."""
         self.epoch, self.first_step = epoch, first_step
 
     def steps(self, first: int) -> Iterator[Step]:
@@ -74,13 +76,17 @@ class Loader:
             index = order[number * self.batch_size : (number + 1) * self.batch_size]
             generator = seeded_generator(self.seed, self.epoch, number + 1)
             sources = [index] * len(self.views)
-            if self.neighbors is not None:  # the second view is a neighbor's
+            if self.neighbors is not None:
                 column = torch.randint(self.neighbors.shape[1], (len(index),), generator=generator)
                 sources[1] = self.neighbors[index, column]
             yield Step(index, sources, generator)
 
     def batch(self, step: Step, views: list[Tensor]) -> Batch:
         targets = self.dataset.targets
-        if views[0].ndim == 4:  # images, in the form in which convolutions are fast
+        if views[0].ndim == 4:  # images, in the memory format in which convolutions are fast
             views = [view.contiguous(memory_format=torch.channels_last) for view in views]
         return Batch(step.index, views, None if targets is None else targets[step.index])
+
+    def check_views(self, image: Tensor) -> list[Tensor]:
+        """The views of a uint8 (1, 3, H, W) image. Raises UserError if a transform does not fit it."""
+        return [apply(transform, image, draw(transform, 1, torch.Generator())) for transform in self.views]

@@ -1,4 +1,4 @@
-"""Batches of kept features in place of views."""
+"""Batches of cached features in place of views."""
 
 from collections.abc import Iterator
 
@@ -10,10 +10,9 @@ from utils.device import near, sent
 
 
 class FeatureLoader(Loader):
-    """Batches of kept features in place of augmented views, for a network whose backbone is frozen.
+    """Batches of cached features in place of views, for a model whose backbone is frozen.
 
-    features: (V, N, D), on the device if they take at most a quarter of its free memory. Each view of a batch is one of
-    the V of each image, drawn anew."""
+    features: (V, N, D), V views of N images. For each view of a batch, each image shows a random one."""
 
     def __init__(self, features: Tensor, *arguments):
         super().__init__(*arguments)
@@ -23,9 +22,7 @@ class FeatureLoader(Loader):
         for step in self.steps(self.first_step):
             views = []
             for source in step.sources:
-                which = torch.randint(len(self.features), (len(source),), generator=step.generator)
-                which, source = (
-                    index.to(self.features.device, non_blocking=True) for index in (which, source)
-                )
-                views.append(sent(self.features[which, source], self.device))  # (B, D)
+                view = torch.randint(len(self.features), (len(source),), generator=step.generator)
+                rows = tuple(sent(torch.stack([view, source]), self.features.device))
+                views.append(sent(self.features[rows], self.device))  # (B, D)
             yield self.batch(step, views)

@@ -1,155 +1,181 @@
-"""Batches of images that lie in files: worker processes decode and crop, the device does the rest."""
+"""Batches of images that stay in files: worker processes read them ahead of the training loop."""
 
 import gc
+import multiprocessing
 import os
 import signal
+import threading
+import warnings
 import weakref
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import takewhile
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from data.augment import apply, draw
 from data.dataset import StreamedDataset
 from data.image_files import reason_of
-from data.loader.base import Batch, Loader, Step, seeded_generator
+from data.loader.base import Batch, Loader, Step
 from utils.device import cpu_count
 from utils.errors import RunError, UserError, lost_worker
-from utils.run import signals as stopping
 
-CHUNK = 64  # images that a worker reads at a time: a whole batch of 4096 would fill the memory they share
+READ_AT_ONCE = 64  # images; a whole batch of 4096 would fill the memory shared with the workers
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class CroppedImages(Dataset):
-    """What a worker does: item (epoch, index, sources) is one uint8 view (3, h, w) of each source.
+class ImageReader(Dataset):
+    """What the workers do: read images, and crop those that are of many sizes.
 
-    An image that several views show is decoded once. Crops are drawn from (seed, epoch, index, view + 1). A file that
-    cannot be read is returned as the words that say so."""
+    Item [sources, values, ...]: sources, int64 (B, V), are the images that V views show; values, (B, n) for
+    each view, the random numbers of its crops. Returns uint8 (B, 3, h, w) for each view, or the error of a
+    file, which is not raised because PyTorch would add the worker's traceback to its message."""
 
-    def __init__(self, dataset: StreamedDataset, strategies: list[tuple], seed: int):
-        self.dataset, self.strategies, self.seed = dataset, strategies, seed
+    def __init__(self, dataset: StreamedDataset, crops: list[tuple]):
+        self.dataset, self.crops = dataset, crops
 
-    def __getitem__(self, item: tuple) -> list[Tensor] | str:
-        epoch, index, sources = item
-        images, views = {}, []
-        for view, (source, strategy) in enumerate(zip(sources, self.strategies, strict=True)):
-            if source not in images:
-                try:
-                    images[source] = self.dataset.get_image(source)
-                except Exception as error:  # Pillow raises a dozen kinds
-                    return f"{self.dataset.path(source)} cannot be read ({reason_of(error)})"
-            image, generator = images[source], seeded_generator(self.seed, epoch, index, view + 1)
-            for step in strategy:
-                image = step.apply_to_image(image, step.draw(1, generator)[0] if step.columns else None)
-            views.append(torch.from_numpy(np.array(image)).permute(2, 0, 1))
+    def __getitem__(self, item: list[np.ndarray]) -> list[Tensor] | RunError:
+        sources, *tables = item
+        images = {}
+        for source in np.unique(sources).tolist():
+            try:
+                images[source] = self.dataset.get_image(source)
+            except Exception as error:  # Pillow raises a dozen kinds
+                return RunError(
+                    f"{self.dataset.path(source)} cannot be read ({reason_of(error)}), but could be when its "
+                    "folder was checked: repair it, or touch the folder"
+                )
+        views = []
+        for crops, shown, table in zip(self.crops, sources.T.tolist(), tables, strict=True):
+            cropped = [_crop(images[source], crops, row) for source, row in zip(shown, table, strict=True)]
+            views.append(torch.from_numpy(np.stack(cropped)).permute(0, 3, 1, 2).contiguous())
         return views
 
 
+def _crop(image: Image.Image, crops: tuple, row: np.ndarray) -> np.ndarray:
+    parts = torch.from_numpy(row).split([step.columns for step in crops])
+    for step, values in zip(crops, parts, strict=True):
+        image = step.apply_to_image(image, values)
+    return np.asarray(image)
+
+
 class StreamedLoader(Loader):
-    """Batches of a data set whose images lie in files.
+    """Batches of a data set whose images stay in files.
 
-    The steps of a strategy up to its last crop or flip are taken image by image in the workers, as Pillow does them,
-    the others batch by batch on the device."""
+    Images of one size (`dataset.side`) are only decoded by the workers, so their views are those of the same
+    images in memory, to the bit. Images of many sizes are also cropped and flipped there, as Pillow does it.
+    All random numbers are drawn in the main process; all other steps work on batches, on the device."""
 
-    def __init__(self, dataset: StreamedDataset, views: list, *arguments):
-        super().__init__(dataset, views, *arguments)
-        parts = [_split(strategy, dataset.side) for strategy in views]
-        self.on_device = [on_device for _, on_device in parts]
-        images = CroppedImages(dataset, [in_worker for in_worker, _ in parts], self.seed)
-        sample = _together(
-            [images[0, 0, (0,) * len(views)]]
-        )  # what does not fit is said before the first epoch
-        for view, strategy in zip(_sound(sample), self.on_device, strict=True):
-            apply(view, draw(strategy, 1, torch.Generator()))
-        workers = min(dataset.num_workers, cpu_count())
-        self.ahead: deque[Step] = deque()  # steps whose images were ordered
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        several_sizes = self.dataset.side is None
+        self.crops = [_leading_crops(transform) if several_sizes else () for transform in self.views]
+        first = [np.zeros((1, 1), int), np.zeros((1, 0), np.float32)]  # the first image, uncropped
+        self.check_views(*_sound(ImageReader(self.dataset, [()])[first]))
+        self.ahead: deque[tuple[Step, list[Tensor]]] = deque()  # steps that are being read, and their tables
+        workers = min(self.dataset.num_workers, cpu_count())
         self.reader = DataLoader(
-            images,
-            batch_sampler=_Orders(
-                weakref.proxy(self)
-            ),  # no circle: the workers end with the last name of the loader
+            ImageReader(self.dataset, self.crops),
+            batch_size=None,
+            sampler=_Items(weakref.proxy(self)),  # a weakref, so that workers stop when the loader is freed
             num_workers=workers,
-            collate_fn=_together,
             pin_memory=self.device.type == "cuda",
-            worker_init_fn=_leave_signals_to_the_parent,
-            persistent_workers=self.train and workers > 0,  # else they end with each pass
+            worker_init_fn=_start_worker,
+            persistent_workers=self.train and workers > 0,
         )
 
-    def orders(self) -> Iterator[list[tuple]]:
-        """For the reader: what to read, chunk by chunk."""
+    def items(self) -> Iterator[list[np.ndarray]]:
+        """What the workers read in this pass, READ_AT_ONCE images per view at a time."""
         self.ahead.clear()
         for step in self.steps(self.first_step):
-            self.ahead.append(step)
-            items = zip(step.index.tolist(), *(source.tolist() for source in step.sources), strict=True)
-            items = [(self.epoch, index, tuple(sources)) for index, *sources in items]
-            yield from (items[start : start + CHUNK] for start in range(0, len(items), CHUNK))
+            tables = [draw(transform, len(step.index), step.generator) for transform in self.views]
+            self.ahead.append((step, tables))
+            tables = [table[:, : _columns(crops)] for crops, table in zip(self.crops, tables, strict=True)]
+            parts = (values.split(READ_AT_ONCE) for values in (torch.stack(step.sources, dim=1), *tables))
+            yield from ([values.numpy() for values in part] for part in zip(*parts, strict=True))
 
     def __iter__(self) -> Iterator[Batch]:
-        with stopping.held_back():  # what a signal raises in the middle of a fork, Python throws away
-            chunks = iter(self.reader)
+        with _signals_blocked():
+            parts = iter(self.reader)
         for _ in range(self.first_step, len(self)):
-            first = self._next(chunks)
-            step = self.ahead.popleft()
-            read = [first] + [self._next(chunks) for _ in range(CHUNK, len(step.index), CHUNK)]
-            images = [torch.cat(view) for view in zip(*read, strict=True)]  # uint8 (B, 3, h, w) of each view
-            tables = [draw(strategy, len(step.index), step.generator) for strategy in self.on_device]
-            yield self.batch(step, [apply(view, table) for view, table in zip(images, tables, strict=True)])
+            first = self._next(parts)
+            step, tables = self.ahead.popleft()
+            others = [self._next(parts) for _ in range(READ_AT_ONCE, len(step.index), READ_AT_ONCE)]
+            images = map(torch.cat, zip(first, *others, strict=True))  # uint8 (B, 3, h, w) for each view
+            views = [
+                apply(transform[len(crops) :], shown, table[:, _columns(crops) :])
+                for transform, crops, shown, table in zip(self.views, self.crops, images, tables, strict=True)
+            ]
+            yield self.batch(step, views)
 
-    def _next(self, chunks: Iterator) -> list[Tensor]:
+    def _next(self, parts: Iterator) -> list[Tensor]:
         try:
-            views = _sound(next(chunks))
+            return [images.to(self.device, non_blocking=True) for images in _sound(next(parts))]
         except RuntimeError as error:
-            if reason := lost_worker(error):
-                raise RunError(reason) from error
+            if message := lost_worker(error):
+                raise RunError(message) from error
             raise
-        return [view.to(self.device, non_blocking=True) for view in views]
 
 
-class _Orders:
-    """The loader's orders as a batch sampler, each pass anew."""
+class _Items:
+    """What to read, as a sampler for PyTorch: iterating over the loader itself gives batches."""
 
     def __init__(self, loader: StreamedLoader):
         self.loader = loader
 
-    def __iter__(self) -> Iterator[list[tuple]]:
-        return self.loader.orders()
+    def __iter__(self) -> Iterator[list[np.ndarray]]:
+        return self.loader.items()
 
 
-def _split(strategy: tuple, side: int | None) -> tuple[tuple, tuple]:
-    """The steps taken in the worker and those taken on the device; without a `side` images are of many sizes."""
-    in_worker = 0
-    while in_worker < len(strategy) and hasattr(strategy[in_worker], "apply_to_image"):
-        in_worker += 1
-    if side is None and not any(hasattr(step, "size") for step in strategy[:in_worker]):
+def _columns(steps: tuple) -> int:
+    return sum(step.columns for step in steps)
+
+
+def _leading_crops(transform: tuple) -> tuple:
+    """The first steps, crops and flips, which take images of many sizes; one of them sets the size."""
+    crops = tuple(takewhile(lambda step: hasattr(step, "apply_to_image"), transform))
+    if not any(hasattr(step, "size") for step in crops):
         raise UserError(
-            f"the views begin with {type(strategy[0]).__name__}, which takes images of one size, but the files hold "
-            "images of many sizes: choose augmentation_strategy: simclr, ours or standard"
+            f"{type(transform[0]).__name__} takes images of one size, but the files hold images of many: "
+            "choose augmentation_strategy: simclr, ours or standard"
         )
-    return strategy[:in_worker], strategy[in_worker:]
+    return crops
 
 
-def _together(items: list[list[Tensor] | str]) -> list[Tensor] | str:
-    """One uint8 (B, 3, h, w) for each view; or what is said of the first file that could not be read."""
-    faults = [item for item in items if isinstance(item, str)]
-    return faults[0] if faults else [torch.stack(view) for view in zip(*items, strict=True)]
-
-
-def _sound(views: list[Tensor] | str) -> list[Tensor]:
-    if isinstance(views, str):
-        raise RunError(
-            f"{views}, but could be when its folder was checked: put it right, or touch the folder"
-        )
+def _sound(views: list[Tensor] | RunError) -> list[Tensor]:
+    if isinstance(views, RunError):
+        raise views
     return views
 
 
-def _leave_signals_to_the_parent(_: int) -> None:
-    """It may have a step to finish for which the workers are needed; when it ends they end. So they leave its process
-    group, to which a terminal and `timeout` send their signals."""
-    gc.freeze()  # what the parent was about to throw away, such as other loaders, is not to be thrown away here
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Workers started here never see SIGINT and SIGTERM: the parent needs them to finish its step."""
+    if not hasattr(signal, "sigwaitinfo"):  # macOS, Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _start_worker(_: int) -> None:
+    gc.freeze()  # objects of the parent, such as other loaders, must not be finalized here
+    warnings.simplefilter("ignore")  # Pillow's, about odd EXIF and transparency
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(os, "setsid"):
-        os.setsid()
-    stopping.let_through()
+    if hasattr(signal, "sigwaitinfo"):
+        threading.Thread(target=_end_with_the_parent, daemon=True).start()
+
+
+def _end_with_the_parent() -> None:
+    """A parent that exits sends SIGTERM to its children and waits for them: obey this one, no other."""
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != multiprocessing.parent_process().pid:
+        pass
+    os._exit(0)

@@ -13,12 +13,8 @@ def uniform(low, high, count, seed=0):
 
 
 def by_pillow(operation, images, *parameters):
-    """operation(picture, its own parameters) -> picture, over uint8 (B, 3, H, W) and parameters (B,) or (B, n)."""
-    rows = (
-        zip(*(parameter.tolist() for parameter in parameters), strict=True)
-        if parameters
-        else [()] * len(images)
-    )
+    """operation(picture, its parameters) -> picture, image by image; uint8 (B, 3, H, W), parameters (B,)."""
+    rows = zip(*(parameter.tolist() for parameter in parameters), strict=True)
     done = [operation(to_pil_image(image), *row) for image, row in zip(images, rows, strict=True)]
     return torch.stack([pil_to_tensor(picture) for picture in done])
 
@@ -30,29 +26,15 @@ def difference(found, expected):
 
 # -- to the bit
 
-WITHOUT_PARAMETER = {
-    "greyscale": (image_ops.greyscale, lambda picture: picture.convert("L")),
-    "autocontrast": (image_ops.autocontrast, ImageOps.autocontrast),
-    "equalize": (image_ops.equalize, ImageOps.equalize),
-}
-
-
-@pytest.mark.parametrize("name", WITHOUT_PARAMETER)
-def test_an_operation_without_parameter_is_pillows_to_the_bit(name, images):
-    ours, pillows = WITHOUT_PARAMETER[name]
-    before = images.clone()
-    assert difference(ours(images), by_pillow(pillows, images)).abs().max() == 0
-    assert torch.equal(images, before)
-
 
 def enhance(kind):
     return lambda picture, factor: kind(picture).enhance(factor)
 
 
 WITH_PARAMETER = {  # name: ours, Pillow's, lowest and highest parameter
-    "saturation": (image_ops.saturation, enhance(ImageEnhance.Color), 0, 2),
-    "contrast": (image_ops.contrast, enhance(ImageEnhance.Contrast), 0, 2),
-    "brightness": (image_ops.brightness, enhance(ImageEnhance.Brightness), 0, 2),
+    "saturation": (image_ops.saturation, enhance(ImageEnhance.Color), 0, 101),
+    "contrast": (image_ops.contrast, enhance(ImageEnhance.Contrast), 0, 101),
+    "brightness": (image_ops.brightness, enhance(ImageEnhance.Brightness), 0, 101),
     "sharpness": (image_ops.sharpness, enhance(ImageEnhance.Sharpness), 0, 2),
     "solarize": (image_ops.solarize, ImageOps.solarize, 0, 256),
     "posterize": (image_ops.posterize, lambda picture, bits: ImageOps.posterize(picture, int(bits)), 1, 8),
@@ -60,24 +42,18 @@ WITH_PARAMETER = {  # name: ours, Pillow's, lowest and highest parameter
 
 
 @pytest.mark.parametrize("name", WITH_PARAMETER)
-@pytest.mark.parametrize("amount", ["each its own", "lowest", "middle", "highest"])
-def test_an_operation_with_a_parameter_is_pillows_to_the_bit(name, amount, images):
+@pytest.mark.parametrize("share", [None, 0, 0.01, 1], ids=str)
+def test_an_operation_with_a_parameter_is_pillows_to_the_bit(name, share, images):
     ours, pillows, low, high = WITH_PARAMETER[name]
-    fixed = {"lowest": low, "middle": (low + high) // 2, "highest": high}
     parameter = (
-        torch.full((len(images),), fixed[amount]) if amount in fixed else uniform(low, high, len(images))
+        uniform(low, high, len(images))
+        if share is None
+        else torch.full((len(images),), low + share * (high - low))
     )
     parameter = parameter.int() if name == "posterize" else parameter.float()
     before = images.clone()
     assert difference(ours(images, parameter), by_pillow(pillows, images, parameter)).abs().max() == 0
     assert torch.equal(images, before)
-
-
-@pytest.mark.parametrize("name", ["saturation", "contrast", "brightness"])
-def test_the_largest_factor_that_a_config_allows_is_pillows_to_the_bit(name, images):
-    ours, pillows, _, _ = WITH_PARAMETER[name]
-    factor = torch.full((len(images),), 101.0)
-    assert difference(ours(images, factor), by_pillow(pillows, images, factor)).abs().max() == 0
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 5), (5, 1), (2, 7), (3, 3)])
@@ -87,50 +63,7 @@ def test_sharpness_is_pillows_where_there_is_next_to_no_inside(height, width, im
     assert difference(image_ops.sharpness(narrow, factor), expected).abs().max() == 0
 
 
-def test_rotation_is_pillows_to_the_bit(images):
-    angle = uniform(-30, 30, len(images)).index_fill(0, torch.tensor([0]), 0)
-    found = image_ops.affine_nearest(images, image_ops.rotation(angle, *images.shape[2:]))
-    assert difference(found, by_pillow(Image.Image.rotate, images, angle)).abs().max() == 0
-
-
-def random_matrices(count, height, width):
-    """(count, 6) float64: slanted, zoomed and shifted by up to a quarter, so that every side shows some outside."""
-    matrix = torch.tensor([1.0, 0, 0, 0, 1, 0]).double() + uniform(-0.25, 0.25, (count, 6)).double()
-    return matrix * torch.tensor([1, 1, width, 1, 1, height])
-
-
-def transform(resample):
-    return lambda picture, *matrix: picture.transform(picture.size, Image.AFFINE, matrix, resample)
-
-
-def test_the_nearest_affine_transform_is_pillows_to_the_bit(images):
-    matrix = random_matrices(len(images), *images.shape[2:])
-    expected = by_pillow(transform(Image.NEAREST), images, *matrix.T)
-    assert difference(image_ops.affine_nearest(images, matrix), expected).abs().max() == 0
-    assert 0 < (expected[25] == 0).float().mean() < 1  # the white picture: black outside
-
-
-@pytest.mark.parametrize("size", [1, 16, 24])
-def test_a_crop_is_pillows_each_image_at_its_own_corner(size, images):
-    top, left = (
-        uniform(0, length - size + 1, len(images), seed).int() for seed, length in enumerate(images.shape[2:])
-    )
-    expected = by_pillow(lambda picture, y, x: picture.crop((x, y, x + size, y + size)), images, top, left)
-    assert difference(image_ops.crop(images, top, left, size), expected).abs().max() == 0
-
-
 # -- within a grey level
-
-
-def test_the_bilinear_affine_transform_is_pillows_within_one_grey_level_and_hardly_ever_off(images):
-    matrix = random_matrices(len(images), *images.shape[2:])
-    before = images.clone()
-    off = difference(
-        image_ops.affine_bilinear(images, matrix), by_pillow(transform(Image.BILINEAR), images, *matrix.T)
-    )
-    assert off.abs().max() <= 1
-    assert (off != 0).float().mean() < 0.04
-    assert torch.equal(images, before)
 
 
 def random_boxes(count, height, width):
@@ -162,7 +95,7 @@ def test_a_box_of_the_size_asked_for_is_cut_out_unchanged(images):
     assert torch.equal(image_ops.resized_crop(images, boxes, 20), images[:, :, 3:23, 2:22])
 
 
-# -- hue: float32 where Pillow has double, so now and then one of its 256 steps of hue off, which is 6 grey levels
+# -- hue: float32 where Pillow has double, so at times one of its 256 steps of hue off, which is 6 grey levels
 
 
 def test_a_turn_of_the_hue_is_pillows_but_for_one_step_of_hue_in_one_value_of_300(images):
@@ -175,9 +108,7 @@ def test_a_turn_of_the_hue_is_pillows_but_for_one_step_of_hue_in_one_value_of_30
 @pytest.mark.parametrize("shift", [-0.5, -0.1, -0.001, 0.0, 0.03, 0.37, 0.5])
 def test_a_turn_of_the_hue_is_right_all_over_the_colour_cube(shift):
     level = torch.arange(0, 256, 15, dtype=torch.uint8)
-    cube = torch.cartesian_prod(level, level, level).T.reshape(
-        1, 3, 18, -1
-    )  # a regular grid: as many ties as can be
+    cube = torch.cartesian_prod(level, level, level).T.reshape(1, 3, 18, -1)  # a regular grid has many ties
     off = difference(
         image_ops.hue(cube, torch.tensor([shift])), by_pillow(adjust_hue, cube, torch.tensor([shift]))
     )

@@ -1,23 +1,24 @@
-"""Who is in a batch, in which order, and what the random numbers depend on.
+"""Which images are in a batch, in which order, and what the random numbers depend on.
 
-Image i of `numbered_images` has the value i all over, and `PLAIN` shows it as it is: so a view says whose it is."""
+Image i of `numbered_images` has the value i all over, and `PLAIN` leaves it so: a view tells its image."""
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from scipy import stats
 
 from data.augment import apply
 from data.augment.crops import HorizontalFlip, RandomCrop, RandomResizedCrop
-from data.augment.steps import Cutout, Normalize
+from data.augment.steps import Cutout
 from data.dataset import ResidentDataset
 from data.loader import build_loader
 from data.loader import resident as loader_module
 from data.loader.base import seeded_generator
+from tests.data.loader.batches import AS_IT_IS, epoch_of, indices, same, who
 from utils.errors import UserError
 
-AS_IT_IS = Normalize((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 PLAIN = (AS_IT_IS,)
 RANDOM = (RandomResizedCrop(6), HorizontalFlip(), AS_IT_IS, Cutout(1, 4))
 
@@ -32,30 +33,6 @@ def equal_images(count=50):
     return ResidentDataset(image.expand(count, -1, -1, -1).contiguous(), None, [])
 
 
-def who(view):
-    """int64 (B,): the number of the image in each view."""
-    numbers = (view * 255).round().long()
-    assert (numbers == numbers[:, :1, :1, :1]).all()
-    return numbers[:, 0, 0, 0]
-
-
-def epoch_of(loader, epoch=0):
-    loader.set_epoch(epoch)
-    return list(loader)
-
-
-def indices(batches):
-    return torch.cat([batch.index for batch in batches])
-
-
-def same(batches, others):
-    """Equal to the bit, in order and in every view."""
-    return all(
-        torch.equal(batch.index, other.index) and all(map(torch.equal, batch.views, other.views))
-        for batch, other in zip(batches, others, strict=True)
-    )
-
-
 # -- training
 
 
@@ -66,12 +43,13 @@ def test_training_takes_every_image_once_in_another_order_each_epoch():
     assert len({tuple(order) for order in [*orders, range(50)]}) == 5
 
 
-def test_training_drops_the_last_incomplete_batch():
-    loader = build_loader(numbered_images(), [PLAIN], 8, train=True)
-    batches = epoch_of(loader)
-    assert len(loader) == len(batches) == 6  # 50 = 6 * 8 + 2
-    assert all(len(batch.index) == len(batch.views[0]) == 8 for batch in batches)
-    assert len(indices(batches).unique()) == 48
+@pytest.mark.parametrize(("batch_size", "batches"), [(8, 6), (50, 1)])
+def test_training_drops_the_last_incomplete_batch(batch_size, batches):
+    loader = build_loader(numbered_images(), [PLAIN], batch_size, train=True)
+    found = epoch_of(loader)
+    assert len(loader) == len(found) == batches
+    assert all(len(batch.index) == len(batch.views[0]) == batch_size for batch in found)
+    assert len(indices(found).unique()) == batches * batch_size
 
 
 def test_each_image_is_among_the_dropped_equally_often():
@@ -87,29 +65,17 @@ def test_views_and_targets_are_those_of_the_image_that_index_names(train):
     for batch in epoch_of(build_loader(numbered_images(), [PLAIN, PLAIN], 8, train=train)):
         assert batch.index.dtype == batch.target.dtype == torch.int64
         assert [view.dtype for view in batch.views] == [torch.float32] * 2
+        assert all(view.is_contiguous(memory_format=torch.channels_last) for view in batch.views)
         assert all(torch.equal(who(view), batch.index) for view in batch.views)
         assert torch.equal(batch.target, batch.index % 10)
 
 
-def test_a_batch_as_large_as_the_training_set_is_possible():
-    assert len(epoch_of(build_loader(numbered_images(), [PLAIN], 50, train=True))) == 1
-
-
 def test_a_batch_larger_than_the_training_set_is_a_user_error_naming_both_numbers():
-    with pytest.raises(UserError, match=r"batch_size 51 .*50 images"):
+    with pytest.raises(UserError, match=r"batch_size 51 .*50"):
         build_loader(numbered_images(), [PLAIN], 51, train=True)
 
 
 # -- what the random numbers depend on
-
-
-def test_the_same_seed_and_epoch_give_identical_batches_whatever_was_drawn_before():
-    first, second = (build_loader(numbered_images(), [RANDOM] * 2, 8, train=True, seed=3) for _ in range(2))
-    right = epoch_of(first, epoch=5)
-    assert same(right, epoch_of(second, epoch=5))
-    epoch_of(second, epoch=4)
-    assert same(right, epoch_of(second, epoch=5))
-    assert same(right, epoch_of(first, epoch=5))
 
 
 def test_another_seed_or_epoch_gives_another_order_and_other_views():
@@ -124,10 +90,12 @@ def test_another_seed_or_epoch_gives_another_order_and_other_views():
     assert len(orders) == len(views.unique(dim=0)) == 4
 
 
-def test_a_step_does_not_depend_on_how_far_an_earlier_pass_went_nor_on_the_global_random_state():
-    loader = build_loader(numbered_images(), [RANDOM] * 2, 8, train=True)
-    right = epoch_of(loader)
-    for steps in (1, 3):
+def test_a_step_depends_neither_on_earlier_passes_nor_on_the_global_random_state():
+    loader, other = (build_loader(numbered_images(), [RANDOM] * 2, 8, train=True, seed=3) for _ in range(2))
+    right = epoch_of(loader, 5)
+    epoch_of(other, 4)
+    assert same(right, epoch_of(other, 5))
+    for steps in (1, 3):  # passes left in their middle
         assert same(right[:steps], itertools.islice(loader, steps))
     state, disturbed = torch.get_rng_state(), []
     for batch in loader:
@@ -138,33 +106,18 @@ def test_a_step_does_not_depend_on_how_far_an_earlier_pass_went_nor_on_the_globa
     assert same(right, disturbed)
 
 
-def test_steps_draw_different_numbers():
-    batches = epoch_of(build_loader(equal_images(), [RANDOM], 8, train=True))
+def test_steps_and_views_draw_different_numbers_for_equal_images():
+    batches = epoch_of(build_loader(equal_images(), [RANDOM] * 2, 8, train=True))
     assert len(torch.stack([batch.views[0].flatten() for batch in batches]).unique(dim=0)) == 6
+    assert len(torch.cat(batches[0].views).flatten(1).unique(dim=0)) == 16
 
 
-def test_views_of_one_image_differ_and_so_do_views_of_equal_images():
-    (first, second), *_ = (
-        batch.views for batch in epoch_of(build_loader(equal_images(), [RANDOM] * 2, 8, train=True))
-    )
-    assert len(torch.cat([first, second]).flatten(1).unique(dim=0)) == 16
-
-
-def test_each_view_has_its_own_strategy():
-    views = [PLAIN, (RandomCrop(5), AS_IT_IS)]
-    batch = next(iter(build_loader(numbered_images(), views, 8, train=True)))
-    assert [tuple(view.shape) for view in batch.views] == [(8, 3, 8, 8), (8, 3, 5, 5)]
-
-
-def test_labels_change_neither_the_order_nor_a_view():
+def test_labels_change_neither_the_order_nor_a_view_and_without_labels_the_target_is_none():
     dataset = numbered_images()
     others = [ResidentDataset(dataset.images, targets, []) for targets in (dataset.targets.flip(0), None)]
     right, *found = (epoch_of(build_loader(each, [RANDOM] * 2, 8, train=True)) for each in (dataset, *others))
     assert all(same(right, batches) for batches in found)
-
-
-def test_without_labels_the_target_is_none():
-    assert next(iter(build_loader(equal_images(), [PLAIN], 8))).target is None
+    assert found[-1][0].target is None
 
 
 def test_a_seeded_generator_depends_on_every_number_of_its_key_and_on_their_order():
@@ -172,6 +125,12 @@ def test_a_seeded_generator_depends_on_every_number_of_its_key_and_on_their_orde
     drawn = [tuple(torch.rand(4, generator=seeded_generator(*key)).tolist()) for key in [*keys, keys[0]]]
     assert drawn[-1] == drawn[0]
     assert len(set(drawn)) == len(keys)
+
+
+def test_pytorch_takes_32_bits_of_a_seed_so_a_seeded_generator_uses_no_more():
+    low, high = np.random.SeedSequence((3, 1, 4)).generate_state(2).tolist()
+    whole = torch.Generator().manual_seed(high << 32 | low)
+    assert torch.equal(torch.rand(4, generator=seeded_generator(3, 1, 4)), torch.rand(4, generator=whole))
 
 
 # -- several steps, augmented in one call
@@ -186,12 +145,11 @@ def steps_in_a_call(number, views, monkeypatch):
 @pytest.mark.parametrize("views", [1, 2])
 def test_as_many_steps_are_augmented_in_one_call_as_their_views_may_take(number, calls, views, monkeypatch):
     sizes = []
-    monkeypatch.setattr(
-        loader_module, "apply", lambda images, table: sizes.append(len(images)) or apply(images, table)
-    )
     steps_in_a_call(number, views, monkeypatch)
-    assert len(epoch_of(build_loader(equal_images(), [RANDOM] * views, 8, train=True))) == 6
-    assert sizes == [size for size in [1, *calls] for _ in range(views)]  # the first is a sample
+    loader = build_loader(equal_images(), [RANDOM] * views, 8, train=True)
+    monkeypatch.setattr(loader_module, "apply", lambda *each: sizes.append(len(each[1])) or apply(*each))
+    assert len(epoch_of(loader)) == 6
+    assert sizes == [size for size in calls for _ in range(views)]
 
 
 @pytest.mark.parametrize(("size", "steps"), [(4, 4), (8, 4), (16, 1)], ids=["smaller", "as large", "larger"])
@@ -200,27 +158,17 @@ def test_steps_in_a_call_are_counted_by_the_larger_of_a_view_and_its_image(size,
     assert build_loader(equal_images(), [(RandomResizedCrop(size), AS_IT_IS)], 8, train=True).group == steps
 
 
-def test_the_number_of_steps_in_a_call_changes_nothing(monkeypatch):
-    passes = []
-    for number in (1, 4, 100):
-        steps_in_a_call(number, 2, monkeypatch)
-        loader = build_loader(numbered_images(), [RANDOM, PLAIN], 8, train=True, neighbors=neighbors_of(50))
-        passes.append(epoch_of(loader))
-    assert same(passes[0], passes[1]) and same(passes[0], passes[2])
-
-
-def test_a_pass_that_goes_on_in_the_middle_of_a_call_is_the_whole_one_to_the_bit(monkeypatch):
-    """The crop has two forms, equal but for rounding, of which a call takes one by its largest box."""
-    noise = torch.randint(
-        256, (200, 3, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
-    )
-    crop = RandomResizedCrop(14, scale=(0.1, 0.7))  # one box in 40 is larger than 14 pixels
-    loader = build_loader(ResidentDataset(noise, None, []), [(crop, AS_IT_IS)], 8, train=True)
-    loader.group = 4
-    whole = epoch_of(loader)
-    for first in range(len(loader)):
-        loader.set_epoch(0, first)
-        assert same(whole[first:], list(loader))
+@pytest.mark.parametrize("group", [1, 4, 100])
+def test_neither_the_number_of_steps_in_a_call_nor_the_first_step_changes_a_view(group):
+    noise = torch.randint(256, (200, 3, 16, 16), generator=seeded_generator(0), dtype=torch.uint8)
+    crop = RandomResizedCrop(14, scale=(0.1, 0.9))  # some boxes are larger than 14 pixels, most are smaller
+    views = [(crop, AS_IT_IS), (HorizontalFlip(), AS_IT_IS)]
+    loader = build_loader(ResidentDataset(noise, None, []), views, 8, train=True, neighbors=neighbors_of(200))
+    loader.group = 25
+    whole = epoch_of(loader, 3)
+    loader.group = group
+    for first in (0, 1, 7, 24):
+        assert same(whole[first:], epoch_of(loader, 3, first))
 
 
 # -- evaluation
@@ -246,39 +194,24 @@ def neighbors_of(count):
 
 def drawn_offsets(epoch, seed=0):
     """int64 (50,): how far the second view's image is from the first one's, image by image."""
-    loader = build_loader(
-        numbered_images(), [PLAIN] * 2, 10, train=True, neighbors=neighbors_of(50), seed=seed
-    )
+    options = {"train": True, "neighbors": neighbors_of(50), "seed": seed}
     offsets = torch.empty(50, dtype=torch.int64)
-    for batch in epoch_of(loader, epoch):
+    for batch in epoch_of(build_loader(numbered_images(), [PLAIN] * 2, 10, **options), epoch):
         anchors, neighbors = map(who, batch.views)
         assert torch.equal(anchors, batch.index)
         offsets[batch.index] = (neighbors - anchors) % 50
     return offsets
 
 
-def test_the_second_view_shows_one_of_the_images_row_each_column_equally_often():
+def test_the_second_view_shows_one_of_the_images_row_each_column_equally_often_anew_each_epoch():
     drawn = torch.stack([drawn_offsets(epoch) for epoch in range(40)])
     found, counts = drawn.unique(return_counts=True)
     assert found.tolist() == OFFSETS
     assert stats.chisquare(counts).pvalue > 1e-4
-
-
-def test_neighbors_are_drawn_anew_each_epoch_image_by_image():
-    drawn = torch.stack([drawn_offsets(epoch) for epoch in range(40)])
     assert all(len(epoch.unique()) == 4 for epoch in drawn)
     assert all(len(image.unique()) == 4 for image in drawn.T)
     assert torch.equal(drawn_offsets(7), drawn[7])
     assert not torch.equal(drawn_offsets(7, seed=1), drawn[7])
-
-
-def test_neighbors_leave_the_order_of_the_images_as_it_is():
-    loaders = [
-        build_loader(numbered_images(), [PLAIN] * 2, 8, train=True, neighbors=n)
-        for n in (None, neighbors_of(50))
-    ]
-    without, with_neighbors = (indices(epoch_of(loader)) for loader in loaders)
-    assert torch.equal(without, with_neighbors)
 
 
 def test_an_image_and_its_neighbor_are_augmented_each_by_its_own_numbers():
@@ -287,21 +220,11 @@ def test_an_image_and_its_neighbor_are_augmented_each_by_its_own_numbers():
     assert len(torch.cat(batch.views).flatten(1).unique(dim=0)) == 16
 
 
-def test_a_view_that_does_not_fit_the_images_is_refused_when_the_loader_is_built():
+def test_a_transform_that_does_not_fit_the_images_is_refused_when_the_loader_is_built():
     with pytest.raises(UserError, match=r"crop_size 9 .*8 x 8"):
         build_loader(numbered_images(), [(RandomCrop(9), *PLAIN)], 8, train=True)
 
 
 def test_neighbors_of_another_number_of_images_are_refused():
-    with pytest.raises(ValueError, match="49 rows of neighbors for 50 images"):
-        build_loader(
-            numbered_images(), [PLAIN] * 2, 8, train=True, neighbors=torch.zeros(49, 2, dtype=torch.long)
-        )
-
-
-def test_a_pass_that_was_stopped_goes_on_with_the_batches_of_a_whole_one():
-    loader = build_loader(numbered_images(), [RANDOM, RANDOM], 8, train=True, seed=1)
-    whole = epoch_of(loader, 3)
-    loader.set_epoch(3, first_step=2)
-    assert same(list(loader), whole[2:])
-    assert same(epoch_of(loader, 3), whole)
+    with pytest.raises(ValueError, match=r"49 .* 50"):
+        build_loader(numbered_images(), [PLAIN] * 2, 8, train=True, neighbors=neighbors_of(49))
