@@ -2,6 +2,7 @@
 used."""
 
 import math
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch

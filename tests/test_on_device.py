@@ -4,9 +4,11 @@ PyTorch's device `meta` shows it on any machine: it has shapes but no values, so
 tensors of two devices, is an error. On a GPU PyTorch itself reports what waits."""
 
 from contextlib import contextmanager, nullcontext
+from typing import NamedTuple
 
 import pytest
 import torch
+from easydict import EasyDict
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import data.dataset as dataset_module
@@ -23,7 +25,7 @@ from models import build_model
 from models.ema import InPlaceEMA
 from utils.config import load_config
 from utils.device import near, sent
-from utils.run.meter import Progress
+from utils.run.meter import Meter
 
 DEVICES = ["meta", *(["cuda"] if torch.cuda.is_available() else [])]
 
@@ -44,30 +46,31 @@ def waiting_is_an_error(device):
             torch.cuda.set_sync_debug_mode("default")
 
 
-class SimpleRun:
-    """What `train_epoch` asks of a run."""
+class Training(NamedTuple):
+    """A stage's config, and a narrow network on the device with its optimizer."""
 
-    def __init__(self, cfg, device):
-        self.cfg, self.device = cfg, device
-        self.model = build_model(cfg).to(device, memory_format=torch.channels_last)
-        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1)
+    cfg: EasyDict
+    device: torch.device
+    model: torch.nn.Module
+    optimizer: torch.optim.Optimizer
 
-    def autocast(self):
-        return nullcontext()
-
-    def steps(self, loader, epoch):
-        return Progress(loader, epoch, log_every=100, parameters=self.model.parameters())
+    def epoch(self, script, loader, criterion, **more):
+        task = {"loader": loader, "criterion": criterion, "optimizer": self.optimizer, **more}
+        with waiting_is_an_error(self.device):
+            script.train_epoch(
+                script.Task(**task), Meter(loader, log_every=100, model=self.model), nullcontext
+            )
 
 
 @pytest.fixture
 def run(request, device, monkeypatch):
-    """A stage's run with a narrow network on the device. Left out are the averages, for which a run waits."""
-    monkeypatch.setattr(Progress, "averages", lambda self: {})
+    """Left out are the averages, for which a training waits."""
+    monkeypatch.setattr(Meter, "averages", lambda self: {})
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # which `meta` does not have
     stage, *overrides = request.param
-    return SimpleRun(
-        load_config(None, f"configs/{stage}_cifar10.yml", ["model_kwargs.width=4", *overrides]), device
-    )
+    cfg = load_config(None, f"configs/{stage}_cifar10.yml", ["model_kwargs.width=4", *overrides])
+    model = build_model(cfg).to(device, memory_format=torch.channels_last)
+    return Training(cfg, device, model, torch.optim.SGD(model.parameters(), lr=0.1))
 
 
 def images(device, count=48, size=32):
@@ -159,15 +162,17 @@ def test_what_takes_at_most_a_quarter_of_the_free_gpu_memory_is_put_there(free, 
 def test_a_step_of_simclr_does_not_wait(place, run, monkeypatch):
     monkeypatch.setattr(dataset_module, "near", lambda values, _: values)
     loader = loader_for(run, [random_views(run.cfg)] * 2, place)
-    with waiting_is_an_error(run.device):
-        simclr.train_epoch(run, run.model, loader, SimCLRLoss(0.1), run.optimizer, 0)
+    run.epoch(simclr, loader, SimCLRLoss(0.1), model=run.model)
+
+
+def scan_parts(network):
+    return {"network": network, "trained": network, "val_network": network, "val_loader": None}
 
 
 @pytest.mark.parametrize("run", [["scan/scan", "num_heads=2"]], indirect=True)
 def test_a_step_of_scan_does_not_wait(run):
     loader = loader_for(run, [random_views(run.cfg)] * 2, neighbors=torch.zeros(48, 5, dtype=torch.int64))
-    with waiting_is_an_error(run.device):
-        scan.train_epoch(run, run.model, loader, SCANLoss(5.0, range(1, 11)), run.optimizer, 0)
+    run.epoch(scan, loader, SCANLoss(5.0, range(1, 11)), **scan_parts(run.model))
 
 
 @pytest.mark.parametrize(
@@ -176,8 +181,7 @@ def test_a_step_of_scan_does_not_wait(run):
 def test_a_step_on_cached_features_does_not_wait(run):
     neighbors, features = torch.zeros(48, 5, dtype=torch.int64), torch.zeros(3, 48, 32, device=run.device)
     loader = FeatureLoader(features, images(run.device), [None, None], 16, run.device, True, neighbors)
-    with waiting_is_an_error(run.device):
-        scan.train_epoch(run, run.model.cluster_head, loader, SCANLoss(5.0), run.optimizer, 0)
+    run.epoch(scan, loader, SCANLoss(5.0), **scan_parts(run.model.cluster_head))
 
 
 class Answer(torch.Tensor):
@@ -210,6 +214,5 @@ def test_a_step_of_self_labelling_waits_once_to_see_whether_any_image_is_confide
     monkeypatch.setattr(Answer, "asked", 0)
     loader = loader_for(run, [val_transform(run.cfg.transformation_kwargs), random_views(run.cfg)])
     average = InPlaceEMA(run.model, 0.99)
-    with waiting_is_an_error(run.device):
-        selflabel.train_epoch(run, run.model, loader, Answered(0.9, True), run.optimizer, average, 0)
+    run.epoch(selflabel, loader, Answered(0.9, True), model=run.model, ema=average)
     assert Answer.asked == 3 + 2  # once in each step, and after the last for the sums over all
