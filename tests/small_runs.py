@@ -37,14 +37,16 @@ def without_pictures(monkeypatch):
 def replace_training(monkeypatch, stage, train):
     """`train(training)` takes the place of a stage's `train_epoch`.
 
-    `training` has model, loader, criterion, optimizer, the epoch from 0, and `run_epoch()`, the real one."""
+    `training` has model, loader, criterion, optimizer, meter, the epoch from 0, and `run_epoch()`."""
     train_epoch = SCRIPTS[stage].train_epoch
 
     def replaced(task, meter, autocast):
         parts = {name: getattr(task, name) for name in ("loader", "criterion", "optimizer")}
         model = getattr(task, "network", None) or task.model
         run_epoch = partial(train_epoch, task, meter, autocast)
-        return train(SimpleNamespace(**parts, model=model, epoch=meter.epoch, run_epoch=run_epoch))
+        return train(
+            SimpleNamespace(**parts, model=model, meter=meter, epoch=meter.epoch, run_epoch=run_epoch)
+        )
 
     monkeypatch.setattr(SCRIPTS[stage], "train_epoch", replaced)
 

@@ -14,6 +14,7 @@ import stat
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,9 +25,8 @@ import torch
 from data.datasets.digits import read_digits
 from losses import ConfidenceBasedCE
 from tests.small_runs import SCRIPTS, SMALL, config_of, few_digits, replace_training, without_pictures
-from utils.run import command_line, run
-from utils.run import signals as stopping
-from utils.run.run import Run
+from utils.run import checkpoints, command_line, signals
+from utils.run.checkpoints import Checkpointer
 from utils.storage import files
 from utils.storage.torch_files import to_bytes
 
@@ -113,8 +113,8 @@ class NamedPoints:
 
 def report_progress(monkeypatch, report: Callable[..., None], fault: list | None) -> None:
     """Report each step, save and signal; let the fault [n, its name] happen after the n-th save."""
-    save, listen, answer, after_step = run.save_checkpoint, stopping.listen, stopping._answer, Run._after_step
-    saves = []
+    save, answered, answer = checkpoints.save_checkpoint, signals.answered, signals._answer
+    after_step, saves = Checkpointer.after_step, []
 
     def saving(path, content, facts):
         save(path, content, facts)
@@ -123,37 +123,37 @@ def report_progress(monkeypatch, report: Callable[..., None], fault: list | None
         if fault and fault[0] == len(saves):
             FAULTS[fault[1]](path.parent)
 
+    @contextmanager
     def listening():
-        listen()
-        report("listening")
+        with answered():
+            report("listening")
+            yield
 
     def answering(number, frame):
-        report("signal", deferred=stopping._deferring)
+        report("signal", deferred=signals._waits)
         answer(number, frame)
 
-    def stepping(self, progress):
-        report("step", place=(progress.epoch, progress.step))
-        after_step(self, progress)
+    def stepping(self, meter):
+        report("step", place=(meter.epoch, meter.step))
+        after_step(self, meter)
 
-    monkeypatch.setattr(run, "save_checkpoint", saving)
-    monkeypatch.setattr(stopping, "listen", listening)
-    monkeypatch.setattr(stopping, "_answer", answering)
-    monkeypatch.setattr(Run, "_after_step", stepping)
+    monkeypatch.setattr(checkpoints, "save_checkpoint", saving)
+    monkeypatch.setattr(signals, "answered", listening)
+    monkeypatch.setattr(signals, "_answer", answering)
+    monkeypatch.setattr(Checkpointer, "after_step", stepping)
 
 
 def skip_second_steps(monkeypatch) -> None:
     """Self-labelling finds no confident image in the second step of an epoch, resumed or not."""
-    steps, forward = [], ConfidenceBasedCE.forward
+    meters, forward = [], ConfidenceBasedCE.forward
 
     def train(training):
-        set_epoch = training.loader.set_epoch
-        training.loader.set_epoch = lambda epoch, first=0: steps.append(first) or set_epoch(epoch, first)
+        meters.append(training.meter)
         return training.run_epoch()
 
     def forward_but_in_the_second(self, weak, strong):
         loss, kept = forward(self, weak, strong)
-        steps[-1] += 1
-        return loss, kept * (steps[-1] != 2)
+        return loss, kept * (meters[-1].step != 1)
 
     replace_training(monkeypatch, "selflabel", train)
     monkeypatch.setattr(ConfidenceBasedCE, "forward", forward_but_in_the_second)
@@ -168,7 +168,7 @@ def run_child(orders: dict, report: Callable[..., None]) -> None:
     monkeypatch = pytest.MonkeyPatch()  # for good: the process ends
     few_digits(monkeypatch)
     without_pictures(monkeypatch)
-    monkeypatch.setattr(run, "REST", orders["rest"])
+    monkeypatch.setattr(checkpoints, "SAVE_SECONDS", orders["rest"])
     if orders["skips"]:
         skip_second_steps(monkeypatch)
     NamedPoints(report, orders["kill_at"]).inject(monkeypatch)

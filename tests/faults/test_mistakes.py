@@ -374,7 +374,7 @@ def without_faiss(here, patch):
 
 def locked_by_another_process(here, patch):
     fcntl = pytest.importorskip("fcntl")
-    lock = os.open(here / "pretext" / ".lock", os.O_RDWR | os.O_CREAT)  # held to the end of the tests
+    lock = os.open(here / ".pretext.lock", os.O_RDWR | os.O_CREAT)  # held to the end of the tests
     fcntl.flock(lock, fcntl.LOCK_EX)
     os.truncate(lock, 0)
     os.write(lock, b"process 4242 on lab-3")
