@@ -90,7 +90,7 @@ def heads_only(cfg, model: nn.Module, train_set, val_set, neighbors, device) -> 
             train_set, loader.views[:1], EVAL_BATCH_SIZE, device
         )  # the same for every seed
         features = cached_features(
-            cfg.pretext_dir, "cached_views", model.backbone, in_order, cfg.cached_views
+            Path(cfg.pretext_dir), "cached_views", model.backbone, in_order, cfg.cached_views
         )
         network = heads
         loader = FeatureLoader(

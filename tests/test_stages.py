@@ -323,13 +323,10 @@ def test_selflabel_under_ema_leaves_the_batch_norm_buffers_as_scan_left_them(run
     assert not torch.equal(trained["backbone.conv1.weight"], start["backbone.conv1.weight"])
 
 
-def test_selflabel_counts_clusters_before_and_after_an_epoch_in_the_precision_of_the_training(
-    run, judged, monkeypatch
-):
+def test_selflabel_evaluates_in_fp32_whatever_the_precision_of_the_training(run, judged, monkeypatch):
     replace_training(monkeypatch, "selflabel", untrained)  # this stem cannot be trained on a CPU in bf16
     run("selflabel", "precision=bf16", epochs=1)
-    autocast = [reduced for _, reduced in judged]
-    assert autocast == [False, True, True, False]  # confidence; clusters before, after; the result
+    assert [reduced for _, reduced in judged] == [False] * 4  # confidence; clusters before, after; the result
 
 
 # -- all stages

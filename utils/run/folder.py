@@ -91,7 +91,7 @@ class RunFolder:
                         number += 1
                     self.path.rename(aside)
                 self.path.mkdir(exist_ok=True)
-                for name in (MODEL, self.checkpoint.name, *NEIGHBORS.values()):
+                for name in (MODEL, self.checkpoint.name, *NEIGHBORS.values(), "config.yml", "finished.json"):
                     for left_by_a_killed_run in self.path.glob(f"{name}*.part"):
                         left_by_a_killed_run.unlink()
             yield
