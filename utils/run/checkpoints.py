@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,7 @@ def place_of(finished: int, begun: dict) -> str:
 class Checkpointer:
     """Saves and restores what a run has done so far, and knows when it is time to.
 
-    folder: the run's RunFolder. epochs: how many to train. save_minutes: between two saves within an epoch."""
+    folder: the RunFolder. epochs: how many to train. save_minutes: between two saves within an epoch."""
 
     def __init__(self, folder, epochs: int, save_minutes: float):
         self.folder, self.epochs, self.save_minutes = folder, epochs, save_minutes
@@ -106,37 +106,24 @@ class Checkpointer:
                 f"put the checkpoint back, mine with the model (--model), or {REMEDY}"
             )
         self.saved = {"model": model, "optimizer": optimizer}
-        self.values, self.first_epoch = values, self.finished
+        self.values, self.first_epoch, self.last_save = values, self.finished, time.monotonic()
         return fault
 
     def _check(self, content: dict) -> None:
-        path, folder = self.folder.checkpoint, self.folder.path
+        path, folder, begun = self.folder.checkpoint, self.folder.path, content.get("begun_epoch", {})
         if not {"model", "optimizer", "epoch"} <= content.keys() or type(content["epoch"]) is not int:
             raise UserError(
-                f"{path} has no model, optimizer and epoch to resume from: move it away; if it is a trained "
-                f"pretext model, mine with it: --model {path}"
+                f"{path} is no checkpoint of a training run: move it away; if it is a trained pretext model, "
+                f"mine with it: --model {path}"
             )
         if not (folder / "config.yml").is_file():
             raise UserError(f"{folder} lacks config.yml, the settings of its checkpoint: {REMEDY}")
         saved = content.get("inputs", {})
         if changed := [name for name, digest in saved.items() if self.folder.inputs.get(name) != digest]:
             raise UserError(f"{folder} began with other {', '.join(changed)} than there are now: {REMEDY}")
-        if content["epoch"] + ("begun_epoch" in content) > self.epochs:
-            place = place_of(content["epoch"], content.get("begun_epoch", {}))
+        if content["epoch"] + bool(begun) > self.epochs:
+            place = place_of(content["epoch"], begun)
             raise UserError(f"{path} is {place}, more than epochs: {self.epochs}; raise epochs, or {REMEDY}")
-
-    def remaining(self) -> Iterator[int]:
-        """The epochs still to train, from 0. In them SIGINT and SIGTERM end the run once its state is
-        saved."""
-        self.last_save = time.monotonic()
-        with signals.waiting():
-            yield from range(self.finished, self.epochs)
-        signals.stop_if_requested()
-
-    def take_begun(self) -> dict:
-        """The state of the epoch that was stopped in its middle; {} from the second call on."""
-        begun, self.begun = self.begun, {}
-        return begun
 
     def after_step(self, meter: Meter) -> None:
         """Save within the epoch, if it is time or the run is to stop."""

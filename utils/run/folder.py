@@ -2,6 +2,7 @@
 
 import json
 import os
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,11 +48,8 @@ class RunFolder:
         except UserError as error:
             raise UserError(f"{error}; put that right, or {REMEDY}") from error
         if differences := resume_differences(saved, self.cfg):
-            more = f"; and {len(differences) - 8} more" if len(differences) > 8 else ""
-            raise UserError(
-                f"{self.path} holds a run with other settings ({'; '.join(differences[:8])}{more}): keep "
-                f"those, or {REMEDY}"
-            )
+            shown = textwrap.shorten("; ".join(differences), 400, placeholder=" ...")
+            raise UserError(f"{self.path} holds a run with other settings ({shown}): keep those, or {REMEDY}")
 
     # -- what the stage starts from
 
@@ -97,10 +95,9 @@ class RunFolder:
                         number += 1
                     self.path.rename(aside)
                 self.path.mkdir(exist_ok=True)
-                for left_by_a_killed_run in (
-                    part for name in WRITTEN for part in self.path.glob(f"{name}*.part")
-                ):
-                    left_by_a_killed_run.unlink()
+                for name in WRITTEN:
+                    for left_by_a_killed_run in self.path.glob(f"{name}*.part"):
+                        left_by_a_killed_run.unlink()
             yield
 
     def open(self) -> None:
@@ -115,7 +112,7 @@ class RunFolder:
         return (self.path / MODEL).exists() and (self.ending.is_file() or self.path.name == "pretext")
 
     def save_model(self, content: dict) -> None:
-        """Write model.pth.tar, tensors and plain values, and its manifest: what the next stage starts from."""
+        """Write model.pth.tar, tensors and plain values, and its manifest."""
         metadata = {"holds": f"model of {self.cfg.setup}", **self.splits["train"], "made_from": self.inputs}
         save_with_manifest(self.path / MODEL, to_bytes(content), metadata)
 

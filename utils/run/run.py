@@ -88,13 +88,15 @@ class Run:
         """The epochs still to train, from 0. In them SIGINT and SIGTERM end the run once its state is
         saved."""
         self.start = time.monotonic()
-        yield from self.checkpoints.remaining()
+        with signals.waiting():
+            yield from range(self.checkpoints.finished, self.cfg.epochs)
+        signals.stop_if_requested()
 
     def meter(self, loader, epoch: int) -> Meter:
         """The remaining steps of an epoch; after each the run may be saved."""
-        begun = self.checkpoints.take_begun()
-        model, after_step = self.checkpoints.saved["model"], self.checkpoints.after_step
-        return Meter(loader, epoch, self.cfg.log_every, model, begun, after_step)
+        saver = self.checkpoints
+        begun, saver.begun = saver.begun, {}
+        return Meter(loader, epoch, self.cfg.log_every, saver.saved["model"], begun, saver.after_step)
 
     def end_epoch(self, epoch: int, metrics: dict[str, float], **values) -> None:
         """Log the epoch's metrics and the time left, and save `values` with model and optimizer."""
