@@ -2,6 +2,7 @@ import json
 import re
 import sys
 from types import SimpleNamespace
+from unittest.mock import MagicMock, call
 
 import pytest
 
@@ -14,22 +15,11 @@ TENSORBOARD = Logger.__dict__["tensorboard"]  # switched off for the tests of th
 
 @pytest.fixture
 def writer(monkeypatch):
-    """In place of TensorBoard's writer: a list of what it was made and called with."""
-    calls = []
-
-    class Writer:
-        def __init__(self, folder):
-            calls.append(folder)
-
-        def add_scalar(self, name, value, step):
-            calls.append((name, value, step))
-
-        def flush(self):
-            calls.append("flushed")
-
+    """In place of TensorBoard's writer."""
+    writer = MagicMock()
     monkeypatch.setattr(Logger, "tensorboard", TENSORBOARD)
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Writer))
-    return calls
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=writer))
+    return writer
 
 
 def printed(capsys):
@@ -59,20 +49,16 @@ def test_tensorboard_gets_every_metric_at_its_epoch_where_it_is_installed(writer
     log = Logger(tmp_path)
     log.epoch(1, {"train/loss": 2.0})
     log.epoch(2, {"train/loss": 1.0, "val/ACC": 0.5})
-    folder, *calls = writer
-    assert folder == str(tmp_path / "tensorboard")
-    first = [("train/loss", 2.0, 1), "flushed"]
-    assert calls == [*first, ("train/loss", 1.0, 2), ("val/ACC", 0.5, 2), "flushed"]
+    writer.assert_called_once_with(str(tmp_path / "tensorboard"))
+    first = [call.add_scalar("train/loss", 2.0, 1), call.flush()]
+    second = [call.add_scalar("train/loss", 1.0, 2), call.add_scalar("val/ACC", 0.5, 2), call.flush()]
+    assert writer.return_value.method_calls == first + second
 
 
-def test_a_full_disk_under_tensorboard_is_a_failure_of_the_storage(writer, tmp_path, monkeypatch):
-    def full(_):
-        raise OSError(28, "No space left on device")
-
-    log = Logger(tmp_path)
-    monkeypatch.setattr(type(log.tensorboard), "flush", full)
+def test_a_full_disk_under_tensorboard_is_a_failure_of_the_storage(writer, tmp_path):
+    writer.return_value.flush.side_effect = OSError(28, "No space left on device")
     with pytest.raises(RunError, match="tensorboard"):
-        log.epoch(1, {"train/loss": 2.0})
+        Logger(tmp_path).epoch(1, {"train/loss": 2.0})
 
 
 def test_a_second_logger_goes_on_in_the_same_file_after_a_line_that_a_full_disk_cut_off(tmp_path):
@@ -110,18 +96,14 @@ def test_a_long_matching_is_cut_on_the_console(capsys):
     assert "19>19" in line and "20>20" not in line and line.endswith("...")
 
 
-def test_a_broken_tensorboard_costs_a_note_and_never_the_run(writer, tmp_path, monkeypatch):
-    def broken(_):
-        raise AttributeError("module 'distutils' has no attribute 'version'")
-
-    monkeypatch.setattr(sys.modules["torch.utils.tensorboard"], "SummaryWriter", broken)
+def test_a_broken_tensorboard_costs_a_note_and_never_the_run(writer, tmp_path):
+    writer.side_effect = AttributeError("module 'distutils' has no attribute 'version'")
     Logger(tmp_path).epoch(1, {"train/loss": 2.0})
     epoch, note = lines_of(tmp_path)
     assert epoch == {"epoch": 1, "train/loss": 2.0} and "distutils" in note["note"]
 
 
-def test_without_tensorboard_nothing_is_said(tmp_path, monkeypatch):
-    monkeypatch.setattr(Logger, "tensorboard", TENSORBOARD)
+def test_without_tensorboard_nothing_is_said(writer, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     Logger(tmp_path).epoch(1, {"train/loss": 2.0})
     assert lines_of(tmp_path) == [{"epoch": 1, "train/loss": 2.0}]

@@ -1,5 +1,6 @@
 import math
 from types import SimpleNamespace
+from unittest.mock import MagicMock, call
 
 import pytest
 import torch
@@ -8,6 +9,8 @@ from torch import nn
 from utils.errors import RunError
 from utils.run import meter as module
 from utils.run.meter import Meter
+
+NAN, INF = math.nan, math.inf
 
 
 class Loader:
@@ -19,7 +22,7 @@ class Loader:
         self.sizes = sizes
 
     def set_epoch(self, epoch, first_step):
-        self.epoch, self.first_step = epoch, first_step
+        self.first_step = first_step
 
     def __len__(self):
         return len(self.sizes)
@@ -39,31 +42,9 @@ def run_epoch(loss, epoch=0, **others):
 
 
 @pytest.fixture
-def bars(monkeypatch):
-    """The bars that were drawn, in place of tqdm's."""
-    drawn = []
-
-    class Bar:
-        disable = False
-
-        def __init__(self, total, desc, initial, **_):
-            self.total, self.desc, self.initial, self.done, self.shown = total, desc, initial, [], []
-            drawn.append(self)
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            return None
-
-        def update(self, count):
-            self.done.append(count)
-
-        def set_postfix(self, **values):
-            self.shown.append(values)
-
-    monkeypatch.setattr(module, "tqdm", Bar)
-    return drawn
+def tqdm(monkeypatch):
+    monkeypatch.setattr(module, "tqdm", MagicMock())
+    return module.tqdm
 
 
 def test_averages_are_means_over_the_steps_named_as_training_metrics():
@@ -88,9 +69,6 @@ def test_batches_come_through_in_order_and_every_image_is_counted_once(monkeypat
     meter = Meter(Loader(4, 4, 3))
     assert [len(batch.index) for batch in meter] == [4, 4, 3]
     assert meter.averages() == {"train/images_per_second": 11 / 2}
-
-
-NAN, INF = math.nan, math.inf
 
 
 @pytest.mark.parametrize(
@@ -138,15 +116,8 @@ def test_weights_that_are_not_finite_are_named_with_epoch_and_step():
         meter.averages()
 
 
-def test_counts_are_added_up_over_the_steps():
-    meter = Meter(Loader(4, 4))
-    for _ in meter:
-        meter.count(kept=torch.tensor(3), skipped=False)
-    assert meter.counts == {"kept": 6, "skipped": 0}
-
-
 @pytest.mark.parametrize("losses", [[0.1, 0.2, 0.4], [None, 0.2, None]], ids=["all measured", "one measured"])
-def test_an_epoch_taken_up_again_ends_with_the_averages_and_counts_of_an_unbroken_one(bars, losses):
+def test_an_epoch_taken_up_again_ends_with_the_averages_and_counts_of_an_unbroken_one(tqdm, losses):
     class Stop(Exception):
         pass
 
@@ -156,7 +127,7 @@ def test_an_epoch_taken_up_again_ends_with_the_averages_and_counts_of_an_unbroke
 
     def run(meter):
         for _ in meter:
-            meter.count(steps=1)
+            meter.count(steps=1, images=torch.tensor(4))
             if (loss := losses[meter.step]) is not None:
                 meter.update(loss=torch.tensor(loss))
         return meter.averages()
@@ -165,15 +136,10 @@ def test_an_epoch_taken_up_again_ends_with_the_averages_and_counts_of_an_unbroke
     with pytest.raises(Stop):
         run(first)
     second = Meter(Loader(4, 4, 4), begun=first.state())
-    assert run(second)["train/loss"] == run_epoch(losses)["train/loss"] and second.counts == {"steps": 3}
-    assert bars[1].initial == 8  # the bar goes on after two batches
-
-
-def test_after_each_step_the_run_may_act():
-    done = []
-    for _ in Meter(Loader(4, 4), after_step=lambda meter: done.append(meter.step)):
-        done.append("batch")
-    assert done == ["batch", 1, "batch", 2]
+    averages = run(second)
+    assert tqdm.call_args.kwargs["initial"] == 8  # the bar goes on after two batches
+    assert second.counts == {"steps": 3, "images": 12}
+    assert averages["train/loss"] == run_epoch(losses)["train/loss"]
 
 
 def test_nothing_is_kept_attached_to_the_graph():
@@ -185,11 +151,14 @@ def test_nothing_is_kept_attached_to_the_graph():
     assert not any(tensor.requires_grad for tensor in kept)
 
 
-def test_the_bar_counts_images_and_shows_the_running_loss_every_log_every_steps(bars):
+def test_the_bar_counts_images_and_shows_the_running_loss_every_log_every_steps(tqdm):
     meter = Meter(Loader(4, 4, 4, 4, 4), epoch=2, log_every=2)
     for step, _ in enumerate(meter, start=1):
         meter.update(loss=torch.tensor(float(step)))
-    assert (bars[0].total, bars[0].desc, bars[0].done) == (20, "epoch 3", [4] * 5)
-    assert bars[0].shown == [{"loss": "1.5000"}, {"loss": "2.5000"}]  # means of 1, 2 and of 1, 2, 3, 4
+    bar = tqdm.return_value.__enter__.return_value
+    assert (tqdm.call_args.kwargs["total"], tqdm.call_args.kwargs["desc"]) == (20, "epoch 3")
+    assert bar.update.call_args_list == [call(4)] * 5
+    means = [call(loss="1.5000"), call(loss="2.5000")]  # of 1, 2 and of 1, 2, 3, 4
+    assert bar.set_postfix.call_args_list == means
     list(Meter(Loader(4, 4), log_every=1))
-    assert bars[1].shown == []  # nothing was measured
+    assert bar.set_postfix.call_args_list == means  # nothing was measured

@@ -55,20 +55,8 @@ def test_a_run_stopped_after_any_epoch_ends_with_the_weights_of_an_unbroken_one(
         train(config("run_name=broken"), epochs=1)
     rest, broken = train(config("run_name=broken"))
     assert rest == [3] and same(broken, unbroken)
-
-
-def test_a_run_has_no_epoch_left_until_epochs_is_raised(config):
-    train(config())
-    assert train(config())[0] == []
-    assert train(config("epochs=6"))[0] == [4, 5]
-
-
-def plain(value):
-    if isinstance(value, dict):
-        return all(plain(key) and plain(item) for key, item in value.items())
-    if type(value) in (list, tuple):
-        return all(map(plain, value))
-    return value is None or type(value) in (bool, int, float, str, torch.Tensor)
+    assert train(config("run_name=broken"))[0] == []
+    assert train(config("run_name=broken", "epochs=6"))[0] == [4, 5]
 
 
 def test_a_folder_holds_the_whole_config_and_a_checkpoint_of_tensors_and_plain_types(config):
@@ -80,7 +68,6 @@ def test_a_folder_holds_the_whole_config_and_a_checkpoint_of_tensors_and_plain_t
     assert content.keys() == {"model", "optimizer", "epoch", "best_loss", "inputs"}
     assert folder.checkpoint.name == "checkpoint.pth.tar" and content["epoch"] == 3
     assert content["model"].keys() == model.state_dict().keys()
-    assert plain(torch.load(folder.checkpoint, weights_only=False))
 
 
 def test_a_failed_save_leaves_the_last_checkpoint(config, monkeypatch):
