@@ -31,10 +31,8 @@ def save_checkpoint(path: Path, content: dict[str, Any], metadata: Mapping[str, 
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Any], str]:
-    """The content of the newest whole checkpoint, {} if there is none, and what is wrong with a newer one.
-
-    A damaged checkpoint is renamed to `damaged_...` if the previous one is whole. Raises RunError if neither
-    is."""
+    """The content of the newest whole checkpoint, {} if there is none, and what is wrong with a newer one,
+    which is renamed to `damaged_...`. Raises RunError if none is whole."""
     files, digests, faults = (path, previous_of(path)), set(), []
     for file in files:  # a kill between two renames can leave a manifest under the other name
         try:
@@ -72,9 +70,7 @@ def place_of(finished: int, begun: dict) -> str:
 
 
 class Checkpointer:
-    """Saves and restores what a run has done so far, and knows when it is time to.
-
-    folder: the RunFolder. epochs: how many to train. save_minutes: between two saves within an epoch."""
+    """Saves and restores a run. save_minutes: between two saves within an epoch."""
 
     def __init__(self, folder, epochs: int, save_minutes: float):
         self.folder, self.epochs, self.save_minutes = folder, epochs, save_minutes
@@ -132,8 +128,7 @@ class Checkpointer:
             self._save(meter.state())
 
     def end_epoch(self, epoch: int, values: dict[str, Any]) -> None:
-        """Save after an epoch: always after the first and the last, and if the run is to stop; else only if
-        the last save is a while ago."""
+        """Save after the first and the last epoch and before a stop; after others if the last save is old."""
         self.finished, self.values = epoch + 1, values
         is_due = epoch in (self.first_epoch, self.epochs - 1) or signals.requested()
         if is_due or time.monotonic() - self.last_save >= SAVE_SECONDS:

@@ -61,9 +61,7 @@ class RunFolder:
         return inputs
 
     def start_from_weights(self, path: Path) -> None:
-        """Note the weights that are used in place of a training.
-
-        Raises UserError if they would replace a model that was trained here."""
+        """Note weights used in place of a training. Raises UserError if they would replace one here."""
         own = [self.checkpoint.resolve(), (self.path / MODEL).resolve()]
         if has_checkpoint(self.checkpoint) and path.resolve() not in own and not self.restart:
             raise UserError(f"{self.path} holds a training run, and {path} would replace its model: {REMEDY}")
@@ -107,8 +105,7 @@ class RunFolder:
         save_config(self.cfg, self.path / "config.yml")
 
     def has_result(self) -> bool:
-        """Whether a model lies here that training would replace. SCAN writes its model before its first
-        checkpoint."""
+        """Whether training would replace a model. SCAN writes its model before its first checkpoint."""
         return (self.path / MODEL).exists() and (self.ending.is_file() or self.path.name == "pretext")
 
     def save_model(self, content: dict) -> None:

@@ -64,10 +64,9 @@ class Run:
         self.log.note(remark)
 
     def restore(self, model, optimizer, **values) -> dict:
-        """Lock the folder and load the last checkpoint, if there is one. From here on the run saves model and
-        optimizer.
+        """Lock the folder and load the last checkpoint, if any, into what the run saves from here on.
 
-        values: what else the stage saves, as it is at the beginning; returned as it was saved."""
+        values: what the stage saves besides, as it is at the beginning; returned as it was saved."""
         self.context.enter_context(self.folder.claimed())
         fault = self.checkpoints.restore(model, optimizer, values)
         self._open_log()
@@ -85,8 +84,7 @@ class Run:
             self.log.note(f"{path} has no manifest that says what it was made from: taken as it is")
 
     def epochs(self) -> Iterator[int]:
-        """The epochs still to train, from 0. In them SIGINT and SIGTERM end the run once its state is
-        saved."""
+        """The epochs still to train, from 0. In them a signal ends the run once its state is saved."""
         self.start = time.monotonic()
         with signals.waiting():
             yield from range(self.checkpoints.finished, self.cfg.epochs)
