@@ -6,29 +6,12 @@ import pytest
 import torch
 from torch import nn
 
+from tests.utils.run.toy_run import Loader
 from utils.errors import RunError
 from utils.run import meter as module
 from utils.run.meter import Meter
 
 NAN, INF = math.nan, math.inf
-
-
-class Loader:
-    """Batches of the given sizes."""
-
-    batch_size = 4
-
-    def __init__(self, *sizes):
-        self.sizes = sizes
-
-    def set_epoch(self, epoch, first_step):
-        self.first_step = first_step
-
-    def __len__(self):
-        return len(self.sizes)
-
-    def __iter__(self):
-        return (SimpleNamespace(index=torch.arange(size)) for size in self.sizes[self.first_step :])
 
 
 def run_epoch(loss, epoch=0, **others):

@@ -156,10 +156,13 @@ def restore(cfg, network=None, restart=False):
     return run
 
 
-def test_a_checkpoint_of_another_network_is_refused(config):
+def test_a_checkpoint_of_another_network_is_refused_and_one_without_its_settings(config):
     train(config(), epochs=1)
     with pytest.raises(UserError, match=r"checkpoint\.pth\.tar.*run_name="):
         restore(config(), nn.Linear(3, 4))
+    (Run(config()).path / "config.yml").unlink()
+    with pytest.raises(UserError, match=r"config\.yml.*--restart"):
+        restore(config())
 
 
 def test_a_bare_state_dict_at_the_checkpoints_place_is_a_users_mistake(config):
@@ -169,21 +172,6 @@ def test_a_bare_state_dict_at_the_checkpoints_place_is_a_users_mistake(config):
     torch.save(layer.state_dict(), folder.checkpoint)
     with pytest.raises(UserError, match=r"checkpoint\.pth\.tar.*--model"):
         restore(cfg, layer)
-
-
-def test_a_checkpoint_without_its_settings_is_not_gone_on_from(config):
-    train(config(), epochs=1)
-    (Run(config()).path / "config.yml").unlink()
-    with pytest.raises(UserError, match=r"config\.yml.*--restart"):
-        restore(config())
-
-
-def test_fewer_epochs_than_are_finished_are_refused(config):
-    train(config(), epochs=3)
-    saved = (Run(config()).path / "config.yml").read_bytes()
-    with pytest.raises(UserError, match=r"epoch 3\b.*epochs: 2"):
-        train(config("epochs=2"))
-    assert (Run(config()).path / "config.yml").read_bytes() == saved
 
 
 def test_a_damaged_checkpoint_gives_way_to_the_one_before_with_a_warning(config, capsys):
@@ -243,12 +231,16 @@ def test_stopped_twice_within_an_epoch_the_values_of_the_epoch_before_are_saved(
     assert last(config())["best_loss"] == -1.5
 
 
-def test_an_epoch_that_was_begun_counts_when_fewer_epochs_are_asked_for(config):
+def test_fewer_epochs_than_are_done_or_begun_are_refused_and_change_nothing(config):
     with pytest.raises(signals.Stopped):
         train(config(), after_batch=stopping_at(2, 0))
-    with pytest.raises(UserError, match=r"1 steps.*epochs: 2"):
+    saved = (Run(config()).path / "config.yml").read_bytes()
+    with pytest.raises(UserError, match=r"epoch 2\b.*1 steps.*epochs: 2"):
         train(config("epochs=2"))
     assert train(config("epochs=3"))[0] == [2]
+    with pytest.raises(UserError, match=r"epoch 3\b.*epochs: 2"):
+        train(config("epochs=2"))
+    assert (Run(config()).path / "config.yml").read_bytes() == saved.replace(b"epochs: 4", b"epochs: 3")
 
 
 @pytest.mark.parametrize("after", ["the save", "the training"])
