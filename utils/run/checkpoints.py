@@ -99,7 +99,7 @@ class Checkpointer:
         elif self.folder.has_result():
             raise UserError(
                 f"{self.folder.path} holds a model but no checkpoint, and training would replace the model: "
-                f"put the checkpoint back, mine with the model (--model), or {REMEDY}"
+                f"put the checkpoint back, mine with the model if it is the pretext's (--model), or {REMEDY}"
             )
         self.saved = {"model": model, "optimizer": optimizer}
         self.values, self.first_epoch, self.last_save = values, self.finished, time.monotonic()

@@ -14,7 +14,7 @@ from utils.run.checkpoints import REMEDY, has_checkpoint
 from utils.run.inputs import Inputs, split_metadata
 from utils.run.lock import locked
 from utils.stages import MODEL, NEIGHBORS, STAGES
-from utils.storage.files import save_with_manifest, sha256_of, storage_errors, write_whole
+from utils.storage.files import manifest_path, save_with_manifest, sha256_of, storage_errors, write_whole
 from utils.storage.torch_files import to_bytes
 
 RESULT_KEYS = ("epochs", "num_neighbors", "feature_layer", "knn_index")  # a resume may change them
@@ -105,8 +105,10 @@ class RunFolder:
         save_config(self.cfg, self.path / "config.yml")
 
     def has_result(self) -> bool:
-        """Whether training would replace a model. SCAN writes its model before its first checkpoint."""
-        return (self.path / MODEL).exists() and (self.ending.is_file() or self.path.name == "pretext")
+        """Whether training would replace a model. SCAN writes its own before its first checkpoint."""
+        model = self.path / MODEL
+        is_begun = self.cfg.setup == "scan" and manifest_path(model).is_file() and not self.ending.is_file()
+        return model.is_file() and not is_begun
 
     def save_model(self, content: dict) -> None:
         """Write model.pth.tar, tensors and plain values, and its manifest."""

@@ -1,5 +1,7 @@
 """The folder of a run: its settings, what it began with, and whether it is finished."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 
@@ -268,3 +270,18 @@ def test_a_finished_stage_began_with_files_that_must_still_be_the_same(config, p
         again = RunFolder(config(), False)
         again.use_images(images(4), images(2), again.start_from())
         assert again.is_finished() == expected
+
+
+@pytest.mark.parametrize("stage", ["pretext/simclr", "scan/scan", "selflabel/selflabel"])
+def test_a_model_without_checkpoint_is_not_replaced_but_for_one_that_a_killed_scan_left(config, stage):
+    cfg = config(path=f"configs/{stage}_digits.yml")
+    folder = RunFolder(cfg, False)
+    folder.path.mkdir(parents=True)
+    (folder.path / MODEL).write_bytes(b"published")
+    with pytest.raises(UserError, match="checkpoint"):
+        train(cfg)
+    assert (folder.path / MODEL).read_bytes() == b"published"
+    folder.use_images(images(4), images(2))
+    folder.save_model({})
+    with nullcontext() if stage == "scan/scan" else pytest.raises(UserError, match="checkpoint"):
+        train(cfg, epochs=1)
