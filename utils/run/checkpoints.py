@@ -102,11 +102,14 @@ class Checkpointer:
                 f"put the checkpoint back, mine with the model if it is the pretext's (--model), or {REMEDY}"
             )
         self.saved = {"model": model, "optimizer": optimizer}
-        self.values, self.first_epoch, self.last_save = values, self.finished, time.monotonic()
+        self.values = values
+        self.first_epoch = self.finished
+        self.last_save = time.monotonic()
         return fault
 
     def _check(self, content: dict) -> None:
-        path, folder, begun = self.folder.checkpoint, self.folder.path, content.get("begun_epoch", {})
+        path, folder = self.folder.checkpoint, self.folder.path
+        begun = content.get("begun_epoch", {})
         if not {"model", "optimizer", "epoch"} <= content.keys() or type(content["epoch"]) is not int:
             raise UserError(
                 f"{path} is no checkpoint of a training run: move it away; if it is a trained pretext model, "

@@ -27,8 +27,7 @@ class Run:
         self.folder = RunFolder(cfg, restart)
         self.path = self.folder.path
         self.log = Logger(self.path)
-        epochs, save_minutes = cfg.get("epochs", 0), cfg.get("save_minutes", math.inf)
-        self.checkpoints = Checkpointer(self.folder, epochs, save_minutes)
+        self.checkpoints = Checkpointer(self.folder, cfg.get("epochs", 0), cfg.get("save_minutes", math.inf))
         self.context = ExitStack()  # the lock, signals and process-wide settings, put back at the end
         self.start = time.monotonic()
 

@@ -75,18 +75,15 @@ def test_with_none_whole_all_are_named_and_left_as_they_are(path, damage, epochs
     assert {file.name: file.read_bytes() for file in path.parent.iterdir()} == before
 
 
-def test_a_checkpoint_whose_manifest_is_damaged_gives_way_as_well(path):
-    save(path, 1, 2)
-    manifest_path(path).write_bytes(b"")
-    content, fault = load_checkpoint(path)
-    assert content["epoch"] == 1 and f"{manifest_path(path)} (0 bytes)" in fault
-
-
-def test_a_single_checkpoint_with_a_damaged_manifest_is_not_trusted(path):
+def test_a_checkpoint_whose_manifest_is_damaged_is_not_trusted(path):
     save(path, 1)
     manifest_path(path).write_bytes(b"")
     with pytest.raises(RunError, match=r"checkpoint\.pth\.tar\.json \(0 bytes\).*--restart"):
         load_checkpoint(path)
+    save(path, 2, 3)
+    manifest_path(path).write_bytes(b"")
+    content, fault = load_checkpoint(path)
+    assert content["epoch"] == 2 and f"{manifest_path(path)} (0 bytes)" in fault
 
 
 def test_a_whole_checkpoint_needs_no_manifest_of_the_one_before(path):

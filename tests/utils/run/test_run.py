@@ -138,10 +138,14 @@ def test_tf32_is_used_in_a_run_only_where_it_is_asked_for_and_settings_are_put_b
 
 
 def test_signal_handlers_are_put_back_after_a_run_however_it_ends(config):
-    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    def handlers():
+        return [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+
+    before = handlers()
     with pytest.raises(ValueError), Run(config()):
+        assert not set(handlers()) & set(before)
         raise ValueError
-    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+    assert handlers() == before
 
 
 # -- what lies in the folder already

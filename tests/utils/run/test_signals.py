@@ -69,17 +69,3 @@ def test_a_request_made_in_the_last_moment_of_training_is_not_lost_and_the_next_
         stop_if_requested()
     with waiting():
         assert not signals.requested()
-
-
-def test_after_the_block_the_former_handlers_are_back():
-    def handler(*_):
-        pass
-
-    before = signal.signal(signal.SIGINT, handler)
-    try:
-        with pytest.raises(ValueError, match="ours"), answered():
-            assert signal.getsignal(signal.SIGINT) != handler
-            raise ValueError("ours")
-        assert signal.getsignal(signal.SIGINT) == handler
-    finally:
-        signal.signal(signal.SIGINT, before)
