@@ -43,7 +43,7 @@ NAMES = {name_of(path) for path in modules()}
 
 
 def imported(path, at_the_top=False):
-    """The modules that a file imports, wherever in it or at its top: `from utils import arrays` is utils.arrays."""
+    """The modules that a file imports, anywhere or at its top: `from utils import arrays` is utils.arrays."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in tree.body if at_the_top else ast.walk(tree):
         if isinstance(node, ast.Import):

@@ -21,8 +21,8 @@ def cpu_count() -> int:
 
 
 def free_memory() -> int:
-    """Bytes of host memory that can still be had, by the system and by the limit of a container; 4 GiB where
-    neither says. Files that the system keeps in memory until another wants it count as free."""
+    """Bytes of host memory that can still be had, by the system and by a container's limit; 4 GiB where
+    neither says. The system's cache of files counts as free."""
     free = []
     with suppress(OSError, IndexError, ValueError):  # Linux
         lines = MEMINFO.read_text().splitlines()
@@ -35,26 +35,26 @@ def free_memory() -> int:
 
 
 def keep_freed_memory() -> bool:
-    """Have glibc keep the memory that this process frees, for the next batch; returns whether it does.
+    """Have glibc keep memory that this process frees, for the next batch; returns whether it does.
 
-    It works on the whole process. Otherwise the system takes the memory back and hands it out anew page by
-    page, which takes as long as most image operations. Older glibc refuses the first setting; nothing has
-    changed then."""
+    It works on the whole process. Otherwise the system maps memory anew page by page, which takes as long as
+    most image operations. Older glibc refuses the first setting, and nothing changes."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):  # another C library
         return False
     mmap_threshold, trim_threshold = -3, -1
-    kept = 2**28  # bytes; larger blocks, kept, would leave holes: 24 GB where 18 are needed
-    return bool(mallopt(mmap_threshold, kept) and mallopt(trim_threshold, kept))
+    size = 2**28  # bytes; keeping larger blocks leaves holes: 24 GB where 18 are needed
+    return bool(mallopt(mmap_threshold, size) and mallopt(trim_threshold, size))
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is one, else the CPU. Raises UserError where CUDA is asked for in vain."""
-    if name == "cuda" and not torch.cuda.is_available():
+    """`auto` is CUDA if there is a device, else the CPU. Raises UserError for `cuda` without a device."""
+    has_cuda = torch.cuda.is_available()
+    if name == "cuda" and not has_cuda:
         raise UserError("device is cuda, but PyTorch sees no CUDA device: use device=auto or device=cpu")
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if has_cuda else "cpu"
     if name == "cuda":
         torch.backends.cudnn.benchmark = True  # try which convolutions are fastest for each new size
     return torch.device(name)
@@ -62,7 +62,7 @@ def choose_device(name: str) -> torch.device:
 
 @contextmanager
 def float32_precision(precision: str) -> Iterator[None]:
-    """In the block float32 is computed in full, or on a GPU in TF32 where `precision` is tf32."""
+    """In the block a GPU computes float32 in full, or in TF32 if `precision` is tf32."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, cudnn.allow_tf32
     matmul.allow_tf32 = cudnn.allow_tf32 = precision == "tf32"
@@ -78,13 +78,12 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager:
 
 
 def lack_of_memory(error: BaseException) -> str:
-    """What memory could not be had, "" if the error is of another kind."""
+    """What an error says of memory that could not be had, "" for an error of another kind."""
     text = " ".join(str(error).split())
     known = re.search("DefaultCPUAllocator|CUDA.*out of memory|ALLOC_FAILED|alloc fail", text)
-    is_named = isinstance(error, (torch.OutOfMemoryError, MemoryError))
-    if not is_named and not (known and isinstance(error, RuntimeError)):
-        return ""
-    return text[known.start() if known else 0 :].partition(". ")[0] or "none left"
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or (known and isinstance(error, RuntimeError)):
+        return text[known.start() if known else 0 :].partition(". ")[0] or "none left"
+    return ""
 
 
 def near(values: Tensor, device: torch.device) -> Tensor:
@@ -94,8 +93,7 @@ def near(values: Tensor, device: torch.device) -> Tensor:
 
 
 def sent(values: Tensor, device: torch.device) -> Tensor:
-    """The values on the device. The host does not wait until they are there: from pinned memory the device
-    fetches them itself."""
+    """The values on the device, which fetches them from pinned memory while the host goes on."""
     if device.type == "cuda" and not values.is_cuda:
         values = values.pin_memory()
     return values.to(device, non_blocking=True)

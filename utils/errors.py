@@ -2,21 +2,21 @@
 
 
 class UserError(Exception):
-    """A mistake the user can mend. One line: what is wrong, the value, what to do. Exit code 2."""
+    """A mistake the user can mend. One line: what is wrong, the value, what to do."""
+
+    exit_code = 2
 
 
 class RunError(Exception):
-    """A run that cannot go on: storage failed, or the numbers did. One line: where, and what is safe. Exit
-    code 3."""
+    """A run that cannot go on, as storage, memory or the numbers failed. One line, as above."""
+
+    exit_code = 3
 
 
-def lost_worker(error: RuntimeError) -> str:
-    """What to say of PyTorch's error that a worker died, which comes wherever the process is; "" of other
-    errors."""
+def lost_worker(error: BaseException) -> str:
+    """What to say of PyTorch's error that a worker process died; "" for other errors."""
     text = " ".join(str(error).split())
     if not text.startswith(("DataLoader worker", "Pin memory thread")):
         return ""
-    return (
-        f"a process that reads images died ({text}): lower num_workers (0 reads in the process itself) or "
-        "enlarge /dev/shm, through which images are handed over; what was saved is whole"
-    )
+    remedy = "lower num_workers (0 starts none), or enlarge /dev/shm; what was saved is whole"
+    return f"a process that reads images died ({text}): {remedy}"

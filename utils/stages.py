@@ -1,4 +1,4 @@
-"""The stages of the method: what each is run with, where it works, what it starts from and what it leaves."""
+"""The stages of the method: how each is run, where it works, what it starts from and what it leaves."""
 
 from typing import NamedTuple
 
@@ -8,16 +8,13 @@ PRETEXT_FILES = (MODEL, *NEIGHBORS.values())
 
 
 class Stage(NamedTuple):
-    """One row of the table.
-
-    script: the command. folder: under root_dir/<run_name>/. starts_from: the folder of the stage before, "" for the
-    first. needs: the files that it starts from there. leaves: the files that later stages start from."""
+    """One row of the table."""
 
     script: str
-    folder: str
-    starts_from: str
-    needs: tuple[str, ...]
-    leaves: tuple[str, ...]
+    folder: str  # under root_dir/<run_name>/
+    starts_from: str  # the folder of the stage before, "" for the first
+    needs: tuple[str, ...]  # the files it reads there
+    leaves: tuple[str, ...]  # the files later stages start from
 
 
 STAGES = {  # by the config's `setup`
@@ -26,9 +23,8 @@ STAGES = {  # by the config's `setup`
     "scan": Stage("scan.py", "scan", "pretext", PRETEXT_FILES, (MODEL,)),
     "selflabel": Stage("selflabel.py", "selflabel", "scan", (MODEL,), (MODEL,)),
 }
-
 SCRIPT_OF = {
     "pretext": "simclr.py",
     "scan": "scan.py",
     "selflabel": "selflabel.py",
-}  # folder: who usually fills it
+}  # folder: its usual script

@@ -26,7 +26,7 @@ def test_cuda_without_a_device_is_refused_with_the_remedy(monkeypatch):
 
 
 def limited(monkeypatch, folder, limit):
-    """A machine with 5000 KiB to be had, and a container there that uses 900 bytes, 700 of them kept files."""
+    """A machine with 5000 KiB to be had, and a container that uses 900 bytes, 700 of them cached files."""
     (folder / "meminfo").write_text("MemTotal: 9000 kB\nMemFree: 1000 kB\nMemAvailable: 5000 kB\n")
     (folder / "memory.max").write_text(f"{limit}\n")
     (folder / "memory.current").write_text("900\n")
@@ -40,7 +40,7 @@ def limited(monkeypatch, folder, limit):
     [(1000, 1000 - 900 + 700), ("max", 5000 * 1024), (10**9, 5000 * 1024), (100, 0)],
     ids=["container", "no limit", "more than the machine has", "above its limit"],
 )
-def test_memory_is_free_as_far_as_machine_and_container_have_it_kept_files_included(
+def test_memory_is_free_as_far_as_machine_and_container_have_it_cached_files_included(
     limit, free, tmp_path, monkeypatch
 ):
     limited(monkeypatch, tmp_path, limit)
@@ -53,30 +53,24 @@ def test_where_nothing_says_what_is_free_4_gib_are(tmp_path, monkeypatch):
     assert free_memory() == 2**32
 
 
-class Glibc:
-    """mallopt answers 1 to what it takes and 0 to what it refuses."""
-
-    def __init__(self, refused):
-        self.refused, self.calls = refused, []
-
-    def mallopt(self, parameter, value):
-        self.calls.append(parameter)
-        return int(parameter != self.refused)
-
-
 MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1
 
 
-def test_freed_memory_is_kept_where_glibc_takes_both_settings(monkeypatch):
-    glibc = Glibc(refused=None)
-    monkeypatch.setattr(utils.device.ctypes, "CDLL", lambda _: glibc)
-    assert keep_freed_memory() and glibc.calls == [MMAP_THRESHOLD, TRIM_THRESHOLD]
+@pytest.mark.parametrize(
+    "refused, calls", [(None, [MMAP_THRESHOLD, TRIM_THRESHOLD]), (MMAP_THRESHOLD, [MMAP_THRESHOLD])]
+)
+def test_freed_memory_is_kept_where_glibc_takes_both_settings_else_nothing_is_changed(
+    monkeypatch, refused, calls
+):
+    made = []
 
+    class Glibc:
+        def mallopt(self, parameter, value):
+            made.append(parameter)
+            return int(parameter != refused)  # 1 for what it takes
 
-def test_where_glibc_refuses_the_large_blocks_nothing_of_the_process_is_changed(monkeypatch):
-    glibc = Glibc(refused=MMAP_THRESHOLD)
-    monkeypatch.setattr(utils.device.ctypes, "CDLL", lambda _: glibc)
-    assert not keep_freed_memory() and glibc.calls == [MMAP_THRESHOLD]
+    monkeypatch.setattr(utils.device.ctypes, "CDLL", lambda _: Glibc())
+    assert (keep_freed_memory(), made) == (refused is None, calls)
 
 
 def test_another_c_library_keeps_its_ways(monkeypatch):

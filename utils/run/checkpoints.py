@@ -2,21 +2,19 @@
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from utils.errors import RunError, UserError
 from utils.run import signals
 from utils.run.meter import Meter
-from utils.storage.files import read_manifest, save_with_manifest, sha256_of
+from utils.storage.files import read_manifest, save_with_manifest, sha256_of, storage_errors
 from utils.storage.state_dicts import load_strictly
 from utils.storage.torch_files import read_tensors, to_bytes
 
 REMEDY = "give this run its own run_name=..., or begin anew with --restart, which moves the old files aside"
-SAVE_SECONDS = (
-    30  # at least, from one epoch's checkpoint to the next: writing one takes a good part of a short epoch
-)
+SAVE_SECONDS = 30  # between the checkpoints of short epochs, as writing one takes time
 
 
 def previous_of(path: Path) -> Path:
@@ -33,23 +31,19 @@ def save_checkpoint(path: Path, content: dict[str, Any], metadata: Mapping[str, 
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Any], str]:
-    """The content of the newest whole checkpoint, {} where there is none, and what is wrong with a newer one.
-
-    A damaged checkpoint is renamed to `damaged_...` when the previous one is whole. Raises RunError when
-    neither is."""
-    digests, faults = set(), []
-    for file in (
-        path,
-        previous_of(path),
-    ):  # a kill between two renames can leave a manifest under the other name
+    """The content of the newest whole checkpoint, {} if there is none, and what is wrong with a newer one,
+    which is renamed to `damaged_...`. Raises RunError if none is whole."""
+    files, digests, faults = (path, previous_of(path)), set(), []
+    for file in files:  # a kill between two renames can leave a manifest under the other name
         try:
             if manifest := read_manifest(file):
                 digests.add(manifest["sha256"])
         except RunError as error:
             faults.append(str(error))
-    for file in filter(Path.exists, (path, previous_of(path))):
+    has_manifests = bool(digests or faults)
+    for file in filter(Path.exists, files):
         try:
-            if (digests or faults) and sha256_of(file) not in digests:
+            if has_manifests and sha256_of(file) not in digests:
                 raise RunError(
                     f"{file} ({file.stat().st_size} bytes) is damaged: no manifest has its SHA-256"
                 )
@@ -60,7 +54,8 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Any], str]:
         if file == path:
             return content, ""
         if path.exists():
-            os.replace(path, path.with_name("damaged_" + path.name))  # the next save must not keep it
+            with storage_errors(path):
+                os.replace(path, path.with_name("damaged_" + path.name))  # the next save must not keep it
         return content, "; ".join(faults)
     if has_checkpoint(path):
         raise RunError(
@@ -75,10 +70,7 @@ def place_of(finished: int, begun: dict) -> str:
 
 
 class Checkpointer:
-    """Saves and restores what a run has done so far, and knows when it is time to.
-
-    folder: the run's, with what it began with. epochs: how many the run is to have. save_minutes: from one
-    save within an epoch to the next."""
+    """Saves and restores a run. save_minutes: between two saves within an epoch."""
 
     def __init__(self, folder, epochs: int, save_minutes: float):
         self.folder, self.epochs, self.save_minutes = folder, epochs, save_minutes
@@ -89,10 +81,10 @@ class Checkpointer:
         self.last_save = time.monotonic()
 
     def restore(self, model, optimizer, values: dict[str, Any]) -> str:
-        """Take up the last checkpoint, if there is one, into model, optimizer and `values`; from now on they
-        are what is saved. Returns what is wrong with a newer checkpoint, "" for nothing.
+        """Load the last checkpoint, if there is one, into model, optimizer and `values`, which are saved from
+        now on. Returns what is wrong with a newer checkpoint, "" for nothing.
 
-        Raises UserError for a checkpoint of another run, and where training would replace a model."""
+        Raises UserError for a checkpoint of another run, and if training would replace a model."""
         path = self.folder.checkpoint
         content, fault = load_checkpoint(path)
         if content:
@@ -106,65 +98,50 @@ class Checkpointer:
             self.finished, self.begun = content["epoch"], content.get("begun_epoch", {})
         elif self.folder.has_result():
             raise UserError(
-                f"{self.folder.path} holds a model without the checkpoint of its training, which training "
-                f"would replace: put the checkpoint back, mine with that model (--model), or {REMEDY}"
+                f"{self.folder.path} holds a model but no checkpoint, and training would replace the model: "
+                f"put the checkpoint back, mine with the model if it is the pretext's (--model), or {REMEDY}"
             )
         self.saved = {"model": model, "optimizer": optimizer}
-        self.values, self.first_epoch = values, self.finished
+        self.values = values
+        self.first_epoch = self.finished
+        self.last_save = time.monotonic()
         return fault
 
     def _check(self, content: dict) -> None:
         path, folder = self.folder.checkpoint, self.folder.path
+        begun = content.get("begun_epoch", {})
         if not {"model", "optimizer", "epoch"} <= content.keys() or type(content["epoch"]) is not int:
             raise UserError(
-                f"{path} has no model, optimizer and epoch to go on from: move it away to start anew; if it "
-                f"is a trained pretext model, mine with it: --model {path}"
+                f"{path} is no checkpoint of a training run: move it away; if it is a trained pretext model, "
+                f"mine with it: --model {path}"
             )
         if not (folder / "config.yml").is_file():
-            raise UserError(f"{folder} lacks config.yml, the settings of the checkpoint there: {REMEDY}")
+            raise UserError(f"{folder} lacks config.yml, the settings of its checkpoint: {REMEDY}")
         saved = content.get("inputs", {})
         if changed := [name for name, digest in saved.items() if self.folder.inputs.get(name) != digest]:
             raise UserError(f"{folder} began with other {', '.join(changed)} than there are now: {REMEDY}")
-        if content["epoch"] + ("begun_epoch" in content) > self.epochs:
-            place = place_of(content["epoch"], content.get("begun_epoch", {}))
+        if content["epoch"] + bool(begun) > self.epochs:
+            place = place_of(content["epoch"], begun)
             raise UserError(f"{path} is {place}, more than epochs: {self.epochs}; raise epochs, or {REMEDY}")
-
-    def remaining(self) -> Iterator[int]:
-        """The epochs still to train, from 0. In them SIGINT and SIGTERM end the run once its state is
-        saved."""
-        self.last_save = time.monotonic()
-        with signals.waiting():
-            yield from range(self.finished, self.epochs)
-        signals.stop_if_requested()
-
-    def take_begun(self) -> dict:
-        """The state of the epoch that was stopped in its middle; {} from the second call on."""
-        begun, self.begun = self.begun, {}
-        return begun
 
     def after_step(self, meter: Meter) -> None:
         """Save within the epoch, if it is time or the run is to stop."""
-        minutes = (time.monotonic() - self.last_save) / 60
-        if signals.requested() or minutes >= self.save_minutes:
+        if signals.requested() or time.monotonic() - self.last_save >= 60 * self.save_minutes:
             meter.averages()  # raises if they are not finite
             self._save(meter.state())
 
     def end_epoch(self, epoch: int, values: dict[str, Any]) -> None:
-        """Note an epoch that is done, and save it; not so soon after the last save, but for the first and the
-        last epoch, or when the run is to stop."""
+        """Save after the first and the last epoch and before a stop; after others if the last save is old."""
         self.finished, self.values = epoch + 1, values
-        at_an_end = epoch == self.first_epoch or epoch + 1 == self.epochs or signals.requested()
-        if at_an_end or time.monotonic() - self.last_save >= SAVE_SECONDS:
+        is_due = epoch in (self.first_epoch, self.epochs - 1) or signals.requested()
+        if is_due or time.monotonic() - self.last_save >= SAVE_SECONDS:
             self._save({})
 
     def _save(self, begun: dict) -> None:
         content = {name: part.state_dict() for name, part in self.saved.items()}
         content |= {"epoch": self.finished, "inputs": self.folder.inputs, **self.values}
         content |= {"begun_epoch": begun} if begun else {}
-        metadata = {
-            "holds": f"checkpoint {place_of(self.finished, begun)}",
-            **self.folder.splits.get("train", {}),
-        }
-        save_checkpoint(self.folder.checkpoint, content, metadata)
+        metadata = {"holds": f"checkpoint {place_of(self.finished, begun)}"}
+        save_checkpoint(self.folder.checkpoint, content, metadata | self.folder.splits.get("train", {}))
         self.last_save = time.monotonic()
         signals.stop_if_requested()

@@ -18,19 +18,15 @@ class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line."""
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; settings are given as key=value, the options are those of --help")
+        raise UserError(f"{message}; settings are given as key=value, and --help lists the options")
 
 
 def stage_parser(description: str) -> Parser:
     """Arguments shared by all stages: `--config_env`, `--config_exp`, `--restart` and overrides."""
     parser = Parser(description=description)
     parser.add_argument("--config_env", help="where results go (default: configs/env.yml, if present)")
-    parser.add_argument(
-        "--config_exp", required=True, help="the YAML of this stage and data set, under configs/"
-    )
-    parser.add_argument(
-        "--restart", action="store_true", help="begin anew: what the folder holds is moved aside"
-    )
+    parser.add_argument("--config_exp", required=True, help="the YAML of stage and data set, in configs/")
+    parser.add_argument("--restart", action="store_true", help="begin anew; the old folder is moved aside")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over both files")
     return parser
 
@@ -38,8 +34,7 @@ def stage_parser(description: str) -> Parser:
 def stage_config(
     argv: list[str] | None, stage: str, description: str = "", takes_model: bool = False
 ) -> tuple[EasyDict, argparse.Namespace]:
-    """The config of a stage script, checked for its stage, and its options: `restart`, and `model` if it
-    takes one."""
+    """The checked config of a stage script, and its options: `restart`, and `model` if it takes one."""
     parser = stage_parser(description)
     if takes_model:
         parser.add_argument("--model", type=Path, help="a trained model to mine with: nothing is trained")
@@ -50,28 +45,26 @@ def stage_config(
 
 
 def command(main: Callable[[], None]) -> None:
-    """Run a script's `main` and end the process as the shell expects.
+    """Run a script's `main` and end the process as the shell expects: after one line, with exit code 2 for a
+    user's mistake, 3 for failed storage, numbers or memory, 130 and 143 for SIGINT and SIGTERM.
 
-    A user's mistake ends in one line and exit code 2; failed storage, numbers or memory in 3; SIGINT and
-    SIGTERM in 130 and 143. Anything else is a bug of ours, and shows its traceback."""
+    Anything else is a bug of ours and shows its traceback."""
     if sys.stdout.errors == "strict":  # file names may not be valid text
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         main()
-    except UserError as error:
-        _end(f"error: {error}", 2)
-    except RunError as error:
-        _end(f"error: {error}", 3)
+    except (UserError, RunError) as error:
+        _end(f"error: {error}", error.exit_code)
     except (RuntimeError, MemoryError) as error:
-        if reason := lost_worker(error):
-            _end(f"error: {reason}", 3)
-        if reason := lack_of_memory(error):
-            _end(f"error: not enough memory ({reason}): use device=cpu, or free the memory", 3)
-        raise
+        lack = lack_of_memory(error)
+        reason = f"not enough memory ({lack}): use device=cpu, or free memory" if lack else lost_worker(error)
+        if not reason:
+            raise
+        _end(f"error: {reason}", RunError.exit_code)
     except BrokenPipeError:
-        _end("error: nobody reads the output any more, as in `| head`", 3)
+        _end("error: nobody reads the output any more, as in `| head`", RunError.exit_code)
     except KeyboardInterrupt as stop:
-        remark = "stopped; the same command without --restart goes on from the last checkpoint of the stage"
+        remark = "stopped; the same command without --restart goes on from the last checkpoint"
         _end(f"\n{remark}", getattr(stop, "code", 130))
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,45 +14,44 @@ from utils.run.checkpoints import REMEDY, has_checkpoint
 from utils.run.inputs import Inputs, split_metadata
 from utils.run.lock import locked
 from utils.stages import MODEL, NEIGHBORS, STAGES
-from utils.storage.files import save_with_manifest, sha256_of, storage_errors, write_whole
+from utils.storage.files import manifest_path, save_with_manifest, sha256_of, storage_errors, write_whole
 from utils.storage.torch_files import to_bytes
 
-# A resume may change them, but the result depends on them.
-RESULT_KEYS = ("num_neighbors", "feature_layer", "knn_index")
+RESULT_KEYS = ("epochs", "num_neighbors", "feature_layer", "knn_index")  # a resume may change them
+WRITTEN = (MODEL, *NEIGHBORS.values(), "checkpoint.pth.tar", "config.yml", "finished.json")
 
 
 class RunFolder:
     """`root_dir/<run_name>/<stage>` with model, checkpoints, config.yml and log.jsonl.
 
     inputs: SHA-256 by name of all that the run starts from. splits: metadata of the images of `train` and
-    `val`. Both are filled by `start_from` and `use_images`. Nothing is written before `claimed`. Raises
-    UserError if the folder holds a run of another config."""
+    `val`. `start_from` and `use_images` add to them. Nothing is written before `claimed`. Raises UserError
+    if the folder holds a run with other settings."""
 
     def __init__(self, cfg, restart: bool):
         self.cfg, self.restart = cfg, restart
         self.path = Path(cfg.root_dir, cfg.run_name, STAGES[cfg.setup].folder)
         self.checkpoint = self.path / "checkpoint.pth.tar"
+        self.ending = self.path / "finished.json"
         self.inputs: dict[str, str] = {}
         self.splits: dict[str, dict[str, Any]] = {}
         self.unverified: list[Path] = []
         if not restart:
-            self._refuse_other_config()
+            self._refuse_other_settings()
 
-    def _refuse_other_config(self) -> None:
+    def _refuse_other_settings(self) -> None:
         path = self.path / "config.yml"
-        begun = has_checkpoint(self.checkpoint) or (self.path / "finished.json").is_file()
-        if not begun or not path.is_file():
+        if not path.is_file() or not (has_checkpoint(self.checkpoint) or self.ending.is_file()):
             return
         try:
             saved = load_config(os.devnull, path)
         except UserError as error:
             raise UserError(f"{error}; put that right, or {REMEDY}") from error
         if differences := resume_differences(saved, self.cfg):
-            more = f"; and {len(differences) - 8} more" if len(differences) > 8 else ""
-            raise UserError(
-                f"{self.path} holds a run with other settings ({'; '.join(differences[:8])}{more}): go on "
-                f"with those, or {REMEDY}"
-            )
+            shown = textwrap.shorten("; ".join(differences), 400, placeholder=" ...")
+            raise UserError(f"{self.path} holds a run with other settings ({shown}): keep those, or {REMEDY}")
+
+    # -- what the stage starts from
 
     def start_from(self) -> Inputs:
         """Verify the files of the stage before."""
@@ -61,9 +61,7 @@ class RunFolder:
         return inputs
 
     def start_from_weights(self, path: Path) -> None:
-        """Note the weights that replace a training.
-
-        Raises UserError where they would replace a model that was trained here."""
+        """Note weights used in place of a training. Raises UserError if they would replace one here."""
         own = [self.checkpoint.resolve(), (self.path / MODEL).resolve()]
         if has_checkpoint(self.checkpoint) and path.resolve() not in own and not self.restart:
             raise UserError(f"{self.path} holds a training run, and {path} would replace its model: {REMEDY}")
@@ -77,13 +75,17 @@ class RunFolder:
         if inputs:
             inputs.check_images(self.splits)
 
+    # -- from here on files change
+
     @contextmanager
     def claimed(self) -> Iterator[None]:
         """Make the folder and lock it. With `restart`, what it holds is moved aside, to `<folder>.old-1` and
-        so on."""
+        so on. Raises UserError if meanwhile a run with other settings has been here."""
         with storage_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
         with locked(self.path):
+            if not self.restart:
+                self._refuse_other_settings()
             with storage_errors(self.path):
                 if self.restart and self.path.exists():
                     number = 1
@@ -91,28 +93,25 @@ class RunFolder:
                         number += 1
                     self.path.rename(aside)
                 self.path.mkdir(exist_ok=True)
-                for name in (MODEL, self.checkpoint.name, *NEIGHBORS.values(), "config.yml", "finished.json"):
+                for name in WRITTEN:
                     for left_by_a_killed_run in self.path.glob(f"{name}*.part"):
                         left_by_a_killed_run.unlink()
             yield
 
     def open(self) -> None:
-        """The run's files change from here on: the settings are written, and the stage is not finished any
-        more."""
-        with storage_errors(self.path):
-            (self.path / "finished.json").unlink(missing_ok=True)
+        """Write the settings; the stage is not finished any more."""
+        with storage_errors(self.ending):
+            self.ending.unlink(missing_ok=True)
         save_config(self.cfg, self.path / "config.yml")
 
     def has_result(self) -> bool:
-        """Whether a model lies here that training would replace. SCAN writes its model before its first
-        checkpoint."""
-        ended = (self.path / "finished.json").is_file() or self.path.name == "pretext"
-        return ended and (self.path / MODEL).exists()
-
-    # -- results
+        """Whether training would replace a model. SCAN writes its own before its first checkpoint."""
+        model = self.path / MODEL
+        is_begun = self.cfg.setup == "scan" and manifest_path(model).is_file() and not self.ending.is_file()
+        return model.is_file() and not is_begun
 
     def save_model(self, content: dict) -> None:
-        """Write model.pth.tar, tensors and plain values, and its manifest: what the next stage starts from."""
+        """Write model.pth.tar, tensors and plain values, and its manifest."""
         metadata = {"holds": f"model of {self.cfg.setup}", **self.splits["train"], "made_from": self.inputs}
         save_with_manifest(self.path / MODEL, to_bytes(content), metadata)
 
@@ -126,18 +125,16 @@ class RunFolder:
 
     def finish(self) -> None:
         """Write finished.json: the stage has come to its end, with these settings, inputs and results."""
-        write_whole({self.path / "finished.json": self._ending()})
+        write_whole({self.ending: self._description()})
 
     def is_finished(self) -> bool:
         """Whether the stage has ended here with this config, and with the inputs and results of now."""
-        path = self.path / "finished.json"
-        return not self.restart and path.is_file() and path.read_bytes() == self._ending()
+        return not self.restart and self.ending.is_file() and self.ending.read_bytes() == self._description()
 
-    def _ending(self) -> bytes:
+    def _description(self) -> bytes:
         names = [name for name in STAGES[self.cfg.setup].leaves if (self.path / name).is_file()]
         content = {
             "settings": config_hash(self.cfg),
-            "epochs": self.cfg.get("epochs"),
             **{name: self.cfg.get(name) for name in RESULT_KEYS},
             "began_with": self.inputs,
             "left": {name: sha256_of(self.path / name) for name in names},

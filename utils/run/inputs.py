@@ -25,25 +25,31 @@ class Inputs:
     def __init__(self, cfg):
         stage = STAGES[cfg.setup]
         self.cfg, self.stage, self.folder = cfg, stage.starts_from, Path(cfg[f"{stage.starts_from}_dir"])
-        mine_again = command_for(cfg, self.stage, self.folder, "--model", str(self.folder / MODEL))
-        for path in (self.folder / name for name in stage.needs):
-            if not path.is_file():
-                trained = not (self.folder / MODEL).is_file() or (self.folder / "checkpoint.pth.tar").exists()
-                command = command_for(cfg, self.stage, self.folder) if trained else mine_again
+        for name in stage.needs:
+            if not (self.folder / name).is_file():
                 raise UserError(
-                    f"{path} not found, which {stage.script} starts from: make it with `{command}`, or name the "
-                    f"folder that has it in {self.stage}_dir=..."
+                    f"{self.folder / name} not found, which {stage.script} starts from: make it with "
+                    f"`{self._command()}`, or name the folder that has it in {self.stage}_dir=..."
                 )
         manifests = {name: verify_manifest(self.folder / name) for name in stage.needs}
         self.manifests = {name: manifest for name, manifest in manifests.items() if manifest}
         self.unverified = [self.folder / name for name in stage.needs if name not in self.manifests]
-        self.digests = {name: sha256_of(self.folder / name) for name in stage.needs}
+        self.digests = {
+            name: manifest["sha256"] if manifest else sha256_of(self.folder / name)
+            for name, manifest in manifests.items()
+        }
         for name, manifest in self.manifests.items():
             if manifest.get("weights_sha256", self.digests[MODEL]) != self.digests[MODEL]:
                 raise UserError(
-                    f"{self.folder / name} is stale: it was mined with other weights than {MODEL} beside it; mine "
-                    f"again with `{mine_again}`"
+                    f"{self.folder / name} is stale, mined with other weights than {MODEL} beside it: mine "
+                    f"again with `{self._command(mine=True)}`"
                 )
+
+    def _command(self, mine: bool = False) -> str:
+        """What makes the folder's files. A model that was not trained there is kept, and mined with."""
+        model = self.folder / MODEL
+        mine = mine or (model.is_file() and not (self.folder / "checkpoint.pth.tar").exists())
+        return command_for(self.cfg, self.stage, self.folder, *["--model", str(model)] * mine)
 
     def check_images(self, splits: dict[str, dict[str, Any]]) -> None:
         """Raise UserError for a file made from other images than `splits` describes, see `split_metadata`."""
@@ -57,9 +63,10 @@ class Inputs:
             if own.resolve() != self.folder.resolve():
                 remedy = f"run `{command_for(self.cfg, self.stage, own)}` and give {self.stage}_dir={own}"
             told = [f"{each['images']} {each['split']} images of {each['data_set']}" for each in (made, now)]
+            other = "other " if told[0] == told[1] else ""
             raise UserError(
-                f"{self.folder / name} was made from {told[0]}, but this run has {'other ' * (told[0] == told[1])}"
-                f"{told[1]}: {remedy}, or give this run that data set, max_images and crop_size"
+                f"{self.folder / name} was made from {told[0]}, but this run has {other}{told[1]}: {remedy}, "
+                "or give this run that data set, max_images and crop_size"
             )
 
 
@@ -74,15 +81,15 @@ def check_data_set(cfg, path: Path) -> None:
 
 
 def command_for(cfg, stage: str, folder: Path, *options: str) -> str:
-    """The command that fills `folder`, root_dir/<run_name>/<stage>, for the data set of cfg, to paste in a shell.
+    """The command that fills `folder`, root_dir/<run_name>/<stage>, for the data set of cfg, to paste in a
+    shell.
 
     It takes the folder's own config.yml, else a config of that run or data set under configs/."""
-    paths = [folder / "config.yml"] if (folder / "config.yml").is_file() else []
+    shipped = sorted(Path("configs", stage).glob("*.yml"))
+    paths = [path for path in [folder / "config.yml"] if path.is_file()]
     for key, value in (("run_name", folder.parent.name), ("train_db_name", cfg.train_db_name)):
         line = re.compile(rf"^{key}: {re.escape(value)}\s*(#|$)", re.MULTILINE)
-        paths += [
-            path for path in sorted(Path("configs", stage).glob("*.yml")) if line.search(path.read_text())
-        ]
+        paths += [path for path in shipped if line.search(path.read_text())]
     path = paths[0] if paths else Path("CONFIG")
     made = load_config(None, path) if paths else {"setup": SCRIPT_OF[stage].removesuffix(".py"), "folder": {}}
     wanted = {"max_images": cfg.get("max_images"), "on_error": cfg.get("on_error")}
@@ -91,6 +98,5 @@ def command_for(cfg, stage: str, folder: Path, *options: str) -> str:
     overrides = [f"{key}={value}" for key, value in wanted.items() if value not in (None, made.get(key))]
     own = cfg.folder.items() if cfg.train_db_name == "folder" else ()
     overrides += [f"folder.{key}={value}" for key, value in own if value != made["folder"].get(key)]
-    return shlex.join(
-        ["python", STAGES[made["setup"]].script, "--config_exp", str(path), *overrides, *options]
-    )
+    script = STAGES[made["setup"]].script
+    return shlex.join(["python", script, "--config_exp", str(path), *overrides, *options])

@@ -12,13 +12,12 @@ from utils.storage.files import storage_errors
 
 
 class Logger:
-    """`epoch` for the numbers of an epoch, `final` for those of the finished stage, `note` and `warn` for
-    sentences.
+    """`epoch` logs an epoch's metrics, `final` those of the finished stage, `note` and `warn` sentences.
 
     Files are opened at the first line that is logged."""
 
     def __init__(self, folder: Path):
-        self.folder = folder
+        self.folder, self.path = folder, folder / "log.jsonl"
 
     @cached_property
     def tensorboard(self):
@@ -30,19 +29,20 @@ class Logger:
         except ImportError:
             return None
         except Exception as error:
-            self.note(
-                f"TensorBoard does not work here ({type(error).__name__}: {error}); log.jsonl has it all"
-            )
+            kind = type(error).__name__
+            self.note(f"TensorBoard does not work here ({kind}: {error}); log.jsonl has it all")
             return None
 
     def heading(self, text: str) -> None:
         tqdm.write(colored(text, "blue", attrs=["bold"]))
 
     def note(self, text: str) -> None:
-        self._write({"note": text}, text)
+        tqdm.write(text)
+        self._append({"note": text})
 
     def warn(self, text: str) -> None:
-        self._write({"warning": text}, colored(f"warning: {text}", "yellow"))
+        tqdm.write(colored(f"warning: {text}", "yellow"))
+        self._append({"warning": text})
 
     def epoch(self, epoch: int, metrics: dict[str, float], remark: str = "") -> None:
         """Metrics are named `<split>/<name>`: one console line a split. `remark` is for the console alone."""
@@ -52,23 +52,20 @@ class Logger:
             splits.setdefault(split, []).append(f"{short} {readable_number(value)}")
         lines = [f"{split:<5}  {'  '.join(values)}" for split, values in splits.items()]
         heading = colored(f"epoch {epoch:3d}", attrs=["bold"])
-        self._write({"epoch": epoch, **metrics}, f"{heading}  {(chr(10) + ' ' * 11).join(lines)}  {remark}")
-        if self.tensorboard:
-            for name, value in metrics.items():
-                self.tensorboard.add_scalar(name, value, epoch)
-            self.tensorboard.flush()
+        tqdm.write(f"{heading}  {(chr(10) + ' ' * 11).join(lines)}  {remark}")
+        self._append({"epoch": epoch, **metrics})
+        with storage_errors(self.folder / "tensorboard"):
+            if self.tensorboard:
+                for name, value in metrics.items():
+                    self.tensorboard.add_scalar(name, value, epoch)
+                self.tensorboard.flush()
 
     def final(self, title: str, metrics: dict) -> None:
         print_metrics(title, metrics)
-        self._record({"final": title, **metrics})
+        self._append({"final": title, **metrics})
 
-    def _write(self, entry: dict, text: str) -> None:
-        tqdm.write(text)
-        self._record(entry)
-
-    def _record(self, entry: dict) -> None:
-        path = self.folder / "log.jsonl"
-        with storage_errors(path), open(path, "ab+") as file:
+    def _append(self, entry: dict) -> None:
+        with storage_errors(self.path), open(self.path, "ab+") as file:
             if file.seek(0, 2) > 0:
                 file.seek(-1, 2)
                 file.write(b"\n" * (file.read(1) != b"\n"))  # a full disk had cut the last line off

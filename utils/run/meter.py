@@ -16,8 +16,8 @@ class Meter:
     device.
 
     model: its gradients and weights are watched. begun: the `state` of an epoch that was stopped; the meter
-    goes on after it. after_step: called with this meter when a step is done. Nothing is read from the device
-    but every `log_every` steps and at the end."""
+    goes on after it. after_step: called with this meter after each step. The device is read only every
+    `log_every` steps and at the end."""
 
     def __init__(
         self,
@@ -30,22 +30,18 @@ class Meter:
     ):
         self.loader, self.epoch, self.log_every = loader, epoch, log_every
         self.model, self.after_step = model or nn.Module(), after_step
-        self.step = self.measured = 0  # steps done in this epoch, and how many of them were measured
-        self.sums: dict[str, Tensor] = {}
-        self.counts: dict[str, Tensor | int] = {}
-        if begun:
-            self.step, self.measured = begun["step"], begun["measured"]
-            self.sums, self.counts = begun["sums"], begun["counts"]
+        begun = begun or {"step": 0, "measured": 0, "sums": {}, "counts": {}}
+        self.step, self.measured = begun["step"], begun["measured"]  # steps done, and those measured
+        self.sums: dict[str, Tensor] = begun["sums"]
+        self.counts: dict[str, Tensor | int] = begun["counts"]
         self.terms: list[str] = []
-        self.first_bad = torch.zeros(
-            0, dtype=torch.long
-        )  # of each term the first step that was not finite, or 0
-        self.start = time.perf_counter()
+        self.first_bad = torch.zeros((), dtype=torch.long)  # per term, the first step not finite, or 0
         self.images = 0
+        self.start = time.perf_counter()
         loader.set_epoch(epoch, self.step)
 
     def state(self) -> dict:
-        """Tensors and plain values from which another meter takes the epoch up again (`begun`)."""
+        """Tensors and plain values from which another meter goes on with the epoch (`begun`)."""
         return {"step": self.step, "measured": self.measured, "sums": self.sums, "counts": self.counts}
 
     def __iter__(self) -> Iterator:
@@ -71,10 +67,9 @@ class Meter:
             norm = get_total_norm(gradients).double()[None]
             measurements = torch.cat([measurements, norm.to(measurements.device)])
         self.terms = [*values, "gradient"][: len(measurements)]
-        if not len(self.first_bad):
-            self.first_bad = torch.zeros_like(measurements, dtype=torch.long)
+        self.first_bad = self.first_bad.to(measurements.device)
         is_new = ~measurements.isfinite() & (self.first_bad == 0)
-        self.first_bad = torch.where(is_new, self.step + 1, self.first_bad)
+        self.first_bad = torch.where(is_new, self.step + 1, self.first_bad)  # one for each term
         self.measured += 1
 
     def count(self, **numbers: Tensor | int) -> None:
@@ -85,21 +80,20 @@ class Meter:
     def averages(self) -> dict[str, float]:
         """The mean over the steps measured so far, named `train/<name>`, and `train/images_per_second`.
 
-        Raises RunError naming the first step that was not finite, or where the weights are not."""
+        Raises RunError naming the first step that was not finite, or after which the weights are not."""
         means = self._means()
         if not all(value.isfinite().all() for value in self.model.state_dict().values()):
             raise _not_finite(f"the weights after epoch {self.epoch + 1}, step {self.step}")
         return means | {"train/images_per_second": self.images / (time.perf_counter() - self.start)}
 
     def _means(self) -> dict[str, float]:
-        if any(steps := self.first_bad.tolist()):  # waits for the device
-            first = min(step for step in steps if step)
-            terms = [name for name, step in zip(self.terms, steps, strict=True) if step == first]
+        if self.first_bad.any():  # waits for the device
+            first = self.first_bad[self.first_bad > 0].min()
+            terms = [name for name, bad in zip(self.terms, self.first_bad == first, strict=True) if bad]
             raise _not_finite(f"{', '.join(terms)} in epoch {self.epoch + 1}, step {first}")
         return {f"train/{name}": (value / self.measured).item() for name, value in self.sums.items()}
 
 
 def _not_finite(what: str) -> RunError:
-    return RunError(
-        f"not finite: {what}; what was saved is whole: try a lower optimizer_kwargs.lr, or precision=fp32"
-    )
+    remedy = "lower optimizer_kwargs.lr, or give precision=fp32; what was saved is whole"
+    return RunError(f"not finite: {what}; {remedy}")

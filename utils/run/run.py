@@ -27,8 +27,7 @@ class Run:
         self.folder = RunFolder(cfg, restart)
         self.path = self.folder.path
         self.log = Logger(self.path)
-        epochs, save_minutes = cfg.get("epochs", 0), cfg.get("save_minutes", math.inf)
-        self.checkpoints = Checkpointer(self.folder, epochs, save_minutes)
+        self.checkpoints = Checkpointer(self.folder, cfg.get("epochs", 0), cfg.get("save_minutes", math.inf))
         self.context = ExitStack()  # the lock, signals and process-wide settings, put back at the end
         self.start = time.monotonic()
 
@@ -46,27 +45,25 @@ class Run:
             raise RunError(f"not enough memory ({reason}): {memory_advice(self.cfg)}") from error
 
     def autocast(self) -> AbstractContextManager:
-        """The network computes in bfloat16 in it, where `precision: bf16` asks for that."""
+        """A context in which the network computes in bfloat16, if `precision` is bf16."""
         return autocast(self.device, self.cfg.precision)
 
     def is_finished(self) -> bool:
-        """Whether the stage has ended here with all that it would begin with now; says so if it has."""
+        """Whether the stage has ended here with this config and these inputs; says so if it has."""
         finished = self.folder.is_finished()
         if finished:
             more = "train more with epochs=..., or " if "epochs" in self.cfg else ""
             self.log.heading(f"{self.path} is finished: {more}begin anew with --restart")
         return finished
 
-    def begin(self, remark: str = "") -> None:
-        """Lock the folder and write the settings: from here on the run changes files."""
+    def begin(self, remark: str) -> None:
+        """Lock the folder and write the settings of a run without training."""
         self.context.enter_context(self.folder.claimed())
         self._open_log()
-        if remark:
-            self.log.note(remark)
+        self.log.note(remark)
 
     def restore(self, model, optimizer, **values) -> dict:
-        """Take up where the last checkpoint stands, if there is one. From here on the run saves model and
-        optimizer.
+        """Lock the folder and load the last checkpoint, if any, into what the run saves from here on.
 
         values: what the stage saves besides, as it is at the beginning; returned as it was saved."""
         self.context.enter_context(self.folder.claimed())
@@ -79,51 +76,50 @@ class Run:
         return values
 
     def _open_log(self) -> None:
-        cfg = self.cfg
         self.folder.open()
-        place = f"({self.device}, seed {cfg.seed})  ->  {self.path}"
-        self.log.heading(f"{cfg.setup} on {cfg.train_db_name}  {place}")
+        where = f"({self.device}, seed {self.cfg.seed})  ->  {self.path}"
+        self.log.heading(f"{self.cfg.setup} on {self.cfg.train_db_name}  {where}")
         for path in self.folder.unverified:
             self.log.note(f"{path} has no manifest that says what it was made from: taken as it is")
 
     def epochs(self) -> Iterator[int]:
-        """The epochs still to train, from 0. In them SIGINT and SIGTERM end the run once its state is
-        saved."""
+        """The epochs still to train, from 0. In them a signal ends the run once its state is saved."""
         self.start = time.monotonic()
-        yield from self.checkpoints.remaining()
+        with signals.waiting():
+            yield from range(self.checkpoints.finished, self.cfg.epochs)
+        signals.stop_if_requested()
 
     def meter(self, loader, epoch: int) -> Meter:
-        """The steps of an epoch, those left of it if it was stopped in its middle; after each the run may be
-        saved."""
-        begun = self.checkpoints.take_begun()
-        model, after_step = self.checkpoints.saved["model"], self.checkpoints.after_step
-        return Meter(loader, epoch, self.cfg.log_every, model, begun, after_step)
+        """The remaining steps of an epoch; after each the run may be saved."""
+        saver = self.checkpoints
+        begun, saver.begun = saver.begun, {}
+        return Meter(loader, epoch, self.cfg.log_every, saver.saved["model"], begun, saver.after_step)
 
     def end_epoch(self, epoch: int, metrics: dict[str, float], **values) -> None:
-        """Log the epoch's metrics, with the time that the stage still needs, and save it with `values`."""
+        """Log the epoch's metrics and the time left, and save `values` with model and optimizer."""
         done = epoch + 1 - self.checkpoints.first_epoch
         left = (time.monotonic() - self.start) / done * (self.cfg.epochs - epoch - 1)
         self.log.epoch(epoch + 1, metrics, f"[{epoch + 1}/{self.cfg.epochs}, {left / 60:.1f} min left]")
         self.checkpoints.end_epoch(epoch, values)
 
     def finish(self, text: str) -> None:
-        """The stage has come to its end: `text` tells what its folder holds."""
+        """The stage has come to its end; `text` names what its folder holds."""
         self.folder.finish()
         self.log.note(f"done: {self.path} holds {text}")
 
 
 def open_run(cfg, options) -> Run:
-    """The run of a stage script: its config, and its command line's options."""
+    """The run of a stage script, from its config and command-line options."""
     return Run(cfg, options.restart)
 
 
 def memory_advice(cfg) -> str:
-    """Which keys to lower where memory runs out, with their values. Some stages lack some of them."""
+    """Which keys to lower if memory runs out, with their values. Some stages lack some of them."""
     views, plain = cfg.get("augmentation_kwargs", {}), cfg.transformation_kwargs.crop_size
     size = views.get("crop_size") or views.get("random_resized_crop", {}).get("size", plain)
-    batch, width = cfg.get("batch_size", "none"), cfg.get("model_kwargs", {}).get("width", 64)
+    width = cfg.get("model_kwargs", {}).get("width", 64)
     return (
-        f"batch_size {batch}, views of {size} px, model_kwargs.width {width}: lower batch_size, the sizes "
-        "in augmentation_kwargs and transformation_kwargs, or the width; mine with device=cpu; what was "
+        f"lower batch_size (now {cfg.get('batch_size', 'none')}), the view size in augmentation_kwargs and "
+        f"transformation_kwargs ({size} px), or model_kwargs.width ({width}); mine with device=cpu; what was "
         "saved is whole"
     )

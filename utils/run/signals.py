@@ -2,11 +2,8 @@
 
 import os
 import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 _waits = False  # whether a first signal waits for the step to be saved
 _requested = 0  # the signal that waits
@@ -31,13 +28,10 @@ def _answer(number: int, _) -> None:
 
 @contextmanager
 def answered() -> Iterator[None]:
-    """Answer both signals in the block, and put the handlers of before back after it.
-
-    Python takes handlers in the main thread alone; elsewhere nothing changes."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, _answer) for number in SIGNALS}
+    """Answer both signals in the block, and put the former handlers back after it."""
+    global _waits
+    _waits = False  # a run that ended by an error may have left its epochs open
+    before = {number: signal.signal(number, _answer) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:

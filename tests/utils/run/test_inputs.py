@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from data.dataset import ResidentDataset
+from tests.utils.run.toy_run import images
 from utils.config import load_config, save_config
 from utils.errors import RunError, UserError
 from utils.run.inputs import Inputs, check_data_set, command_for, split_metadata
@@ -11,15 +11,10 @@ from utils.stages import MODEL, NEIGHBORS
 from utils.storage.files import save_with_manifest, sha256_of
 
 NAMES = (MODEL, *NEIGHBORS.values())
-
-
-def dataset(count, value=0, targets=None):
-    return ResidentDataset(torch.full((count, 3, 2, 2), value, dtype=torch.uint8), targets, [])
-
-
 SPLITS = {
-    split: split_metadata("digits", split, dataset(count)) for split, count in (("train", 5), ("val", 3))
+    split: split_metadata("digits", split, images(count)) for split, count in (("train", 5), ("val", 3))
 }
+PRETEXT = "python simclr.py --config_exp configs/pretext/simclr_digits.yml"
 
 
 @pytest.fixture
@@ -39,42 +34,30 @@ def folder(tmp_path):
     return folder
 
 
-def test_what_was_made_from_these_images_and_weights_is_accepted_and_digested(cfg, folder):
-    inputs = Inputs(cfg)
-    inputs.check_images(SPLITS)
-    assert inputs.unverified == []
-    assert inputs.digests == {name: sha256_of(folder / name) for name in NAMES}
-
-
-def test_published_files_have_no_manifest_and_are_accepted_and_named(cfg, folder):
-    for name in NAMES:
+@pytest.mark.parametrize("published", [False, True])
+def test_right_files_are_accepted_and_digested_and_those_without_a_manifest_named(cfg, folder, published):
+    for name in NAMES if published else ():
         (folder / f"{name}.json").unlink()
     inputs = Inputs(cfg)
     inputs.check_images(SPLITS)
-    assert inputs.unverified == [folder / name for name in NAMES]
+    assert inputs.digests == {name: sha256_of(folder / name) for name in NAMES}
+    assert inputs.unverified == ([folder / name for name in NAMES] if published else [])
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_missing_file_is_named_with_the_command_that_makes_it(cfg, folder, name):
     (folder / name).unlink()
-    with pytest.raises(UserError) as error:
+    with pytest.raises(UserError, match="pretext_dir=") as error:
         Inputs(cfg)
-    message = str(error.value)
-    assert message.startswith(str(folder / name))
     given = "" if name == MODEL else f" --model {folder / MODEL}"  # a model that was not trained there stays
-    command = (
-        f"python simclr.py --config_exp configs/pretext/simclr_digits.yml root_dir={folder.parents[1]}{given}"
-    )
-    assert f"`{command}`" in message
-    assert "pretext_dir=" in message and "\n" not in message
+    assert f"`{PRETEXT} root_dir={folder.parents[1]}{given}`" in str(error.value)
+    assert str(error.value).startswith(str(folder / name)) and "\n" not in str(error.value)
 
 
 def test_a_folder_with_a_checkpoint_needs_no_model_given_and_its_own_settings_are_in_the_command(cfg, folder):
     (folder / "checkpoint.pth.tar").write_bytes(b"of a training run")
-    save_config(
-        load_config(None, "configs/pretext/simclr_digits.yml", ["model_kwargs.width=8"]),
-        folder / "config.yml",
-    )
+    own = load_config(None, "configs/pretext/simclr_digits.yml", ["model_kwargs.width=8"])
+    save_config(own, folder / "config.yml")
     (folder / NEIGHBORS["val"]).unlink()
     with pytest.raises(UserError) as error:
         Inputs(cfg)
@@ -98,10 +81,10 @@ def test_neighbors_mined_with_other_weights_are_stale_and_the_remedy_mines_again
 @pytest.mark.parametrize(
     "split, name, other, told",
     [
-        ("train", "digits", dataset(6), r"model.*5 train images of digits.*6 train images of digits"),
-        ("train", "digits", dataset(5, value=1), r"model.*5 train images of digits.*other 5 train images"),
-        ("train", "stl-10", dataset(5), r"model.*5 train images of digits.*5 train images of stl-10"),
-        ("val", "digits", dataset(3, value=1), r"val-neighbors.*3 val images of digits.*other 3 val images"),
+        ("train", "digits", images(6), r"model.*5 train images of digits.*6 train images of digits"),
+        ("train", "digits", images(5, value=1), r"model.*5 train images of digits.*other 5 train images"),
+        ("train", "stl-10", images(5), r"model.*5 train images of digits.*5 train images of stl-10"),
+        ("val", "digits", images(3, value=1), r"val-neighbors.*3 val images of digits.*other 3 val images"),
     ],
     ids=["another number", "other pixels", "another data set", "other val images"],
 )
@@ -114,24 +97,15 @@ def test_files_made_from_other_images_are_refused_telling_both(cfg, folder, spli
 def test_files_of_another_runs_folder_are_not_moved_aside_by_the_remedy(cfg, folder):
     cfg.run_name = "mine"
     with pytest.raises(UserError, match=r"run_name=mine`.*pretext_dir=.*mine/pretext") as error:
-        Inputs(cfg).check_images({**SPLITS, "train": split_metadata("digits", "train", dataset(6))})
+        Inputs(cfg).check_images({**SPLITS, "train": split_metadata("digits", "train", images(6))})
     assert "--restart" not in str(error.value)
 
 
-def test_labels_are_no_part_of_the_metadata_and_pixels_and_shape_are():
-    same = split_metadata("digits", "train", dataset(5, targets=torch.arange(5)))
-    assert (
-        same
-        == SPLITS["train"]
-        == {
-            "data_set": "digits",
-            "split": "train",
-            "images": 5,
-            "images_sha256": dataset(5).fingerprint,
-        }
-    )
-    flat = ResidentDataset(torch.zeros(5, 3, 4, 1, dtype=torch.uint8), None, [])
-    assert len({dataset(5).fingerprint, dataset(5, value=1).fingerprint, flat.fingerprint}) == 3
+def test_labels_are_no_part_of_the_metadata_and_pixels_are():
+    labelled = split_metadata("digits", "train", images(5, targets=torch.arange(5)))
+    digest = images(5).fingerprint
+    assert labelled == {"data_set": "digits", "split": "train", "images": 5, "images_sha256": digest}
+    assert images(5, value=1).fingerprint != digest
 
 
 def test_a_model_of_another_data_set_is_refused_for_evaluation(cfg, folder):
@@ -142,36 +116,31 @@ def test_a_model_of_another_data_set_is_refused_for_evaluation(cfg, folder):
         check_data_set(cfg, folder / MODEL)
 
 
-PRETEXT = "simclr.py --config_exp configs/pretext/simclr_digits.yml"
-SMALL = "simclr.py --config_exp configs/pretext/simclr_fashion_mnist_small.yml"
-MOCO = "moco.py --config_exp configs/pretext/moco_imagenet50.yml"
+SMALL = "python simclr.py --config_exp configs/pretext/simclr_fashion_mnist_small.yml"
+MOCO = "python moco.py --config_exp configs/pretext/moco_imagenet50.yml"
+SCAN = "python scan.py --config_exp configs/scan/scan_digits.yml"
+SELFLABEL = "python selflabel.py --config_exp CONFIG"
 
 
 @pytest.mark.parametrize(
-    "overrides, stage, place, command",
+    "overrides, place, command",
     [
-        ([], "pretext", "results/digits/pretext", PRETEXT),
-        ([], "scan", "results/digits/scan", "scan.py --config_exp configs/scan/scan_digits.yml"),
-        (
-            ["max_images=9"],
-            "pretext",
-            "out/mine/pretext",
-            f"{PRETEXT} max_images=9 root_dir=out run_name=mine",
-        ),
-        ([], "pretext", "pretext", PRETEXT),
-        ([], "pretext", "/data/elsewhere", PRETEXT),
-        (["train_db_name=fashion-mnist"], "pretext", "results/fashion-mnist-small/pretext", SMALL),
-        (["train_db_name=imagenet_50"], "pretext", "results/imagenet_50/pretext", MOCO),
-        (
-            ["train_db_name=imagenet"],
-            "selflabel",
-            "results/imagenet/selflabel",
-            "selflabel.py --config_exp CONFIG",
-        ),
+        ([], "results/digits/pretext", PRETEXT),
+        ([], "results/digits/scan", SCAN),
+        (["max_images=9"], "out/mine/pretext", f"{PRETEXT} max_images=9 root_dir=out run_name=mine"),
+        ([], "pretext", PRETEXT),
+        (["train_db_name=fashion-mnist"], "results/fashion-mnist-small/pretext", SMALL),
+        (["train_db_name=imagenet_50"], "results/imagenet_50/pretext", MOCO),
+        (["train_db_name=imagenet"], "results/imagenet/selflabel", SELFLABEL),
     ],
 )
-def test_the_command_that_fills_a_folder(overrides, stage, place, command, tmp_path, monkeypatch):
+def test_the_command_that_fills_a_folder(overrides, place, command, tmp_path, monkeypatch):
     (tmp_path / "configs").symlink_to(Path("configs").absolute(), target_is_directory=True)
     monkeypatch.chdir(tmp_path)  # where no results lie, whose config would be named
     cfg = load_config(None, "configs/scan/scan_digits.yml", overrides)
-    assert command_for(cfg, stage, Path(place)).startswith(f"python {command}")
+    assert command_for(cfg, Path(place).name, Path(place)).startswith(command)
+
+
+def test_the_command_for_a_folder_elsewhere_leaves_the_place_to_the_user(cfg):
+    cfg.root_dir = "results"
+    assert command_for(cfg, "pretext", Path("/data/elsewhere")) == PRETEXT

@@ -1,12 +1,12 @@
 import errno
+import fcntl
 import os
 import signal
 import socket
 
-import filelock
 import pytest
 
-from utils.errors import UserError
+from utils.errors import RunError, UserError
 from utils.run.lock import locked
 
 
@@ -36,27 +36,26 @@ def take(folder):
         return True
 
 
+def take_in_child(folder):
+    """Another process that holds the lock until it is killed."""
+    held = []
+    return in_child(lambda: held.append(locked(folder)) or held[0].__enter__())
+
+
 @pytest.fixture
 def folder(tmp_path):
     return tmp_path / "scan"
 
 
 def test_another_process_is_refused_and_told_who_holds_the_folder_until_that_one_is_killed(folder):
-    kept = []
-    child = in_child(lambda: kept.append(locked(folder)) or kept[0].__enter__())
+    child = take_in_child(folder)
     try:
         for _ in range(2):
-            with pytest.raises(
-                UserError, match=rf"process {child} on {socket.gethostname()}.*run_name="
-            ) as error:
+            with pytest.raises(UserError, match=rf"{child} on {socket.gethostname()}.*run_name=") as error:
                 take(folder)
             assert "\n" not in str(error.value)
     finally:
         kill(child)
-    assert take(folder)
-
-
-def test_the_lock_is_free_after_the_block(folder):
     assert take(folder) and take(folder)
 
 
@@ -69,20 +68,24 @@ def test_a_worker_that_outlives_the_run_does_not_hold_the_folder(folder):
         kill(child)
 
 
-@pytest.mark.parametrize("number", [errno.ENOTSUP, errno.ENOLCK])
-def test_on_a_file_system_without_locks_the_run_goes_on_and_says_so(folder, monkeypatch, capsys, number):
-    def no_locks(_):
-        raise OSError(number, "not here")
+def failing_with(number):
+    def flock(*_):
+        raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(filelock.FileLock, "acquire", no_locks)
+    return flock
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK])
+def test_on_a_file_system_without_locks_runs_go_on_and_say_so_and_a_killed_one_leaves_no_lock(
+    folder, monkeypatch, capsys, number
+):
+    monkeypatch.setattr(fcntl, "flock", failing_with(number))
+    kill(take_in_child(folder))
     assert take(folder)
     assert str(folder) in capsys.readouterr().out
 
 
-def test_another_failure_of_the_lock_is_not_taken_for_a_file_system_without_locks(folder, monkeypatch):
-    def denied(_):
-        raise PermissionError(errno.EACCES, "Permission denied")
-
-    monkeypatch.setattr(filelock.FileLock, "acquire", denied)
-    with pytest.raises(PermissionError):
+def test_a_folder_that_cannot_be_written_is_a_failure_of_the_storage(folder, monkeypatch):
+    monkeypatch.setattr(fcntl, "flock", failing_with(errno.EROFS))
+    with pytest.raises(RunError, match=str(folder.parent)):
         take(folder)

@@ -2,10 +2,12 @@ import json
 import re
 import sys
 from types import SimpleNamespace
+from unittest.mock import MagicMock, call
 
 import pytest
 
 from utils.console import print_metrics
+from utils.errors import RunError
 from utils.run.logger import Logger
 
 TENSORBOARD = Logger.__dict__["tensorboard"]  # switched off for the tests of this folder
@@ -13,22 +15,11 @@ TENSORBOARD = Logger.__dict__["tensorboard"]  # switched off for the tests of th
 
 @pytest.fixture
 def writer(monkeypatch):
-    """In place of TensorBoard's writer: a list of what it was made and called with."""
-    calls = []
-
-    class Writer:
-        def __init__(self, folder):
-            calls.append(folder)
-
-        def add_scalar(self, name, value, step):
-            calls.append((name, value, step))
-
-        def flush(self):
-            calls.append("flushed")
-
+    """In place of TensorBoard's writer."""
+    writer = MagicMock()
     monkeypatch.setattr(Logger, "tensorboard", TENSORBOARD)
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Writer))
-    return calls
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=writer))
+    return writer
 
 
 def printed(capsys):
@@ -43,14 +34,9 @@ def lines_of(folder):
 METRICS = {"train/loss": -3.25, "train/images_per_second": 1234.5, "val/ACC": 0.8125, "val/used_clusters": 10}
 
 
-def test_an_epoch_is_one_json_line_with_every_metric_and_its_number(tmp_path):
-    log = Logger(tmp_path)
-    log.epoch(7, METRICS, "[7/50, 1.0 min left]")
-    assert lines_of(tmp_path) == [{"epoch": 7, **METRICS}]  # on the disk at once, the remark is not in it
-
-
-def test_the_console_shows_the_epoch_every_metric_under_its_split_and_the_remark(tmp_path, capsys):
+def test_an_epoch_is_one_json_line_and_on_the_console_a_line_a_split_with_the_remark(tmp_path, capsys):
     Logger(tmp_path).epoch(7, METRICS, "[7/50, 1.0 min left]")
+    assert lines_of(tmp_path) == [{"epoch": 7, **METRICS}]  # on the disk at once, the remark is not in it
     text = printed(capsys)
     train, val = (text[text.index(split) :] for split in ("train", "val"))
     assert re.match(r"epoch +7 ", text)
@@ -63,27 +49,25 @@ def test_tensorboard_gets_every_metric_at_its_epoch_where_it_is_installed(writer
     log = Logger(tmp_path)
     log.epoch(1, {"train/loss": 2.0})
     log.epoch(2, {"train/loss": 1.0, "val/ACC": 0.5})
-    folder, *scalars = writer
-    assert folder == str(tmp_path / "tensorboard")
-    assert scalars == [
-        ("train/loss", 2.0, 1),
-        "flushed",
-        ("train/loss", 1.0, 2),
-        ("val/ACC", 0.5, 2),
-        "flushed",
-    ]
+    writer.assert_called_once_with(str(tmp_path / "tensorboard"))
+    first = [call.add_scalar("train/loss", 2.0, 1), call.flush()]
+    second = [call.add_scalar("train/loss", 1.0, 2), call.add_scalar("val/ACC", 0.5, 2), call.flush()]
+    assert writer.return_value.method_calls == first + second
 
 
-def test_a_second_logger_goes_on_in_the_same_file(tmp_path):
-    for epoch in (1, 2):
-        Logger(tmp_path).epoch(epoch, {"train/loss": 1.0})
-    assert [line["epoch"] for line in lines_of(tmp_path)] == [1, 2]
+def test_a_full_disk_under_tensorboard_is_a_failure_of_the_storage(writer, tmp_path):
+    writer.return_value.flush.side_effect = OSError(28, "No space left on device")
+    with pytest.raises(RunError, match="tensorboard"):
+        Logger(tmp_path).epoch(1, {"train/loss": 2.0})
 
 
-def test_a_line_that_a_full_disk_cut_off_does_not_spoil_the_next_one(tmp_path):
-    (tmp_path / "log.jsonl").write_text('{"epoch": 1}\n{"epo')
+def test_a_second_logger_goes_on_in_the_same_file_after_a_line_that_a_full_disk_cut_off(tmp_path):
+    Logger(tmp_path).epoch(1, {"train/loss": 1.0})
+    with open(tmp_path / "log.jsonl", "a") as file:
+        file.write('{"epo')
     Logger(tmp_path).note("resumed")
-    assert (tmp_path / "log.jsonl").read_text().splitlines()[-1] == '{"note": "resumed"}'
+    first, _, last = (tmp_path / "log.jsonl").read_text().splitlines()
+    assert first == '{"epoch": 1, "train/loss": 1.0}' and last == '{"note": "resumed"}'
 
 
 def test_sentences_go_to_console_and_file_and_a_warning_says_that_it_is_one(tmp_path, capsys):
@@ -112,20 +96,14 @@ def test_a_long_matching_is_cut_on_the_console(capsys):
     assert "19>19" in line and "20>20" not in line and line.endswith("...")
 
 
-def test_a_tensorboard_that_is_broken_in_any_way_costs_a_note_and_never_the_run(
-    writer, tmp_path, monkeypatch
-):
-    def broken(_):
-        raise AttributeError("module 'distutils' has no attribute 'version'")
-
-    monkeypatch.setattr(sys.modules["torch.utils.tensorboard"], "SummaryWriter", broken)
+def test_a_broken_tensorboard_costs_a_note_and_never_the_run(writer, tmp_path):
+    writer.side_effect = AttributeError("module 'distutils' has no attribute 'version'")
     Logger(tmp_path).epoch(1, {"train/loss": 2.0})
-    note, epoch = (line for line in lines_of(tmp_path) if "epoch" in line or "distutils" in line["note"])
-    assert {"epoch": 1, "train/loss": 2.0} in (note, epoch)
+    epoch, note = lines_of(tmp_path)
+    assert epoch == {"epoch": 1, "train/loss": 2.0} and "distutils" in note["note"]
 
 
-def test_without_tensorboard_nothing_is_said(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(Logger, "tensorboard", TENSORBOARD)
+def test_without_tensorboard_nothing_is_said(writer, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     Logger(tmp_path).epoch(1, {"train/loss": 2.0})
     assert lines_of(tmp_path) == [{"epoch": 1, "train/loss": 2.0}]

@@ -1,71 +1,33 @@
 import math
 from types import SimpleNamespace
+from unittest.mock import MagicMock, call
 
 import pytest
 import torch
 from torch import nn
 
+from tests.utils.run.toy_run import Loader
 from utils.errors import RunError
 from utils.run import meter as module
 from utils.run.meter import Meter
 
-
-class Loader:
-    """Batches of the given sizes."""
-
-    batch_size = 4
-
-    def __init__(self, *sizes):
-        self.sizes = sizes
-
-    def set_epoch(self, epoch, first_step):
-        self.epoch, self.first_step = epoch, first_step
-
-    def __len__(self):
-        return len(self.sizes)
-
-    def __iter__(self):
-        return (SimpleNamespace(index=torch.arange(size)) for size in self.sizes[self.first_step :])
+NAN, INF = math.nan, math.inf
 
 
-def run_epoch(losses, epoch=0, **others):
-    """An epoch with these losses, step by step, and other measurements by name; None: the step is not
-    measured."""
-    meter = Meter(Loader(*[4] * len(losses)), epoch, log_every=10)
+def run_epoch(loss, epoch=0, **others):
+    """An epoch with this loss in each step, None for a step that is not measured, and other measurements."""
+    meter = Meter(Loader(*[4] * len(loss)), epoch, log_every=10)
     for step, _ in enumerate(meter):
-        if losses[step] is not None:
-            meter.update(
-                **{name: torch.tensor(each[step]) for name, each in {"loss": losses, **others}.items()}
-            )
+        if loss[step] is not None:
+            values = {"loss": loss, **others}
+            meter.update(**{name: torch.tensor(steps[step]) for name, steps in values.items()})
     return meter.averages()
 
 
 @pytest.fixture
-def bars(monkeypatch):
-    """The bars that were drawn, in place of tqdm's."""
-    drawn = []
-
-    class Bar:
-        disable = False
-
-        def __init__(self, total, desc, initial, **_):
-            self.total, self.desc, self.initial, self.done, self.shown = total, desc, initial, [], []
-            drawn.append(self)
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            return None
-
-        def update(self, count):
-            self.done.append(count)
-
-        def set_postfix(self, **values):
-            self.shown.append(values)
-
-    monkeypatch.setattr(module, "tqdm", Bar)
-    return drawn
+def tqdm(monkeypatch):
+    monkeypatch.setattr(module, "tqdm", MagicMock())
+    return module.tqdm
 
 
 def test_averages_are_means_over_the_steps_named_as_training_metrics():
@@ -92,36 +54,34 @@ def test_batches_come_through_in_order_and_every_image_is_counted_once(monkeypat
     assert meter.averages() == {"train/images_per_second": 11 / 2}
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("place", [0, 2])
-def test_the_first_step_that_is_not_finite_is_named_counted_from_1(bad, place):
-    losses = [1.0, 1.0, 1.0, math.nan]
-    losses[place] = bad
-    with pytest.raises(RunError, match=rf"epoch 6, step {place + 1}\b") as error:
-        run_epoch(losses, epoch=5)
+@pytest.mark.parametrize(
+    "values, named",
+    [
+        ({"loss": [NAN, 1.0, 1.0]}, "loss 6 1"),
+        ({"loss": [1.0, 1.0, -INF]}, "loss 6 3"),
+        ({"loss": [1.0, INF, NAN]}, "loss 6 2"),
+        ({"loss": [INF, -INF, 1.0]}, "loss 6 1"),
+        ({"loss": [None, 1.0, NAN]}, "loss 6 3"),
+        ({"loss": [1.0, 1.0, 1.0], "entropy": [1.0, NAN, 1.0], "last": [1.0, 1.0, 1.0]}, "entropy 6 2"),
+        ({"loss": [1.0, 1.0, NAN], "entropy": [1.0, INF, 1.0], "last": [1.0, NAN, 1.0]}, "entropy, last 6 2"),
+    ],
+)
+def test_the_first_step_that_is_not_finite_is_named_counted_from_1_with_what_was_not_and_nothing_else(
+    values, named
+):
+    terms, epoch, step = named.rsplit(" ", 2)
+    with pytest.raises(
+        RunError, match=rf": {terms} in epoch {epoch}, step {step}\b.*optimizer_kwargs\.lr"
+    ) as error:
+        run_epoch(epoch=5, **values)
     assert "\n" not in str(error.value)
 
 
-def test_steps_that_were_not_measured_count_in_the_number_of_the_bad_one():
-    with pytest.raises(RunError, match=r"epoch 1, step 3\b"):
-        run_epoch([None, 1.0, math.nan, 1.0])
-
-
-def test_any_measurement_that_is_not_finite_stops_the_epoch_though_a_later_one_of_the_step_is():
-    with pytest.raises(RunError, match=r"epoch 1, step 2\b"):
-        run_epoch([1.0, 1.0, 1.0], entropy=[1.0, math.nan, 1.0], last=[1.0, 1.0, 1.0])
-
-
-def test_what_was_not_finite_is_named_and_nothing_else():
-    with pytest.raises(RunError, match=r": entropy, other .*epoch 1, step 2\b"):
-        run_epoch([1.0, 1.0, math.nan], entropy=[1.0, math.inf, 1.0], other=[1.0, math.nan, 1.0])
-
-
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("bad", [NAN, INF])
 def test_a_gradient_that_is_not_finite_is_named_though_the_loss_is(bad):
     weights = nn.ParameterList(torch.ones(2) for _ in range(3))  # the last one has no gradient
     meter = Meter(Loader(4, 4, 4), model=weights)
-    with pytest.raises(RunError, match=r": gradient .*epoch 1, step 2\b"):
+    with pytest.raises(RunError, match=r": gradient in epoch 1, step 2\b"):
         for step, _ in enumerate(meter):
             weights[0].grad = torch.ones(2)
             weights[1].grad = torch.tensor([1.0, bad if step == 1 else 1.0])
@@ -129,60 +89,40 @@ def test_a_gradient_that_is_not_finite_is_named_though_the_loss_is(bad):
         meter.averages()
 
 
-def test_counts_are_added_up_over_the_steps():
-    meter = Meter(Loader(4, 4))
-    for _ in meter:
-        meter.count(kept=torch.tensor(3), skipped=False)
-    assert meter.counts == {"kept": 6, "skipped": 0}
-
-
-@pytest.mark.parametrize("losses", [[0.1, 0.2, 0.4], [None, 0.2, None]], ids=["all measured", "one measured"])
-def test_an_epoch_taken_up_again_ends_with_the_averages_and_counts_of_an_unbroken_one(bars, losses):
-    def part(meter):
-        for _ in meter:
-            meter.count(steps=1)
-            if (loss := losses[meter.step]) is not None:
-                meter.update(loss=torch.tensor(loss))
-            if meter.step == 1 and stops:
-                break
-        return meter
-
-    stops = True
-    first = part(Meter(Loader(4, 4, 4)))
-    first.step += 1  # the break came before the step was counted
-    stops = False
-    second = part(Meter(Loader(4, 4, 4), begun=first.state()))
-    averages, unbroken = second.averages(), run_epoch(losses)
-    assert averages["train/loss"] == unbroken["train/loss"] and second.counts == {"steps": 3}
-    assert bars[1].initial == 8  # the bar goes on after two batches
-
-
-def test_weights_that_are_not_finite_are_named_with_the_epoch():
+def test_weights_that_are_not_finite_are_named_with_epoch_and_step():
     weights = nn.Linear(2, 2)
     meter = Meter(Loader(4), epoch=4, model=weights)
     assert list(meter)
     with torch.no_grad():
-        weights.bias[0] = math.nan
-    with pytest.raises(RunError, match=r"weights.*epoch 5"):
+        weights.bias[0] = NAN
+    with pytest.raises(RunError, match=r"weights.*epoch 5, step 1\b"):
         meter.averages()
 
 
-def test_an_epoch_without_a_measurement_shows_no_loss(bars):
-    for _ in Meter(Loader(4, 4), log_every=1):
+@pytest.mark.parametrize("losses", [[0.1, 0.2, 0.4], [None, 0.2, None]], ids=["all measured", "one measured"])
+def test_an_epoch_taken_up_again_ends_with_the_averages_and_counts_of_an_unbroken_one(tqdm, losses):
+    class Stop(Exception):
         pass
-    assert bars[0].shown == []
 
+    def stop_after_two(meter):
+        if meter.step == 2:
+            raise Stop
 
-def test_after_each_step_the_run_may_act():
-    done = []
-    for _ in Meter(Loader(4, 4), after_step=lambda meter: done.append(meter.step)):
-        done.append("batch")
-    assert done == ["batch", 1, "batch", 2]
+    def run(meter):
+        for _ in meter:
+            meter.count(steps=1, images=torch.tensor(4))
+            if (loss := losses[meter.step]) is not None:
+                meter.update(loss=torch.tensor(loss))
+        return meter.averages()
 
-
-def test_opposite_infinities_do_not_hide_each_other():
-    with pytest.raises(RunError, match=r"step 1\b"):
-        run_epoch([math.inf, -math.inf, 1.0])
+    first = Meter(Loader(4, 4, 4), after_step=stop_after_two)
+    with pytest.raises(Stop):
+        run(first)
+    second = Meter(Loader(4, 4, 4), begun=first.state())
+    averages = run(second)
+    assert tqdm.call_args.kwargs["initial"] == 8  # the bar goes on after two batches
+    assert second.counts == {"steps": 3, "images": 12}
+    assert averages["train/loss"] == run_epoch(losses)["train/loss"]
 
 
 def test_nothing_is_kept_attached_to_the_graph():
@@ -194,10 +134,14 @@ def test_nothing_is_kept_attached_to_the_graph():
     assert not any(tensor.requires_grad for tensor in kept)
 
 
-def test_the_bar_counts_images_and_shows_the_running_loss_every_log_every_steps(bars):
+def test_the_bar_counts_images_and_shows_the_running_loss_every_log_every_steps(tqdm):
     meter = Meter(Loader(4, 4, 4, 4, 4), epoch=2, log_every=2)
     for step, _ in enumerate(meter, start=1):
         meter.update(loss=torch.tensor(float(step)))
-    (bar,) = bars
-    assert (bar.total, bar.desc, bar.done) == (20, "epoch 3", [4] * 5)
-    assert bar.shown == [{"loss": "1.5000"}, {"loss": "2.5000"}]  # means of 1, 2 and of 1, 2, 3, 4
+    bar = tqdm.return_value.__enter__.return_value
+    assert (tqdm.call_args.kwargs["total"], tqdm.call_args.kwargs["desc"]) == (20, "epoch 3")
+    assert bar.update.call_args_list == [call(4)] * 5
+    means = [call(loss="1.5000"), call(loss="2.5000")]  # of 1, 2 and of 1, 2, 3, 4
+    assert bar.set_postfix.call_args_list == means
+    list(Meter(Loader(4, 4), log_every=1))
+    assert bar.set_postfix.call_args_list == means  # nothing was measured

@@ -35,12 +35,6 @@ def test_nothing_is_written_before_the_run_begins(config, tmp_path):
         assert list(tmp_path.iterdir()) == []
 
 
-def test_a_run_keeps_its_whole_config_in_its_folder(config):
-    cfg = config("batch_size=64")
-    train(cfg, epochs=1)
-    assert load_config(None, Run(cfg).path / "config.yml") == cfg
-
-
 # -- save and resume
 
 
@@ -61,30 +55,19 @@ def test_a_run_stopped_after_any_epoch_ends_with_the_weights_of_an_unbroken_one(
         train(config("run_name=broken"), epochs=1)
     rest, broken = train(config("run_name=broken"))
     assert rest == [3] and same(broken, unbroken)
+    assert train(config("run_name=broken"))[0] == []
+    assert train(config("run_name=broken", "epochs=6"))[0] == [4, 5]
 
 
-def test_a_run_has_no_epoch_left_until_epochs_is_raised(config):
-    train(config())
-    assert train(config())[0] == []
-    assert train(config("epochs=6"))[0] == [4, 5]
-
-
-def plain(value):
-    if isinstance(value, dict):
-        return all(plain(key) and plain(item) for key, item in value.items())
-    if type(value) in (list, tuple):
-        return all(map(plain, value))
-    return value is None or type(value) in (bool, int, float, str, torch.Tensor)
-
-
-def test_a_checkpoint_holds_tensors_and_plain_types_under_unprefixed_names(config):
-    _, model = train(config(), epochs=3, best_loss=0.5)
-    path = Run(config()).folder.checkpoint
-    content = torch.load(path, weights_only=True)
+def test_a_folder_holds_the_whole_config_and_a_checkpoint_of_tensors_and_plain_types(config):
+    cfg = config("batch_size=64")
+    _, model = train(cfg, epochs=3, best_loss=0.5)
+    folder = Run(cfg).folder
+    assert load_config(None, folder.path / "config.yml") == cfg
+    content = torch.load(folder.checkpoint, weights_only=True)
     assert content.keys() == {"model", "optimizer", "epoch", "best_loss", "inputs"}
-    assert path.name == "checkpoint.pth.tar" and content["epoch"] == 3
+    assert folder.checkpoint.name == "checkpoint.pth.tar" and content["epoch"] == 3
     assert content["model"].keys() == model.state_dict().keys()
-    assert plain(torch.load(path, weights_only=False))
 
 
 def test_a_failed_save_leaves_the_last_checkpoint(config, monkeypatch):
@@ -102,24 +85,26 @@ def test_a_failed_save_leaves_the_last_checkpoint(config, monkeypatch):
     assert not list(run.path.glob("*.part"))
 
 
-@pytest.mark.parametrize(
-    ("seconds", "saved"),
-    [(0, [1, 2, 3, 4, 5, 6]), (30, [1, 4, 6]), (1000, [1, 6])],
-    ids=["all", "some", "ends"],
-)
-def test_short_epochs_are_not_all_saved_but_the_first_and_the_last_are(seconds, saved, config, monkeypatch):
+def on_a_clock(monkeypatch):
+    """A clock that stands still, and the checkpoints that would have been written."""
     now, written = [0.0], []
     monkeypatch.setattr(checkpoints, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(checkpoints, "save_checkpoint", lambda _, content, __: written.append(content))
+    return now, written
+
+
+@pytest.mark.parametrize(
+    "seconds, saved", [(0, [1, 2, 3, 4, 5, 6]), (30, [1, 4, 6]), (1000, [1, 6])], ids=["all", "some", "ends"]
+)
+def test_short_epochs_are_not_all_saved_but_the_first_and_the_last_are(seconds, saved, config, monkeypatch):
+    now, written = on_a_clock(monkeypatch)
     monkeypatch.setattr(checkpoints, "SAVE_SECONDS", seconds)
-    monkeypatch.setattr(
-        checkpoints, "save_checkpoint", lambda _, content, __: written.append(content["epoch"])
-    )
     with Run(config("epochs=6")) as run:
         run.restore(*network_and_optimizer())
         for epoch in run.epochs():
             now[0] += 10
             run.end_epoch(epoch, {})
-    assert written == saved
+    assert [content["epoch"] for content in written] == saved
 
 
 def test_an_epoch_is_logged_from_1_with_the_minutes_left_at_the_pace_since_the_resume(
@@ -141,37 +126,47 @@ def test_the_network_runs_in_bfloat16_only_where_it_is_asked_for(config, precisi
         assert nn.Linear(2, 2)(torch.ones(1, 2)).dtype == getattr(torch, dtype)
 
 
-@pytest.mark.parametrize(
-    "precision, allowed", [("auto", False), ("fp32", False), ("tf32", True), ("bf16", False)]
-)
-def test_tf32_is_used_in_a_run_only_where_it_is_asked_for_and_settings_are_put_back(
-    config, precision, allowed
-):
+@pytest.mark.parametrize("precision", ["auto", "fp32", "tf32", "bf16"])
+def test_tf32_is_used_in_a_run_only_where_it_is_asked_for_and_settings_are_put_back(config, precision):
     def settings():
         return torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
 
     before = settings()
     with Run(config(f"precision={precision}")):
-        assert settings() == (allowed, allowed)
+        assert settings() == (precision == "tf32", precision == "tf32")
     assert settings() == before
+
+
+def test_signal_handlers_are_put_back_after_a_run_however_it_ends(config):
+    def handlers():
+        return [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+
+    before = handlers()
+    with pytest.raises(ValueError), Run(config()):
+        assert not set(handlers()) & set(before)
+        raise ValueError
+    assert handlers() == before
 
 
 # -- what lies in the folder already
 
 
 def restore(cfg, network=None, restart=False):
+    model, optimizer = network_and_optimizer()
+    if network:
+        model, optimizer = network, torch.optim.SGD(network.parameters(), lr=0.1)
     with Run(cfg, restart) as run:
-        model, optimizer = network_and_optimizer()
-        if network:
-            model, optimizer = network, torch.optim.SGD(network.parameters(), lr=0.1)
         run.restore(model, optimizer)
-        return run
+    return run
 
 
-def test_a_checkpoint_of_another_network_is_refused(config):
+def test_a_checkpoint_of_another_network_is_refused_and_one_without_its_settings(config):
     train(config(), epochs=1)
     with pytest.raises(UserError, match=r"checkpoint\.pth\.tar.*run_name="):
         restore(config(), nn.Linear(3, 4))
+    (Run(config()).path / "config.yml").unlink()
+    with pytest.raises(UserError, match=r"config\.yml.*--restart"):
+        restore(config())
 
 
 def test_a_bare_state_dict_at_the_checkpoints_place_is_a_users_mistake(config):
@@ -181,21 +176,6 @@ def test_a_bare_state_dict_at_the_checkpoints_place_is_a_users_mistake(config):
     torch.save(layer.state_dict(), folder.checkpoint)
     with pytest.raises(UserError, match=r"checkpoint\.pth\.tar.*--model"):
         restore(cfg, layer)
-
-
-def test_a_checkpoint_without_its_settings_is_not_gone_on_from(config):
-    train(config(), epochs=1)
-    (Run(config()).path / "config.yml").unlink()
-    with pytest.raises(UserError, match=r"config\.yml.*--restart"):
-        restore(config())
-
-
-def test_fewer_epochs_than_are_finished_are_refused(config):
-    train(config(), epochs=3)
-    saved = (Run(config()).path / "config.yml").read_bytes()
-    with pytest.raises(UserError, match=r"epoch 3\b.*epochs: 2"):
-        train(config("epochs=2"))
-    assert (Run(config()).path / "config.yml").read_bytes() == saved
 
 
 def test_a_damaged_checkpoint_gives_way_to_the_one_before_with_a_warning(config, capsys):
@@ -255,12 +235,16 @@ def test_stopped_twice_within_an_epoch_the_values_of_the_epoch_before_are_saved(
     assert last(config())["best_loss"] == -1.5
 
 
-def test_an_epoch_that_was_begun_counts_when_fewer_epochs_are_asked_for(config):
+def test_fewer_epochs_than_are_done_or_begun_are_refused_and_change_nothing(config):
     with pytest.raises(signals.Stopped):
         train(config(), after_batch=stopping_at(2, 0))
-    with pytest.raises(UserError, match=r"1 steps.*epochs: 2"):
+    saved = (Run(config()).path / "config.yml").read_bytes()
+    with pytest.raises(UserError, match=r"epoch 2\b.*1 steps.*epochs: 2"):
         train(config("epochs=2"))
     assert train(config("epochs=3"))[0] == [2]
+    with pytest.raises(UserError, match=r"epoch 3\b.*epochs: 2"):
+        train(config("epochs=2"))
+    assert (Run(config()).path / "config.yml").read_bytes() == saved.replace(b"epochs: 4", b"epochs: 3")
 
 
 @pytest.mark.parametrize("after", ["the save", "the training"])
@@ -281,37 +265,29 @@ def test_a_signal_between_the_epochs_stops_after_the_save(config, after, monkeyp
 
 
 def test_every_so_many_minutes_an_epoch_is_saved_in_its_middle(config, monkeypatch):
-    now, saved = [0.0], []
-    monkeypatch.setattr(checkpoints, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    monkeypatch.setattr(
-        checkpoints, "save_checkpoint", lambda _, content, __: saved.append(content["begun_epoch"]["step"])
-    )
+    now, written = on_a_clock(monkeypatch)
 
-    def a_minute_later(epoch, done):
+    def a_minute_later(epoch, step):
         now[0] += 60
 
     with Run(config("save_minutes=2")) as run:
         model, optimizer = network_and_optimizer()
         run.restore(model, optimizer)
         train_epoch(run, model, optimizer, next(run.epochs()), a_minute_later)
-    assert saved == [2]
+    assert [content["begun_epoch"]["step"] for content in written] == [2]
 
 
 @pytest.mark.parametrize("what", ["loss", "weights"])
 def test_what_is_not_finite_is_never_saved_in_the_middle(config, what):
-    with (
-        pytest.raises(RunError, match=rf"{what}.*epoch 1, step 1\b"),
-        Run(config("save_minutes=1e-9")) as run,
-    ):
-        model, optimizer = network_and_optimizer()
+    cfg, (model, optimizer) = config("save_minutes=1e-9"), network_and_optimizer()
+    with pytest.raises(RunError, match=rf"{what}.*epoch 1, step 1\b"), Run(cfg) as run:
         run.restore(model, optimizer)
         meter = run.meter(Loader(), next(run.epochs()))
         for _ in meter:
             if what == "loss":
                 meter.update(loss=torch.tensor(torch.nan))
             else:
-                with torch.no_grad():
-                    model[0].weight[0, 0] = torch.nan
+                model[0].weight.data[0, 0] = torch.nan
     assert not run.folder.checkpoint.exists()
 
 
@@ -319,25 +295,21 @@ def test_what_is_not_finite_is_never_saved_in_the_middle(config, what):
 
 
 @pytest.mark.parametrize(
-    "path, size",
+    "path, overrides, size",
     [
-        ("pretext/simclr_cifar10", 32),
-        ("scan/scan_imagenet_50", 224),
-        ("selflabel/selflabel_stl10", 96),
-        ("pretext/moco_imagenet50", 224),
+        ("pretext/simclr_cifar10", [], 32),
+        ("scan/scan_imagenet_50", [], 224),
+        ("scan/scan_cifar10", ["augmentation_kwargs.crop_size=24", "transformation_kwargs.crop_size=32"], 24),
+        ("selflabel/selflabel_stl10", [], 96),
+        ("pretext/moco_imagenet50", [], 224),
     ],
 )
-def test_memory_that_runs_out_in_a_run_names_batch_size_and_view_size_and_the_keys_to_lower(
-    path, size, config
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory."), MemoryError()], ids=type)
+def test_memory_that_runs_out_names_batch_size_and_size_of_the_training_views_and_the_keys_to_lower(
+    path, overrides, size, error, config
 ):
-    cfg = config(path=f"configs/{path}.yml")
-    with pytest.raises(RunError) as error, Run(cfg):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
-    text = str(error.value)
-    assert f"batch_size {cfg.batch_size}" in text and f" {size} px" in text and "model_kwargs.width" in text
-
-
-def test_the_view_size_named_is_that_of_the_training_views(config):
-    sizes = ["augmentation_kwargs.crop_size=24", "transformation_kwargs.crop_size=32"]
-    with pytest.raises(RunError, match="24 px"), Run(config(*sizes, path="configs/scan/scan_cifar10.yml")):
-        raise MemoryError
+    cfg = config(*overrides, path=f"configs/{path}.yml")
+    with pytest.raises(RunError, match="model_kwargs") as end, Run(cfg):
+        raise error
+    text = str(end.value)
+    assert f"batch_size (now {cfg.batch_size})" in text and f"{size} px" in text

@@ -1,6 +1,5 @@
 import os
 import signal
-import threading
 
 import pytest
 
@@ -32,7 +31,6 @@ def test_outside_of_training_a_signal_stops_at_once_with_the_shells_code(number,
 @SIGNALS
 def test_in_training_the_first_signal_only_asks_and_says_so(number, code, capfd):
     with waiting():
-        assert not signals.requested()
         stop_if_requested()
         send(number)
         assert signals.requested()
@@ -64,42 +62,17 @@ def test_the_second_signal_in_training_stops_at_once():
     assert stop.value.code == 143
 
 
-def test_a_request_made_in_the_last_moment_of_training_is_not_lost():
+def test_a_request_made_in_the_last_moment_of_training_is_not_lost_and_the_next_training_forgets_it():
     with waiting():
         send(signal.SIGTERM)
     with pytest.raises(Stopped):
         stop_if_requested()
-
-
-def test_a_request_of_an_earlier_training_is_forgotten():
-    with waiting():
-        send(signal.SIGINT)
     with waiting():
         assert not signals.requested()
 
 
-def test_after_the_block_the_handlers_of_before_are_back():
-    def handler(*_):
-        pass
-
-    before = signal.signal(signal.SIGINT, handler)
-    try:
-        with pytest.raises(ValueError, match="ours"), answered():
-            assert signal.getsignal(signal.SIGINT) != handler
-            raise ValueError("ours")
-        assert signal.getsignal(signal.SIGINT) == handler
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def test_in_a_thread_where_python_takes_no_handler_the_block_runs_all_the_same():
-    ran = []
-
-    def work():
-        with answered():
-            ran.append(True)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    assert ran == [True]
+def test_a_run_that_ended_within_its_epochs_leaves_no_waiting_to_the_next():
+    epochs = waiting()
+    epochs.__enter__()  # and never left
+    with answered(), pytest.raises(Stopped):
+        send(signal.SIGINT)

@@ -15,20 +15,22 @@ def network_and_optimizer():
 
 
 class Loader:
-    """Three batches an epoch, other ones in each."""
+    """Three batches an epoch, or batches of the given sizes; other images in each epoch."""
 
-    batch_size, epoch, first_step = 8, 0, 0
+    def __init__(self, *sizes):
+        self.sizes = sizes or (8, 8, 8)
+        self.batch_size = self.sizes[0]
 
     def set_epoch(self, epoch, first_step):
         self.epoch, self.first_step = epoch, first_step
 
     def __len__(self):
-        return 3
+        return len(self.sizes)
 
     def __iter__(self):
-        for step in range(self.first_step, 3):
-            images = torch.randn(8, 3, generator=torch.Generator().manual_seed(3 * self.epoch + step))
-            yield SimpleNamespace(index=torch.arange(8), images=images)
+        for step, size in list(enumerate(self.sizes))[self.first_step :]:
+            images = torch.randn(size, 3, generator=torch.Generator().manual_seed(3 * self.epoch + step))
+            yield SimpleNamespace(index=torch.arange(size), images=images)
 
 
 def train_epoch(run, model, optimizer, epoch, after_batch=lambda epoch, step: None):
