@@ -42,10 +42,8 @@ def main(argv: list[str] | None = None) -> None:
         if run.is_finished():
             return
         plain = val_transform(cfg.transformation_kwargs)
-        splits = {
-            "train": eval_loader(train_set, plain, run.device),
-            "val": eval_loader(val_set, plain, run.device),
-        }
+        images = {"train": train_set, "val": val_set}
+        splits = {name: eval_loader(each, plain, run.device) for name, each in images.items()}
         model = build_model(cfg).to(run.device, memory_format=torch.channels_last)
         loaded = load_whole(model, weights, path)
         layer = feature_layer(model, cfg.feature_layer)  # unless told otherwise the backbone, before the MLP

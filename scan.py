@@ -59,18 +59,16 @@ def train_epoch(task: Task, meter: Meter, autocast) -> dict[str, float]:
         task.optimizer.zero_grad()
         terms.total.sum().backward()
         task.optimizer.step()
-        meter.update(
-            loss=terms.total.mean(), consistency=terms.consistency.mean(), entropy=terms.entropy.mean()
-        )
+        loss, consistency, entropy = (term.mean() for term in terms)  # over heads
+        meter.update(loss=loss, consistency=consistency, entropy=entropy)
     return meter.averages()
 
 
 def end_to_end(cfg, model: nn.Module, train_set, val_set, neighbors, device) -> Task:
     """Train the whole network, on new views at each step."""
     views = [train_transform(cfg.augmentation_strategy, cfg.augmentation_kwargs)] * 2
-    loader = build_loader(
-        train_set, views, cfg.batch_size, device, train=True, neighbors=neighbors, seed=cfg.seed
-    )
+    training = {"train": True, "neighbors": neighbors, "seed": cfg.seed}
+    loader = build_loader(train_set, views, cfg.batch_size, device, **training)
     val_loader = eval_loader(val_set, val_transform(cfg.transformation_kwargs), device)
     optimizer = build_optimizer(cfg.optimizer, cfg.optimizer_kwargs, model.parameters())
     return Task(model, model, loader, SCANLoss(**cfg.criterion_kwargs), optimizer, model, val_loader)
@@ -86,23 +84,17 @@ def heads_only(cfg, model: nn.Module, train_set, val_set, neighbors, device) -> 
     val_loader = FeatureLoader(features[None], val_set, [None], EVAL_BATCH_SIZE, device)
     network, loader = model, task.loader
     if cfg.cached_views:
-        in_order = build_loader(
-            train_set, loader.views[:1], EVAL_BATCH_SIZE, device
-        )  # the same for every seed
-        features = cached_features(
-            Path(cfg.pretext_dir), "cached_views", model.backbone, in_order, cfg.cached_views
-        )
+        views, folder = loader.views, Path(cfg.pretext_dir)
+        in_order = build_loader(train_set, views[:1], EVAL_BATCH_SIZE, device)  # the same for every seed
+        features = cached_features(folder, "cached_views", model.backbone, in_order, cfg.cached_views)
         network = heads
-        loader = FeatureLoader(
-            features, train_set, loader.views, cfg.batch_size, device, True, neighbors, cfg.seed
-        )
+        loader = FeatureLoader(features, train_set, views, cfg.batch_size, device, True, neighbors, cfg.seed)
     optimizer = build_optimizer(cfg.optimizer, cfg.optimizer_kwargs, heads.parameters())
     return Task(network, heads, loader, task.criterion, optimizer, heads, val_loader)
 
 
 def validate(task: Task, val_set, neighbors) -> tuple[Best, dict]:
-    """The head with the lowest SCAN loss on the val split, which sees no label, and figures of its
-    clusters."""
+    """The head with the lowest SCAN loss on the val split (no label is used), and figures of its clusters."""
     predictions = predict(task.val_network, task.val_loader)  # (N, K) for each head
     terms = [scan_validation(each, neighbors, task.criterion.cluster_prior) for each in predictions]
     losses = [each["total_loss"] for each in terms]
@@ -121,7 +113,7 @@ def main(argv: list[str] | None = None) -> None:
         run.folder.use_images(train_set, val_set, inputs)
         if run.is_finished():
             return
-        check_clusters(cfg.num_classes, train_set)
+        check_clusters(cfg.num_classes, len(train_set))
         neighbors = load_neighbors(inputs.folder / NEIGHBORS["train"], len(train_set), cfg.num_neighbors)
         val_neighbors = load_neighbors(inputs.folder / NEIGHBORS["val"], len(val_set))
         model = build_model(cfg)
@@ -149,12 +141,9 @@ def main(argv: list[str] | None = None) -> None:
         conclude(run, title, probabilities, val_set)
 
 
-def check_clusters(num_clusters: int, train_set) -> None:
-    if num_clusters > len(train_set):
-        raise UserError(
-            f"num_classes {num_clusters} is more than the {len(train_set)} training images: lower it, or "
-            "add images"
-        )
+def check_clusters(num_clusters: int, num_images: int) -> None:
+    if num_clusters > num_images:
+        raise UserError(f"num_classes {num_clusters} is more than the {num_images} training images: lower it")
 
 
 def say_bounds(log, criterion: SCANLoss, batch_size: int, num_clusters: int) -> None:

@@ -34,15 +34,12 @@ class Task(NamedTuple):
 
 
 def train_epoch(task: Task, meter: Meter, autocast) -> dict[str, float]:
-    """One pass over the training images; returns the epoch's averages, over the steps that had confident
-    images."""
+    """One pass over the training images; returns averages over the steps that had confident images."""
     task.model.train()
     for batch in meter:
         weak_images, strong_images = batch.views
         with torch.no_grad(), autocast():
-            (weak,) = task.model(
-                weak_images
-            )  # (B, K), in train mode and first: both passes move the batch norm
+            (weak,) = task.model(weak_images)  # (B, K), first: both passes move the batch norm
         with autocast():  # a context of its own: weights that were cast under no_grad carry no gradient
             (strong,) = task.model(strong_images)
         loss, n_kept = task.criterion(weak, strong)
@@ -57,12 +54,9 @@ def train_epoch(task: Task, meter: Meter, autocast) -> dict[str, float]:
         if task.ema:
             task.ema.step()
         meter.update(loss=loss)
-    images = len(task.loader) * task.loader.batch_size
-    shares = {
-        "train/confident_share": int(meter.counts["kept"]) / images,
-        "train/skipped_steps": int(meter.counts["skipped"]),
-    }
-    return meter.averages() | shares
+    kept, skipped = int(meter.counts["kept"]), int(meter.counts["skipped"])
+    share = kept / (len(task.loader) * task.loader.batch_size)
+    return meter.averages() | {"train/confident_share": share, "train/skipped_steps": skipped}
 
 
 def confidence_summary(probabilities: Tensor, threshold: float) -> str:
@@ -72,10 +66,9 @@ def confidence_summary(probabilities: Tensor, threshold: float) -> str:
     counts = confident.bincount(minlength=probabilities.shape[1])
     quantiles = confidence.quantile(torch.tensor([0.1, 0.5, 0.9, 1.0])).tolist()
     return (
-        f"{len(confident)} of {len(confidence)} training images are above the confidence threshold "
-        f"{threshold} ({counts.min()} to {counts.max()} a cluster, none in {int((counts == 0).sum())} of "
-        f"{len(counts)} clusters); "
-        "confidence at 10, 50, 90, 100 %: " + ", ".join(f"{quantile:.3f}" for quantile in quantiles)
+        f"{len(confident)} of {len(confidence)} training images are above confidence_threshold {threshold} "
+        f"({counts.min()} to {counts.max()} a cluster, none in {int((counts == 0).sum())} of {len(counts)} "
+        f"clusters); confidence at 10, 50, 90, 100 %: {', '.join(f'{value:.3f}' for value in quantiles)}"
     )
 
 
@@ -92,9 +85,8 @@ def main(argv: list[str] | None = None) -> None:
         model = model.to(run.device, memory_format=torch.channels_last)
         weak = val_transform(cfg.transformation_kwargs)
         strong = train_transform(cfg.augmentation_strategy, cfg.augmentation_kwargs)
-        loader = build_loader(
-            train_set, [weak, strong], cfg.batch_size, run.device, train=True, seed=cfg.seed
-        )
+        views = [weak, strong]
+        loader = build_loader(train_set, views, cfg.batch_size, run.device, train=True, seed=cfg.seed)
         train_images, val_images = (eval_loader(images, weak, run.device) for images in (train_set, val_set))
         optimizer = build_optimizer(cfg.optimizer, cfg.optimizer_kwargs, model.parameters())
         run.restore(model, optimizer)
@@ -121,17 +113,16 @@ def main(argv: list[str] | None = None) -> None:
 
 def none_confident(epoch: int, probabilities: Tensor, threshold: float) -> RunError:
     return RunError(
-        f"no image was confident in epoch {epoch + 1}, so there is nothing to learn from: "
-        f"{confidence_summary(probabilities, threshold)}. Train scan.py for more epochs, raise its "
-        "batch_size so that each cluster is in each batch, or lower confidence_threshold"
+        f"no image was confident in epoch {epoch + 1}: {confidence_summary(probabilities, threshold)}. Train "
+        "scan.py for more epochs, raise its batch_size, or lower confidence_threshold"
     )
 
 
 def warn_of_lost_clusters(log, epoch: int, before: int, now: int) -> None:
     if now < before:
         log.warn(
-            f"epoch {epoch + 1} uses {now} clusters, {before} before: self-labelling is losing clusters; "
-            "the SCAN model is untouched and may be the better one"
+            f"epoch {epoch + 1} uses {now} clusters, {before} before: self-labelling is losing clusters; the "
+            "SCAN model may be the better one"
         )
 
 

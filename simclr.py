@@ -46,8 +46,7 @@ def train_epoch(task: Task, meter: Meter, autocast) -> dict[str, float]:
 
 
 def train(run: Run, model: nn.Module, train_set, val_set, splits: dict) -> None:
-    """SimCLR on the train split and unlabeled images, if there are any; kNN accuracy is for information
-    alone."""
+    """SimCLR on the train split and what there is unlabeled; the kNN accuracy is for information only."""
     cfg, dataset = run.cfg, with_unlabeled(run.cfg, train_set)
     views = [train_transform(cfg.augmentation_strategy, cfg.augmentation_kwargs)] * 2
     loader = build_loader(dataset, views, cfg.batch_size, run.device, train=True, seed=cfg.seed)
@@ -59,9 +58,7 @@ def train(run: Run, model: nn.Module, train_set, val_set, splits: dict) -> None:
         metrics = train_epoch(task, run.meter(loader, epoch), run.autocast)
         is_due = (epoch + 1) % cfg.knn_every == 0 or epoch + 1 == cfg.epochs
         if is_due and train_set.is_labelled and val_set.is_labelled:
-            features = {
-                name: extract_features(model, images, run.autocast) for name, images in splits.items()
-            }
+            features = {name: extract_features(model, each, run.autocast) for name, each in splits.items()}
             metrics["val/knn_accuracy"] = knn_accuracy(features, train_set, val_set, run.device)
         run.end_epoch(epoch, metrics)
 
@@ -78,10 +75,8 @@ def main(argv: list[str] | None = None) -> None:
         if not weights and run.is_finished():
             return
         plain = val_transform(cfg.transformation_kwargs)
-        splits = {
-            "train": eval_loader(train_set, plain, run.device),
-            "val": eval_loader(val_set, plain, run.device),
-        }
+        images = {"train": train_set, "val": val_set}
+        splits = {name: eval_loader(each, plain, run.device) for name, each in images.items()}
         model = build_model(cfg).to(run.device, memory_format=torch.channels_last)
         if weights:
             loaded = load_whole(model, weights, options.model)
