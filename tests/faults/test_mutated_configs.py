@@ -14,7 +14,9 @@ from utils.errors import UserError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SHIPPED = sorted(CONFIGS.glob("*/*.yml"))
-NAMES = [key.name for key in KEYS]
+ITEMS = {"bool": bool, "int": int, "float": float, "ints": int, "floats": float, "range": float, "rgb": float}
+LISTS = ("ints", "floats", "range", "rgb")
+LENGTHS = {"range": 2, "rgb": 3, "bool": 1, "int": 1, "float": 1, "text": 1, "path": 1}
 
 ODD_WORDS = (
     "null ~ 0 1 2 -1 0.5 1e30 -1e30 1e300 1e-300 nan .nan inf -.inf 0x10 010 1_000 1:30 ٣ text adam True tru "
@@ -36,12 +38,12 @@ SEPARATORS = ["---", "...", "--- seed: 1", "%YAML 1.1", "%YAML 9.9", "%X"]
 ENCODINGS = ["utf-16", "utf-16-le", "utf-32", "utf-7", "utf-8-sig", "cp500"]
 
 
-def value_of(line: str) -> str:
-    return line.partition(":")[2].strip()
-
-
 def with_value(line: str, value: str) -> str:
     return f"{line.partition(':')[0]}: {value}"
+
+
+def value_of(line: str) -> str:
+    return line.partition(":")[2].strip()
 
 
 def misspelt(rng, word: str) -> str:
@@ -49,22 +51,42 @@ def misspelt(rng, word: str) -> str:
     return word[:place] + rng.choice(["", "s", "_", " ", "-", ".", "ö"]) + word[place + rng.randrange(2) :]
 
 
-# Each takes the lines of a config and spoils them in place.
+# Each spoils one line of a config.
+
+
+def change_a_value(rng, line):
+    return with_value(line, rng.choice(ODD_VALUES))
+
+
+def misspell_a_key(rng, line):
+    key, colon, rest = line.partition(":")
+    return misspelt(rng, key) + colon + rest
+
+
+def break_the_indentation(rng, line):
+    return rng.choice(["", " ", "   ", "\t", "    ", "  \t", "- "]) + line.strip()
+
+
+def insert_characters(rng, line):
+    column = rng.randrange(len(line) + 1)
+    return line[:column] + rng.choice(INSERTED) + line[column:]
+
+
+def add_a_tag(rng, line):
+    return with_value(line, f"{rng.choice(TAGS)} {value_of(line)}")
+
+
+def multiply_aliases(rng, line):
+    """A value that is ten times ten times ten ... lists: short to write, gigabytes to show."""
+    tens = [f"&a{level} [{', '.join([f'*a{level - 1}'] * 10)}]" for level in range(1, 9)]
+    return with_value(line, f"[&a0 [ha], {', '.join(tens)}]")
+
+
+# Each takes all lines and spoils them in place.
 
 
 def delete_a_line(rng, lines):
     del lines[rng.randrange(len(lines))]
-
-
-def change_a_value(rng, lines):
-    place = rng.randrange(len(lines))
-    lines[place] = with_value(lines[place], rng.choice(ODD_VALUES))
-
-
-def misspell_a_key(rng, lines):
-    place = rng.randrange(len(lines))
-    key, colon, rest = lines[place].partition(":")
-    lines[place] = misspelt(rng, key) + colon + rest
 
 
 def repeat_a_line(rng, lines):
@@ -77,17 +99,6 @@ def swap_two_values(rng, lines):
     lines[first], lines[second] = with_value(lines[first], values[0]), with_value(lines[second], values[1])
 
 
-def break_the_indentation(rng, lines):
-    place = rng.randrange(len(lines))
-    lines[place] = rng.choice(["", " ", "   ", "\t", "    ", "  \t", "- "]) + lines[place].strip()
-
-
-def insert_characters(rng, lines):
-    place = rng.randrange(len(lines))
-    column = rng.randrange(len(lines[place]) + 1)
-    lines[place] = lines[place][:column] + rng.choice(INSERTED) + lines[place][column:]
-
-
 def use_anchors(rng, lines):
     places = [place for place, line in enumerate(lines) if ":" in line]
     anchored, aliased = rng.choice(places), rng.choice(places)
@@ -95,26 +106,13 @@ def use_anchors(rng, lines):
     lines[aliased] = with_value(lines[aliased], rng.choice(["*a", "[*a, *a]", "{<<: *a}", "*b"]))
 
 
-def add_a_tag(rng, lines):
-    place = rng.randrange(len(lines))
-    lines[place] = with_value(lines[place], f"{rng.choice(TAGS)} {value_of(lines[place])}")
-
-
 def add_a_document(rng, lines):
     lines.insert(rng.randrange(len(lines) + 1), rng.choice(SEPARATORS))
 
 
 def nest_deeply(rng, lines):
-    depth = rng.choice([2, 20, 2000])
     key = rng.choice(["optimizer_kwargs", "epochs", "augmentation_kwargs", "normalize", "a"])
-    lines += [f"{' ' * level}{key}:" for level in range(depth)]
-
-
-def multiply_aliases(rng, lines):
-    """A value that is ten times ten times ten ... lists: short to write, gigabytes to show."""
-    place = rng.randrange(len(lines))
-    tens = [f"&a{level} [{', '.join([f'*a{level - 1}'] * 10)}]" for level in range(1, 9)]
-    lines[place] = with_value(lines[place], f"[&a0 [ha], {', '.join(tens)}]")
+    lines += [f"{' ' * level}{key}:" for level in range(rng.choice([2, 20, 2000]))]
 
 
 def change_the_tree(rng, lines):
@@ -147,7 +145,7 @@ def recode(rng, content: bytes) -> bytes:
 
 def override(rng) -> str:
     """An argument `key=value`, as odd as they come."""
-    name, value = rng.choice(NAMES), rng.choice(ODD_VALUES)
+    name, value = rng.choice(list(KEYS)), rng.choice(ODD_VALUES)
     odd = [f"{misspelt(rng, name)}={value}", f"{name.partition('.')[0]}={value}", f"{name}.more={value}"]
     odd += [f"{name}:{value}", f"={value}", f"{name}=={value}", f"{name}={value}\n---\n{value}", value]
     return rng.choice([f"{name}={value}", rng.choice(odd)])
@@ -155,32 +153,36 @@ def override(rng) -> str:
 
 def plausible_override(rng) -> str:
     """An argument with a value that may be right: one of the key's names, or a number near its bounds."""
-    key = rng.choice(KEYS)
-    if isinstance(key.values, tuple):
-        return f"{key.name}={rng.choice(key.values)}"
-    kind, *bounds = key.values.split()
+    key = rng.choice(list(KEYS.values()))
+    if isinstance(key.takes, list):
+        return f"{key.name}={rng.choice(key.takes)}"
+    kind, *bounds = key.takes.split()
     if kind in ("text", "path"):
         return f"{key.name}={rng.choice(PLAUSIBLE_TEXTS)}"
     likely = ["0", "0.5", "1", "2", "3.0", "1e-9", "1e2", "1_0", "True"]
     likely += [bound.strip("<>=") for bound in bounds] * 3
-    lengths = {"ints": rng.randrange(4), "floats": rng.randrange(4), "range": 2, "rgb": 3}
-    numbers = [rng.choice(likely) for _ in range(lengths.get(kind, 1))]
-    return f"{key.name}=[{', '.join(numbers)}]" if kind in lengths else f"{key.name}={numbers[0]}"
+    numbers = [rng.choice(likely) for _ in range(LENGTHS.get(kind, rng.randrange(4)))]
+    return f"{key.name}=[{', '.join(numbers)}]" if kind in LISTS else f"{key.name}={numbers[0]}"
 
 
+OF_A_LINE = [
+    *(change_a_value, misspell_a_key, break_the_indentation, insert_characters, add_a_tag, multiply_aliases)
+]
 OF_LINES = [
-    *(delete_a_line, change_a_value, misspell_a_key, repeat_a_line, swap_two_values, break_the_indentation),
-    *(insert_characters, use_anchors, add_a_tag, add_a_document),
-    *(nest_deeply, multiply_aliases, change_the_tree),
+    *(delete_a_line, repeat_a_line, swap_two_values, use_anchors),
+    *(add_a_document, nest_deeply, change_the_tree),
 ]
 OF_BYTES = [flip_bytes, cut_off, recode]
 OVERRIDES = [override, plausible_override]
-KINDS = [*OF_LINES, *OF_BYTES, *OVERRIDES]
+KINDS = [*OF_A_LINE, *OF_LINES, *OF_BYTES, *OVERRIDES]
 
 
 def spoilt(rng, kind, text: str) -> tuple[bytes, list[str]]:
     """The file and the command line after one mutation of this kind and, at times, an odd argument more."""
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    if kind in OF_A_LINE:
+        place = rng.randrange(len(lines))
+        lines[place] = kind(rng, lines[place])
     if kind in OF_LINES:
         kind(rng, lines)
     content = ("\n".join(lines) + "\n").encode("utf-8", "surrogatepass")
@@ -191,26 +193,19 @@ def spoilt(rng, kind, text: str) -> tuple[bytes, list[str]]:
     return content, [override(rng) for _ in range(rng.choice([0] * 9 + [1]))]
 
 
-# What a valid value is, in other words than the program's
-
-
-ITEMS = {"bool": bool, "int": int, "float": float, "ints": int, "floats": float, "range": float, "rgb": float}
-LENGTHS = {"range": (2,), "rgb": (3,), "ints": range(10**6), "floats": range(10**6)}
-
-
 def fits(key, value) -> bool:
-    """Whether the value has the type and the range of its key in the table."""
-    if isinstance(key.values, tuple):
-        return value in key.values
-    kind, *bounds = key.values.split()
-    if kind in LENGTHS and not (isinstance(value, list) and len(value) in LENGTHS[kind]):
+    """Whether the value has the type and the range of its key, said in other words than the program's."""
+    if isinstance(key.takes, list):
+        return value in key.takes
+    kind, *bounds = key.takes.split()
+    items = value if kind in LISTS else [value]
+    if not isinstance(items, list) or LENGTHS.get(kind, len(items)) != len(items):
         return False
-    items = value if kind in LENGTHS else [value]
     if any(type(item) is not ITEMS.get(kind, str) for item in items):
         return False
     if kind in ("text", "path"):
         return value != "" and not any(ord(character) < 32 for character in value)
-    if not all(math.isfinite(item) for item in items) or (kind == "range" and value[0] > value[1]):
+    if not all(map(math.isfinite, items)) or (kind == "range" and value[0] > value[1]):
         return False
     return all(eval(f"{item!r} {bound}") for item in items for bound in bounds)
 
@@ -223,15 +218,14 @@ def leaves(tree, prefix="") -> dict:
 
 
 def assert_valid(cfg):
-    values, table = leaves(cfg), {key.name: key for key in KEYS}
-    assert [name for name, value in values.items() if not fits(table[name], value)] == []
+    assert [name for name, value in leaves(cfg).items() if not fits(KEYS[name], value)] == []
     save_config(cfg, "saved.yml")
     assert load_config(None, "saved.yml") == cfg
 
 
 def assert_one_helpful_line(message):
     assert len(message.splitlines()) == 1 and len(message) <= 500
-    assert message.startswith(("exp.yml", "command line: ")) or any(name in message for name in NAMES)
+    assert message.startswith(("exp.yml", "command line: ")) or any(name in message for name in KEYS)
 
 
 @pytest.mark.slow

@@ -64,7 +64,9 @@ def parse_yaml(content: str | bytes, source: str) -> Any:
 def parse_value(key: Key, raw: Any) -> Any:
     """A value from `parse_yaml` in the type of its key. Raises ValueError or KeyError for any other."""
     if isinstance(key.takes, list):
-        return key.takes[key.takes.index(raw)]
+        if raw not in key.takes:
+            raise ValueError
+        return raw
     kind, *bounds = key.takes.split()
     _, parse, length = TYPES[kind]
     texts = raw if isinstance(raw, list) else [raw]
