@@ -34,6 +34,7 @@ PLAUSIBLE_TEXTS = [
 ]
 INSERTED = "{}[],:#&*!|>'\"%@`\t-?~.\\é\x00\x7f\ufeff"
 TAGS = ["!!str", "!!int", "!!map", "!!null", "!", "!local", "!!python/object:os.system", "!<x>", "!a!b"]
+INDENTATIONS = ["", " ", "   ", "\t", "    ", "  \t", "- "]
 SEPARATORS = ["---", "...", "--- seed: 1", "%YAML 1.1", "%YAML 9.9", "%X"]
 ENCODINGS = ["utf-16", "utf-16-le", "utf-32", "utf-7", "utf-8-sig", "cp500"]
 
@@ -51,11 +52,10 @@ def misspelt(rng, word: str) -> str:
     return word[:place] + rng.choice(["", "s", "_", " ", "-", ".", "ö"]) + word[place + rng.randrange(2) :]
 
 
-# Each spoils one line of a config.
-
-
-def change_a_value(rng, line):
-    return with_value(line, rng.choice(ODD_VALUES))
+def multiplied_aliases() -> str:
+    """A value that is ten times ten times ten ... lists: short to write, gigabytes to show."""
+    tens = [f"&a{level} [{', '.join([f'*a{level - 1}'] * 10)}]" for level in range(1, 9)]
+    return f"[&a0 [ha], {', '.join(tens)}]"
 
 
 def misspell_a_key(rng, line):
@@ -63,34 +63,9 @@ def misspell_a_key(rng, line):
     return misspelt(rng, key) + colon + rest
 
 
-def break_the_indentation(rng, line):
-    return rng.choice(["", " ", "   ", "\t", "    ", "  \t", "- "]) + line.strip()
-
-
-def insert_characters(rng, line):
+def insert_a_character(rng, line):
     column = rng.randrange(len(line) + 1)
     return line[:column] + rng.choice(INSERTED) + line[column:]
-
-
-def add_a_tag(rng, line):
-    return with_value(line, f"{rng.choice(TAGS)} {value_of(line)}")
-
-
-def multiply_aliases(rng, line):
-    """A value that is ten times ten times ten ... lists: short to write, gigabytes to show."""
-    tens = [f"&a{level} [{', '.join([f'*a{level - 1}'] * 10)}]" for level in range(1, 9)]
-    return with_value(line, f"[&a0 [ha], {', '.join(tens)}]")
-
-
-# Each takes all lines and spoils them in place.
-
-
-def delete_a_line(rng, lines):
-    del lines[rng.randrange(len(lines))]
-
-
-def repeat_a_line(rng, lines):
-    lines.insert(rng.randrange(len(lines) + 1), rng.choice(lines))
 
 
 def swap_two_values(rng, lines):
@@ -104,10 +79,6 @@ def use_anchors(rng, lines):
     anchored, aliased = rng.choice(places), rng.choice(places)
     lines[anchored] = with_value(lines[anchored], f"&a {value_of(lines[anchored])}")
     lines[aliased] = with_value(lines[aliased], rng.choice(["*a", "[*a, *a]", "{<<: *a}", "*b"]))
-
-
-def add_a_document(rng, lines):
-    lines.insert(rng.randrange(len(lines) + 1), rng.choice(SEPARATORS))
 
 
 def nest_deeply(rng, lines):
@@ -128,19 +99,11 @@ def change_the_tree(rng, lines):
     lines[:] = yaml.safe_dump(tree, allow_unicode=rng.random() < 0.5).splitlines()
 
 
-def flip_bytes(rng, content: bytes) -> bytes:
+def flip_bits(rng, content: bytes) -> bytes:
     spoilt = bytearray(content)
     for _ in range(rng.choice([1, 2, 20])):
         spoilt[rng.randrange(len(spoilt))] ^= 1 << rng.randrange(8)
     return bytes(spoilt)
-
-
-def cut_off(rng, content: bytes) -> bytes:
-    return content[: rng.randrange(len(content))]
-
-
-def recode(rng, content: bytes) -> bytes:
-    return content.decode().encode(rng.choice(ENCODINGS))
 
 
 def override(rng) -> str:
@@ -165,15 +128,29 @@ def plausible_override(rng) -> str:
     return f"{key.name}=[{', '.join(numbers)}]" if kind in LISTS else f"{key.name}={numbers[0]}"
 
 
-OF_A_LINE = [
-    *(change_a_value, misspell_a_key, break_the_indentation, insert_characters, add_a_tag, multiply_aliases)
-]
-OF_LINES = [
-    *(delete_a_line, repeat_a_line, swap_two_values, use_anchors),
-    *(add_a_document, nest_deeply, change_the_tree),
-]
-OF_BYTES = [flip_bytes, cut_off, recode]
-OVERRIDES = [override, plausible_override]
+OF_A_LINE = {  # the line after the mutation
+    "another value": lambda rng, line: with_value(line, rng.choice(ODD_VALUES)),
+    "a misspelt key": misspell_a_key,
+    "another indentation": lambda rng, line: rng.choice(INDENTATIONS) + line.strip(),
+    "a character more": insert_a_character,
+    "a tag": lambda rng, line: with_value(line, f"{rng.choice(TAGS)} {value_of(line)}"),
+    "multiplied aliases": lambda rng, line: with_value(line, multiplied_aliases()),
+}
+OF_LINES = {  # all lines are changed in place
+    "a line less": lambda rng, lines: lines.pop(rng.randrange(len(lines))),
+    "a line twice": lambda rng, lines: lines.insert(rng.randrange(len(lines) + 1), rng.choice(lines)),
+    "two documents": lambda rng, lines: lines.insert(rng.randrange(len(lines) + 1), rng.choice(SEPARATORS)),
+    "swapped values": swap_two_values,
+    "anchors": use_anchors,
+    "a deep nest": nest_deeply,
+    "another tree": change_the_tree,
+}
+OF_BYTES = {  # the bytes after the mutation
+    "flipped bits": flip_bits,
+    "cut off": lambda rng, content: content[: rng.randrange(len(content))],
+    "another encoding": lambda rng, content: content.decode().encode(rng.choice(ENCODINGS)),
+}
+OVERRIDES = {"an odd argument": override, "a plausible argument": plausible_override}
 KINDS = [*OF_A_LINE, *OF_LINES, *OF_BYTES, *OVERRIDES]
 
 
@@ -182,15 +159,14 @@ def spoilt(rng, kind, text: str) -> tuple[bytes, list[str]]:
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
     if kind in OF_A_LINE:
         place = rng.randrange(len(lines))
-        lines[place] = kind(rng, lines[place])
+        lines[place] = OF_A_LINE[kind](rng, lines[place])
     if kind in OF_LINES:
-        kind(rng, lines)
+        OF_LINES[kind](rng, lines)
     content = ("\n".join(lines) + "\n").encode("utf-8", "surrogatepass")
     if kind in OF_BYTES:
-        content = kind(rng, content)
-    if kind in OVERRIDES:
-        return content, [kind(rng) for _ in range(rng.choice([1, 1, 2]))]
-    return content, [override(rng) for _ in range(rng.choice([0] * 9 + [1]))]
+        content = OF_BYTES[kind](rng, content)
+    odd, count = (OVERRIDES[kind], [1, 1, 2]) if kind in OVERRIDES else (override, [0] * 9 + [1])
+    return content, [odd(rng) for _ in range(rng.choice(count))]
 
 
 def fits(key, value) -> bool:
@@ -248,6 +224,6 @@ def test_2000_mutated_configs_are_valid_or_refused_in_one_line_that_names_the_so
                 assert_one_helpful_line(str(error))
                 refused[kind] += 1
         except Exception as error:
-            pytest.fail(f"{number}, {path.stem}, {kind.__name__}: {error!r}\n{content[-3000:]}\n{overrides}")
+            pytest.fail(f"{number}, {path.stem}, {kind}: {error!r}\n{content[-3000:]}\n{overrides}")
     assert valid.total() + refused.total() == 2000
     assert valid.total() > 150 and all(refused[kind] for kind in KINDS)
