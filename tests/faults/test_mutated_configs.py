@@ -10,9 +10,11 @@ import yaml
 
 from utils.config import check_stage, load_config, save_config
 from utils.config.keys import KEYS
+from utils.config.load import flatten
 from utils.errors import UserError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
+SOURCES = ("exp.yml", "command line: ")
 SHIPPED = sorted(CONFIGS.glob("*/*.yml"))
 ITEMS = {"bool": bool, "int": int, "float": float, "ints": int, "floats": float, "range": float, "rgb": float}
 LISTS = ("ints", "floats", "range", "rgb")
@@ -186,24 +188,6 @@ def fits(key, value) -> bool:
     return all(eval(f"{item!r} {bound}") for item in items for bound in bounds)
 
 
-def leaves(tree, prefix="") -> dict:
-    found = {}
-    for word, value in tree.items():
-        found |= leaves(value, f"{prefix}{word}.") if isinstance(value, dict) else {prefix + word: value}
-    return found
-
-
-def assert_valid(cfg):
-    assert [name for name, value in leaves(cfg).items() if not fits(KEYS[name], value)] == []
-    save_config(cfg, "saved.yml")
-    assert load_config(None, "saved.yml") == cfg
-
-
-def assert_one_helpful_line(message):
-    assert len(message.splitlines()) == 1 and len(message) <= 500
-    assert message.startswith(("exp.yml", "command line: ")) or any(name in message for name in KEYS)
-
-
 @pytest.mark.slow
 def test_2000_mutated_configs_are_valid_or_refused_in_one_line_that_names_the_source(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -217,11 +201,15 @@ def test_2000_mutated_configs_are_valid_or_refused_in_one_line_that_names_the_so
         try:
             try:
                 cfg = load_config(None, "exp.yml", overrides)
-                assert_valid(cfg)
+                assert [name for name, value in flatten(cfg).items() if not fits(KEYS[name], value)] == []
+                save_config(cfg, "saved.yml")
+                assert load_config(None, "saved.yml") == cfg
                 check_stage(cfg, stage)
                 valid[kind] += 1
             except UserError as error:
-                assert_one_helpful_line(str(error))
+                message = str(error)
+                assert len(message.splitlines()) == 1 and len(message) <= 500
+                assert message.startswith(SOURCES) or any(name in message for name in KEYS)
                 refused[kind] += 1
         except Exception as error:
             pytest.fail(f"{number}, {path.stem}, {kind}: {error!r}\n{content[-3000:]}\n{overrides}")

@@ -58,7 +58,7 @@ def check_stage(cfg: EasyDict, stage: str) -> None:
     """Raise UserError unless cfg is for this stage, has every key it needs, and its values go together.
 
     stage: simclr, moco, scan or selflabel; or eval, which evaluates any of them and needs less."""
-    for mistake in _mistakes(_flatten(cfg), stage):
+    for mistake in _mistakes(flatten(cfg), stage):
         raise UserError(mistake)
 
 
@@ -106,7 +106,7 @@ def _mistakes(values: Mapping[str, Any], stage: str) -> Iterator[str]:
 
 def save_config(cfg: EasyDict, path: str | Path) -> None:
     """Write cfg as YAML, whole or not at all; `load_config(None, path)` gives it back."""
-    text = yaml.safe_dump(_nest(_flatten(cfg)), encoding="utf-8", sort_keys=False, default_flow_style=None)
+    text = yaml.safe_dump(_nest(flatten(cfg)), encoding="utf-8", sort_keys=False, default_flow_style=None)
     write_whole({Path(path): text})
 
 
@@ -129,7 +129,7 @@ def view_differences(trained: EasyDict, current: EasyDict) -> list[str]:
 
 def _fixed(cfg: EasyDict) -> dict[str, Any]:
     """{dotted name: value} of the settings that a resume may not change, in the order of the table."""
-    values = _flatten(cfg)
+    values = flatten(cfg)
     free = [key.name for key in KEYS.values() if _is_for(values.get("setup"), key.may_change)]
     return {name: values[name] for name in KEYS if name in values and name not in free}
 
@@ -182,10 +182,11 @@ def _typed(tree: Mapping[str, Any], source: str, prefix: str = "") -> dict[str, 
     return values
 
 
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested mapping as {dotted name: value}."""
     values = {}
     for word, value in tree.items():
-        values |= _flatten(value, f"{prefix}{word}.") if isinstance(value, dict) else {prefix + word: value}
+        values |= flatten(value, f"{prefix}{word}.") if isinstance(value, dict) else {prefix + word: value}
     return values
 
 
