@@ -33,21 +33,13 @@ def test_every_key_has_one_row_of_six_cells_below_its_heading_in_the_order_of_th
 
 def test_a_row_says_all_that_the_table_knows_in_words():
     epochs = Key("epochs", "int >=1 <=9", "passes", "scan selflabel", 5, may_change="all")
-    assert cells(row(epochs)) == [
-        *("`epochs`", "a whole number >=1 and <=9", "5", "scan, selflabel", "yes", "passes")
-    ]
-    rate = Key("a.rate", "float", "factor", "scheduler=cosine step", may_change="simclr moco")
-    assert cells(row(rate)) == [
-        *("`a.rate`", "a number", "", "where `scheduler` is cosine or step", "in simclr, moco", "factor")
-    ]
-    form = Key("form", ["mlp", "linear"], "head", "all")
-    assert cells(row(form)) == ["`form`", "one of mlp, linear", "", "all", "no", "head"]
-
-
-def test_a_default_may_be_false_or_follow_the_setup():
-    assert cells(row(Key("use", "bool", "", default=False)))[2] == "False"
-    mined = Key("mined", "int", "", default={"simclr": 20, "moco": 50})
-    assert cells(row(mined))[2] == "simclr: 20, moco: 50"
+    bounds = "a whole number >=1 and <=9"
+    assert cells(row(epochs)) == ["`epochs`", bounds, "5", "scan, selflabel", "yes", "passes"]
+    rate = Key("a.rate", "float", "factor", "scheduler=cosine step", {"simclr": 2, "moco": 5}, "simclr moco")
+    needed, default = "where `scheduler` is cosine or step", "simclr: 2, moco: 5"
+    assert cells(row(rate)) == ["`a.rate`", "a number", default, needed, "in simclr, moco", "factor"]
+    form = Key("form", ["mlp", "linear"], "head", "all", False)
+    assert cells(row(form)) == ["`form`", "one of mlp, linear", "False", "all", "no", "head"]
 
 
 def test_a_pipe_in_a_cell_does_not_break_the_table():
