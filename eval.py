@@ -15,7 +15,8 @@ from data.loader.build import EVAL_BATCH_SIZE, eval_loader
 from data.loader.features import FeatureLoader
 from models import build_model
 from models.weights import load_whole, read_weights
-from utils.config import check_stage, load_config, view_differences
+from utils.config import check_stage, load_config
+from utils.config.load import view_differences
 from utils.console import print_metrics, say
 from utils.device import choose_device
 from utils.errors import UserError

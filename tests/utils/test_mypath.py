@@ -8,10 +8,7 @@ VARIABLES = {
     "cifar-20": "SCAN_CIFAR_20_DIR",
     "stl-10": "SCAN_STL_10_DIR",
     "fashion-mnist": "SCAN_FASHION_MNIST_DIR",
-    "imagenet": "SCAN_IMAGENET_DIR",
-    "imagenet_50": "SCAN_IMAGENET_DIR",
-    "imagenet_100": "SCAN_IMAGENET_DIR",
-    "imagenet_200": "SCAN_IMAGENET_DIR",
+    **dict.fromkeys(("imagenet", "imagenet_50", "imagenet_100", "imagenet_200"), "SCAN_IMAGENET_DIR"),
 }
 
 
@@ -24,14 +21,12 @@ def no_variables(monkeypatch):
 def test_each_data_set_has_its_own_folder_and_the_imagenet_names_share_one():
     folders = {name: MyPath.db_root_dir(name) for name in VARIABLES}
     assert all(folder.startswith("datasets/") for folder in folders.values())
-    assert len(set(folders.values())) == 5 == len(set(VARIABLES.values()))
+    assert len(set(folders.values())) == 5
     assert {folders[name] for name in VARIABLES if name.startswith("imagenet")} == {folders["imagenet"]}
 
 
 @pytest.mark.parametrize("name", VARIABLES)
-def test_command_line_wins_over_yaml_yaml_over_environment_and_environment_over_table(
-    name, tmp_path, monkeypatch
-):
+def test_command_line_wins_over_yaml_over_environment_over_table(name, tmp_path, monkeypatch):
     (tmp_path / "empty.yml").write_text("")
     (tmp_path / "exp.yml").write_text(f"db_root_dir: {{{name}: /from/yaml}}")
 
@@ -55,6 +50,6 @@ def test_the_folder_of_imagenet_serves_its_subsets_unless_they_have_their_own():
 
 def test_a_tilde_means_the_home_folder(monkeypatch):
     monkeypatch.setenv("HOME", "/home/anna")
-    assert MyPath.db_root_dir("stl-10", {"stl-10": "~/stl"}) == "/home/anna/stl"
     monkeypatch.setenv("SCAN_STL_10_DIR", "~/elsewhere")
+    assert MyPath.db_root_dir("stl-10", {"stl-10": "~/stl"}) == "/home/anna/stl"
     assert MyPath.db_root_dir("stl-10") == "/home/anna/elsewhere"

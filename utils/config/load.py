@@ -18,31 +18,30 @@ from utils.errors import UserError
 from utils.storage.files import write_whole
 
 DEFAULT_ENV = Path("configs/env.yml")
-CRITERIA = {"simclr": "simclr", "scan": "scan", "selflabel": "confidence-cross-entropy"}
-PRIOR = "criterion_kwargs.cluster_prior"
+CRITERIA = {  # stage: its criterion, the keys of criterion_kwargs that this one takes
+    "simclr": ("simclr", ("temperature",)),
+    "scan": ("scan", ("entropy_weight", "cluster_prior")),
+    "selflabel": ("confidence-cross-entropy", ("apply_class_balancing",)),
+}
 OF_A_MODEL = ("backbone:", "model_kwargs.", "transformation_kwargs.")  # what decides a model's outputs
-
-BY_NAME = {key.name: key for key in KEYS}
-GROUPS = {name[:end] for name in BY_NAME for end, letter in enumerate(name) if letter == "."}
+GROUPS = {name[:end] for name in KEYS for end, letter in enumerate(name) if letter == "."}
 
 
 def load_config(env_path: str | Path | None, exp_path: str | Path, overrides: Sequence[str] = ()) -> EasyDict:
     """The config of one run. A later source wins, key by key: table, env file, experiment file, overrides.
 
     env_path: None means configs/env.yml, if there is one. overrides: `dotted.key=value`, the value in YAML.
-    Raises UserError that names key and source. Missing keys are the business of `check_stage`."""
-    if env_path is None and DEFAULT_ENV.is_file():
-        env_path = DEFAULT_ENV
-    values = {}
-    for path in (env_path, exp_path):
-        values |= {} if path is None else _read_file(path)
+    Raises UserError that names key and source. `check_stage` looks for missing keys."""
+    if env_path is None:
+        env_path = DEFAULT_ENV if DEFAULT_ENV.is_file() else os.devnull
+    values = _read_file(env_path) | _read_file(exp_path)
     for override in overrides:
         name, equals, text = override.partition("=")
         if not equals:
             raise UserError(f"command line: {shorten(repr(override))} sets nothing; write it as key=value")
         values |= _typed({name: parse_yaml(text, f"command line: {as_written(name)}")}, "command line")
 
-    for key in KEYS:
+    for key in KEYS.values():
         default = key.default.get(values.get("setup")) if isinstance(key.default, dict) else key.default
         if default is not None:
             values.setdefault(key.name, default)
@@ -59,63 +58,62 @@ def check_stage(cfg: EasyDict, stage: str) -> None:
     """Raise UserError unless cfg is for this stage, has every key it needs, and its values go together.
 
     stage: simclr, moco, scan or selflabel; or eval, which evaluates any of them and needs less."""
-    values = _flatten(cfg)
-    setup = values.get("setup", stage)
-    if setup != stage and stage != "eval":
-        raise UserError(
-            f"this config has setup: {setup}, run it with {setup}.py; {stage}.py needs setup: {stage}"
-        )
-    criterion = values.get("criterion")
-    if stage in CRITERIA and criterion not in (CRITERIA[stage], None):
-        raise UserError(
-            f"criterion {criterion} does not fit setup: {stage}; write criterion: {CRITERIA[stage]}"
-        )
-    if missing := [key.name for key in KEYS if key.name not in values and _is_needed(key, stage, values)]:
-        shown = textwrap.shorten(", ".join(missing), 300, placeholder=" ...")
-        raise UserError(f"{stage}.py needs keys that the config lacks: {shown}; add them to its YAML")
-    for mistake in _mistakes(cfg, stage, values):
+    for mistake in _mistakes(flatten(cfg), stage):
         raise UserError(mistake)
 
 
-def _mistakes(cfg: EasyDict, stage: str, values: Mapping[str, Any]) -> Iterator[str]:
-    """Values that are right alone, but not together. cfg has every key that the stage needs."""
-    if "folder" in (cfg.train_db_name, cfg.val_db_name) and stage != "eval" and "path" not in cfg.folder:
+def _mistakes(values: Mapping[str, Any], stage: str) -> Iterator[str]:
+    """What is wrong. Later checks rely on the earlier ones."""
+    setup, criterion = values.get("setup", stage), values.get("criterion")
+    if stage not in (setup, "eval"):
+        yield f"this config has setup: {setup}, run it with {setup}.py; {stage}.py needs setup: {stage}"
+    own, terms = CRITERIA.get(stage, (criterion, ()))
+    if criterion not in (own, None):
+        yield f"criterion {criterion} does not fit setup: {stage}; write criterion: {own}"
+    needed = (name for name, key in KEYS.items() if _is_needed(key, stage, values))
+    if missing := [name for name in needed if name not in values]:
+        shown = textwrap.shorten(", ".join(missing), 300, placeholder=" ...")
+        yield f"{stage}.py needs keys that the config lacks: {shown}; add them to its YAML"
+    own_pictures = "folder" in (values["train_db_name"], values["val_db_name"])
+    if own_pictures and stage != "eval" and "folder.path" not in values:
         yield "folder.path is missing: give the folder that holds your pictures, as folder.path=..."
-    if Path(cfg.run_name).is_absolute() or ".." in Path(cfg.run_name).parts:
-        yield f"run_name {as_written(cfg.run_name)} leads out of root_dir: give a name, and root_dir=..."
+    run = Path(values["run_name"])
+    if run.is_absolute() or ".." in run.parts:
+        yield f"run_name {as_written(values['run_name'])} leads out of root_dir: give a name and root_dir=..."
     if stage not in CRITERIA:
         return  # nothing is trained
-    for name in values:
-        fits = _is_needed(BY_NAME[name], stage, values) or (name == PRIOR and stage == "scan")
-        if name.startswith("criterion_kwargs.") and not fits:
-            value = shorten(str(values[name]))
-            yield f"{name} is {value}, but criterion: {cfg.criterion} has no such term; leave it out"
-    if PRIOR in values and len(values[PRIOR]) != cfg.num_classes:
-        count = len(values[PRIOR])
-        yield f"{PRIOR} has {count} numbers, but num_classes is {cfg.num_classes}: give one for each cluster"
-    cutout = cfg.augmentation_kwargs.get("cutout_kwargs") if cfg.augmentation_strategy == "affine" else None
-    if cutout and (missing := {"n_holes", "length"} - cutout.keys()):
+    for name, value in values.items():
+        group, _, term = name.partition(".")
+        if group == "criterion_kwargs" and term not in terms:
+            value = shorten(str(value))
+            yield f"{name} is {value}, but criterion: {criterion} has no such term; leave it out"
+    prior, count = values.get("criterion_kwargs.cluster_prior"), values.get("num_classes")
+    if prior is not None and len(prior) != count:
+        yield f"criterion_kwargs.cluster_prior has {len(prior)} numbers, num_classes is {count}: give as many"
+    cutout = {name.rpartition(".")[2] for name in values if ".cutout_kwargs." in name}
+    if cutout and values["augmentation_strategy"] == "affine" and (missing := {"n_holes", "length"} - cutout):
         name = f"augmentation_kwargs.cutout_kwargs.{min(missing)}"
         yield f"{name} is missing: give it, or leave cutout_kwargs out, which is optional with affine"
-    if stage == "scan" and cfg.cached_views and not cfg.update_cluster_head_only:
-        value = f"cached_views is {cfg.cached_views}"
-        yield f"{value}, but works with a frozen backbone only: write 0, or update_cluster_head_only: True"
-    if cfg.optimizer == "sgd" and cfg.optimizer_kwargs.nesterov and not cfg.optimizer_kwargs.momentum:
+    if stage == "scan" and values["cached_views"] and not values["update_cluster_head_only"]:
+        views = values["cached_views"]
+        yield f"cached_views is {views}, with a frozen backbone only: use 0 or update_cluster_head_only: True"
+    nesterov, momentum = (values.get(f"optimizer_kwargs.{name}") for name in ("nesterov", "momentum"))
+    if values["optimizer"] == "sgd" and nesterov and not momentum:
         yield "optimizer_kwargs.nesterov is True with momentum 0: give a momentum, or nesterov: False"
-    if stage == "selflabel" and cfg.num_heads != 1:
-        yield f"num_heads is {cfg.num_heads}: selflabel.py trains only the best head; write num_heads: 1"
+    if stage == "selflabel" and values["num_heads"] != 1:
+        yield f"num_heads is {values['num_heads']}: selflabel.py trains the best head only; use num_heads: 1"
 
 
 def save_config(cfg: EasyDict, path: str | Path) -> None:
     """Write cfg as YAML, whole or not at all; `load_config(None, path)` gives it back."""
-    text = yaml.safe_dump(_nest(_flatten(cfg)), encoding="utf-8", sort_keys=False, default_flow_style=None)
+    text = yaml.safe_dump(_nest(flatten(cfg)), encoding="utf-8", sort_keys=False, default_flow_style=None)
     write_whole({Path(path): text})
 
 
 def resume_differences(saved: EasyDict, current: EasyDict) -> list[str]:
     """Lines such as `batch_size: 128 -> 256`, one for each difference that makes another run."""
     old, new = _fixed(saved), _fixed(current)
-    names = [name for name in BY_NAME if old.get(name) != new.get(name)]
+    names = [name for name in KEYS if old.get(name) != new.get(name)]
     return [f"{name}: {old.get(name, 'absent')} -> {new.get(name, 'absent')}" for name in names]
 
 
@@ -131,16 +129,20 @@ def view_differences(trained: EasyDict, current: EasyDict) -> list[str]:
 
 def _fixed(cfg: EasyDict) -> dict[str, Any]:
     """{dotted name: value} of the settings that a resume may not change, in the order of the table."""
-    values = _flatten(cfg)
-    names = [key.name for key in KEYS if cfg.get("setup") not in key.may_change.split()]
-    return {name: values[name] for name in names if name in values}
+    values = flatten(cfg)
+    free = [key.name for key in KEYS.values() if _is_for(values.get("setup"), key.may_change)]
+    return {name: values[name] for name in KEYS if name in values and name not in free}
+
+
+def _is_for(stage: str | None, stages: str) -> bool:
+    return stages == "all" or stage in stages.split()
 
 
 def _is_needed(key: Key, stage: str, values: Mapping[str, Any]) -> bool:
     other, condition, accepted = key.needed.rpartition("=")
     if not condition:
-        return stage in accepted.split()
-    return _is_needed(BY_NAME[other], stage, values) and str(values.get(other)) in accepted.split()
+        return _is_for(stage, accepted)
+    return _is_needed(KEYS[other], stage, values) and str(values.get(other)) in accepted.split()
 
 
 def _read_file(path: str | Path) -> dict[str, Any]:
@@ -166,29 +168,25 @@ def _typed(tree: Mapping[str, Any], source: str, prefix: str = "") -> dict[str, 
             if not isinstance(raw, dict):
                 raise UserError(f"{source}: {name} should be a mapping of keys, not {as_written(raw)}")
             values |= _typed(raw, source, f"{name}.")
-        elif name in BY_NAME:
+        elif name in KEYS:
             try:
-                values[name] = parse_value(BY_NAME[name], raw)
-            except ValueError as error:
-                should = f"should be {expected(BY_NAME[name])}, not {as_written(raw)}"
+                values[name] = parse_value(KEYS[name], raw)
+            except (ValueError, KeyError) as error:
+                should = f"should be {expected(KEYS[name])}, not {as_written(raw)}"
                 raise UserError(f"{source}: {name} {should}") from error
         else:
-            nearest = _nearest(name[:LONGEST])
+            names = sorted({*KEYS, *GROUPS})
+            moved = [other for other in names if other.rpartition(".")[2] == name.rpartition(".")[2]]
+            nearest = difflib.get_close_matches(name[:LONGEST], moved or names, n=1, cutoff=0)[0]
             raise UserError(f"{source}: unknown key {shorten(repr(name))}; the nearest one is {nearest!r}")
     return values
 
 
-def _nearest(name: str) -> str:
-    """The known name most like this one, first among those with the same last word."""
-    names = sorted({*BY_NAME, *GROUPS})
-    moved = [other for other in names if other.rpartition(".")[2] == name.rpartition(".")[2]]
-    return difflib.get_close_matches(name, moved or names, n=1, cutoff=0)[0]
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested mapping as {dotted name: value}."""
     values = {}
     for word, value in tree.items():
-        values |= _flatten(value, f"{prefix}{word}.") if isinstance(value, dict) else {prefix + word: value}
+        values |= flatten(value, f"{prefix}{word}.") if isinstance(value, dict) else {prefix + word: value}
     return values
 
 
