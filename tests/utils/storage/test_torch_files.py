@@ -66,9 +66,7 @@ NUMPYS = {
 
 
 @FORMATS
-@pytest.mark.parametrize(
-    "value", [np.int32(-2), np.int64(2**40), np.float32(0.75), np.float64(0.1)], ids=repr
-)
+@pytest.mark.parametrize("value", [np.int32(-2), np.int64(2**40), np.float32(0.5), np.float64(0.1)], ids=repr)
 @pytest.mark.parametrize("numpy", NUMPYS)
 def test_a_number_of_any_numpy_is_read_as_a_plain_one(numpy, value, zipped, path):
     save_with({"value": value}, path, zipped, NUMPYS[numpy])
@@ -95,18 +93,11 @@ def test_a_number_that_claims_to_be_more_is_refused(abuse, path, zipped):
     assert_refused(path)
 
 
-@pytest.mark.parametrize(
-    "what",
-    [np.ones(1), np.str_("a"), np.datetime64("2020-01-01"), argparse.Namespace(lr=0.1)],
-    ids=lambda what: type(what).__name__,
-)
-def test_objects_of_other_programs_are_refused(what, path):
+@pytest.mark.parametrize("what", [np.ones(1), np.str_("a"), argparse.Namespace(lr=0.1)], ids=type)
+def test_objects_of_other_programs_are_refused_without_a_warning_of_pytorch(what, path, recwarn):
     torch.save({"weight": torch.ones(3), "args": what}, path)
     assert_refused(path)
-
-
-def test_a_bare_pickle_is_refused_without_a_warning_of_pytorch(path, recwarn):
-    path.write_bytes(pickle.dumps(argparse.Namespace(lr=0.1), protocol=4))
+    path.write_bytes(pickle.dumps(what, protocol=4))
     assert_refused(path)
     assert not recwarn.list
 
@@ -114,21 +105,20 @@ def test_a_bare_pickle_is_refused_without_a_warning_of_pytorch(path, recwarn):
 # -- code in a file
 
 
-class Calls:
-    """Unpickling one calls a function."""
+class MakesFolder:
+    """Unpickling one makes the folder `name`."""
 
-    def __init__(self, *call):
-        self.call = call
+    def __init__(self, name):
+        self.name = name
 
     def __reduce__(self):
-        function, *arguments = self.call
-        return function, tuple(arguments)
+        return os.mkdir, (self.name,)
 
 
 @FORMATS
 def test_code_in_a_file_is_refused_and_never_run(zipped, path, tmp_path):
     marker = tmp_path / "it ran"
-    torch.save({"code": Calls(os.mkdir, marker)}, path, _use_new_zipfile_serialization=zipped)
+    torch.save({"code": MakesFolder(marker)}, path, _use_new_zipfile_serialization=zipped)
     assert_refused(path)
     assert not marker.exists()
     torch.load(path, weights_only=False)
@@ -150,10 +140,6 @@ def test_equal_content_gives_equal_bytes():
     assert to_bytes(first) == to_bytes(second)
 
 
-def test_a_missing_file_is_named(path):
-    assert_refused(path, "not found")
-
-
 def test_a_file_that_does_not_fit_its_manifest_is_refused(path):
     save_with_manifest(path, to_bytes({"weight": torch.ones(3)}), {})
     assert read_file(path)["weight"].tolist() == [1, 1, 1]
@@ -164,22 +150,14 @@ def test_a_file_that_does_not_fit_its_manifest_is_refused(path):
         read_file(path)
 
 
-SPOILED = {
-    "zero bytes": (True, 0),
-    "half of a zip file": (True, 2000),
-    "half of a legacy file": (False, 2000),
-    "the first bytes of a legacy file": (False, 10),
-}
-
-
-@pytest.mark.parametrize("zipped, size", SPOILED.values(), ids=SPOILED)
+@pytest.mark.parametrize("zipped, size", [(True, 0), (True, 2000), (False, 2000), (False, 10)])
 def test_a_file_that_is_cut_off_is_named_with_its_size(zipped, size, path):
     torch.save({"weight": torch.zeros(1000)}, path, _use_new_zipfile_serialization=zipped)
     path.write_bytes(path.read_bytes()[:size])
     assert_refused(path, f"({size} bytes)")
 
 
-@pytest.mark.parametrize("content", [torch.zeros(3), [1, 2]], ids=["tensor", "list"])
-def test_a_file_without_names_is_refused(content, path):
-    torch.save(content, path)
+def test_a_missing_file_and_one_without_names_are_refused(path):
+    assert_refused(path, "not found")
+    torch.save(torch.zeros(3), path)
     assert_refused(path, "model.pth.tar")
