@@ -4,15 +4,10 @@ import math
 
 import pytest
 import torch
-import torchvision
 from torch import nn
 from torch.nn import functional as F
 
 from models.backbones.resnet import ResNet18, resnet50
-
-
-def names_and_shapes(model):
-    return {name: tuple(value.shape) for name, value in model.state_dict().items()}
 
 
 def on_meta(build, *arguments):
@@ -21,17 +16,12 @@ def on_meta(build, *arguments):
         return build(*arguments)
 
 
-def randomised(model, seed=0):
-    """Every tensor drawn anew, so that no term of a forward pass is 0 or 1 by initialisation."""
-    generator = torch.Generator().manual_seed(seed)
-    model = model.double()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(0.5 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+def randomised(model):
+    """Every parameter drawn anew, so that no term of a forward pass is 0 or 1 by initialisation."""
+    torch.manual_seed(0)
+    for parameter in model.double().parameters():
+        nn.init.normal_(parameter, std=0.5)
     return model
-
-
-# -- forward pass
 
 
 def batch_norm(x, weights, name):
@@ -99,21 +89,8 @@ def test_feature_maps_have_the_published_sides_after_stem_and_stages(build, stem
 @pytest.mark.parametrize("build, dim", [(ResNet18, 512), (resnet50, 2048)])
 @pytest.mark.parametrize("pixels", [64, 160])
 def test_features_are_one_row_an_image_whatever_its_size(build, dim, pixels):
-    model = on_meta(build, "stl")
-    assert (
-        model(torch.empty(3, 3, pixels, pixels, device="meta")).shape == (3, model.features_dim) == (3, dim)
-    )
-
-
-# -- parameters
-
-
-@pytest.mark.parametrize("stem, kernel", [("imagenet", 7), ("cifar", 3), ("stl", 3)])
-def test_a_resnet50_is_torchvisions_without_fc_and_with_the_convolution_of_the_stem(stem, kernel):
-    expected = names_and_shapes(on_meta(torchvision.models.resnet50))
-    expected = {name: shape for name, shape in expected.items() if not name.startswith("fc.")}
-    expected["conv1.weight"] = (64, 3, kernel, kernel)
-    assert names_and_shapes(on_meta(resnet50, stem)) == expected
+    model, images = on_meta(build, "stl"), torch.empty(3, 3, pixels, pixels, device="meta")
+    assert model(images).shape == (3, model.features_dim) == (3, dim)
 
 
 @pytest.mark.parametrize("build", [ResNet18, resnet50])
