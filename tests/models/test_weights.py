@@ -11,19 +11,19 @@ from models.weights import load_backbone, load_best_head, load_whole, read_weigh
 from utils.errors import UserError
 from utils.stages import SCRIPT_OF
 
-CLUSTERS, HEADS, BEST = 5, 3, 2
+HEADS, BEST = 3, 2
 WITH_CHECKPOINTS = pytest.mark.parametrize("is_checkpoint", [False, True], ids=["model file", "checkpoint"])
 IMAGES = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
-def backbone():
-    return ResNet18("cifar", width=2)
+def clustering_model(num_heads):
+    return ClusteringModel(ResNet18("cifar", width=2), 5, num_heads)
 
 
 NETWORKS = {
-    "pretext": lambda: ContrastiveModel(backbone(), "mlp", 8),
-    "scan": lambda: ClusteringModel(backbone(), CLUSTERS, HEADS),
-    "selflabel": lambda: ClusteringModel(backbone(), CLUSTERS, num_heads=1),
+    "pretext": lambda: ContrastiveModel(ResNet18("cifar", width=2), "mlp", 8),
+    "scan": lambda: clustering_model(HEADS),
+    "selflabel": lambda: clustering_model(1),
 }
 
 
@@ -40,7 +40,7 @@ def trained(stage):
 def content_of(stage, state, is_checkpoint=False):
     """As a stage writes it."""
     if is_checkpoint:
-        best = {"best_loss": -1.5, "best_loss_head": BEST} if stage == "scan" else {}
+        best = {"best_loss_head": BEST} if stage == "scan" else {}
         return {"optimizer": {"state": {}}, "model": state, "epoch": 7} | best
     return {"model": state, "head": BEST} if stage == "scan" else state
 
@@ -62,9 +62,6 @@ def outputs(network):
     return torch.stack(result if isinstance(result, list) else [result])
 
 
-# -- what a stage starts from
-
-
 @WITH_CHECKPOINTS
 @pytest.mark.parametrize("zipped, prefix", [(True, ""), (False, "module.")])
 @pytest.mark.parametrize("stage", NETWORKS)
@@ -79,11 +76,8 @@ def test_every_form_of_a_model_gives_the_outputs_of_the_network_that_was_saved(
     assert torch.equal(outputs(loaded), outputs(trained(stage)))
 
 
-@WITH_CHECKPOINTS
-def test_scan_starts_with_the_backbone_of_the_pretext_model_and_heads_of_its_own(
-    clustering, path, is_checkpoint
-):
-    torch.save(content_of("pretext", trained("pretext").state_dict(), is_checkpoint), path)
+def test_scan_starts_with_the_backbone_of_the_pretext_model_and_heads_of_its_own(clustering, path):
+    torch.save(trained("pretext").state_dict(), path)
     head = clustering.cluster_head[0].weight.clone()
     assert "120" in load_backbone(clustering, path)  # tensors: 20 convolutions, 20 batch norms of 5
     assert torch.equal(clustering.eval().backbone(IMAGES), trained("pretext").backbone(IMAGES))
@@ -102,17 +96,12 @@ def test_self_labelling_starts_with_the_best_head_of_scan_alone(clustering, path
 
 
 @pytest.mark.parametrize("load, stage", [(load_backbone, "pretext"), (load_best_head, "scan")])
-def test_a_file_that_lacks_a_tensor_is_refused_and_nothing_is_loaded(load, stage, clustering, path):
+def test_a_file_that_lacks_a_tensor_is_refused(load, stage, clustering, path):
     state = dict(trained(stage).state_dict())
     del state["backbone.bn1.bias"]
     torch.save(content_of(stage, state), path)
-    before = outputs(clustering)
     with pytest.raises(UserError, match=r"backbone\.bn1\.bias"):
         load(clustering, path)
-    assert torch.equal(outputs(clustering), before)
-
-
-# -- of which stage a file is
 
 
 @WITH_CHECKPOINTS

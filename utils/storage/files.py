@@ -133,8 +133,8 @@ def verify_manifest(path: Path) -> dict[str, Any] | None:
     """`read_manifest`; RunError if the file is not the one it describes. PyTorch overlooks a flipped bit."""
     manifest = read_manifest(path)
     if manifest and sha256_of(path) != manifest["sha256"]:
-        remedy = "put that back, make it anew (--restart of its stage), or remove the manifest"
-        raise RunError(f"{path} ({path.stat().st_size} bytes) is not the file of its manifest: {remedy}")
+        remedy = "put the right file there, make it anew (--restart of its stage), or remove the manifest"
+        raise RunError(f"{path} ({path.stat().st_size} bytes) differs from its manifest's SHA-256: {remedy}")
     return manifest
 
 
