@@ -34,29 +34,14 @@ def names_and_shapes(model):
     return {name: tuple(value.shape) for name, value in model.state_dict().items()}
 
 
-def norm_of(name, channels):
-    parts = dict.fromkeys(("weight", "bias", "running_mean", "running_var"), (channels,))
-    return {f"{name}.{part}": shape for part, shape in (parts | {"num_batches_tracked": ()}).items()}
-
-
-def published_resnet18():
-    """Names and shapes of the published ResNet-18, for 32 and for 96 px alike."""
-    tensors, before = {"conv1.weight": (64, 3, 3, 3)} | norm_of("bn1", 64), 64
-    for stage, channels in enumerate((64, 128, 256, 512), start=1):
-        for block in (0, 1):
-            name = f"layer{stage}.{block}"
-            tensors |= {f"{name}.conv1.weight": (channels, before, 3, 3)} | norm_of(f"{name}.bn1", channels)
-            tensors |= {f"{name}.conv2.weight": (channels, channels, 3, 3)} | norm_of(f"{name}.bn2", channels)
-            if stage > 1 and block == 0:
-                tensors |= {f"{name}.shortcut.0.weight": (channels, before, 1, 1)}
-                tensors |= norm_of(f"{name}.shortcut.1", channels)
-            before = channels
+def published_backbone(name):
+    """As torchvision's without `fc`; the ResNet-18, for 32 and 96 px, with a smaller first layer."""
+    tensors = names_and_shapes(getattr(torchvision.models, name)())
+    del tensors["fc.weight"], tensors["fc.bias"]
+    if name == "resnet18":
+        tensors = {name.replace("downsample", "shortcut"): shape for name, shape in tensors.items()}
+        tensors["conv1.weight"] = (64, 3, 3, 3)
     return tensors
-
-
-def published_resnet50():
-    tensors = names_and_shapes(torchvision.models.resnet50())
-    return {name: shape for name, shape in tensors.items() if not name.startswith("fc.")}
 
 
 def linear_of(name, size_in, size_out):
@@ -64,9 +49,8 @@ def linear_of(name, size_in, size_out):
 
 
 def published_model(cfg):
-    published = {"resnet18": (published_resnet18, 512), "resnet50": (published_resnet50, 2048)}
-    backbone, dim = published[cfg.backbone]
-    tensors = {f"backbone.{name}": shape for name, shape in backbone().items()}
+    dim = {"resnet18": 512, "resnet50": 2048}[cfg.backbone]
+    tensors = {f"backbone.{name}": shape for name, shape in published_backbone(cfg.backbone).items()}
     if cfg.setup in ("simclr", "moco"):
         return tensors | linear_of("contrastive_head.0", dim, dim) | linear_of("contrastive_head.2", dim, 128)
     for head in range(cfg.num_heads):
