@@ -31,7 +31,7 @@ def confident(clusters):
 def test_value_and_gradient_equal_a_float64_loop_of_the_formula(threshold, balancing):
     weak, strong = (logits.requires_grad_() for logits in random_logits())
     exact = strong.detach().double().requires_grad_()
-    loss, n_kept = confidence_based_ce(weak, strong, threshold, balancing)
+    loss, n_kept = ConfidenceBasedCE(threshold, balancing)(weak, strong)
     expected, expected_kept = loop_loss(weak.detach().double(), exact, threshold, balancing)
     assert 0 < n_kept.item() == expected_kept < len(weak)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
@@ -104,10 +104,3 @@ def test_shapes_that_do_not_fit_are_an_error_that_names_both(shapes):
     with pytest.raises(ValueError) as error:
         confidence_based_ce(torch.zeros(shapes[0]), torch.zeros(shapes[1]), 0.99, True)
     assert all(str(shape) in str(error.value) for shape in shapes)
-
-
-def test_the_module_is_the_function_with_its_settings():
-    logits = random_logits()
-    for threshold, balancing in ((0.7, True), (0.7, False), (0.99, False)):
-        found = ConfidenceBasedCE(threshold, apply_class_balancing=balancing)(*logits)
-        assert found == confidence_based_ce(*logits, threshold, balancing)

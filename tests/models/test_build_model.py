@@ -1,6 +1,5 @@
 """`build_model` gives, from the published YAMLs alone, the networks whose state dicts were published."""
 
-import math
 from pathlib import Path
 
 import pytest
@@ -78,10 +77,7 @@ AUTO, CROP = "model_kwargs.stem=auto", "transformation_kwargs.crop_size"
         ("selflabel/selflabel_stl10", [], "stl"),
         ("pretext/moco_imagenet50", [], "imagenet"),
         ("scan/scan_cifar10", [f"{CROP}=224"], "cifar"),
-        ("scan/scan_stl10", [f"{CROP}=32"], "stl"),
-        ("scan/scan_cifar10", ["model_kwargs.stem=imagenet"], "imagenet"),
         ("scan/scan_imagenet_50", ["model_kwargs.stem=stl"], "stl"),
-        ("scan/scan_digits", [AUTO], "cifar"),
         ("scan/scan_digits", [AUTO, f"{CROP}=48"], "cifar"),
         ("scan/scan_digits", [AUTO, f"{CROP}=49"], "stl"),
         ("scan/scan_digits", [AUTO, f"{CROP}=128"], "stl"),
@@ -103,9 +99,6 @@ def test_width_scales_every_stage_of_resnet18():
 def test_width_with_resnet50_is_refused_naming_value_and_remedy():
     with pytest.raises(UserError, match=r"model_kwargs\.width 32: .*resnet18"):
         model_of("scan/scan_imagenet_50", "model_kwargs.width=32")
-
-
-# -- heads
 
 
 class Pooled(nn.Module):
@@ -155,10 +148,3 @@ def test_cluster_heads_give_logits_of_the_unnormalised_features_one_tensor_a_hea
         expected = affine(Pooled()(images), model.state_dict(), f"cluster_head.{head}")  # (4, 6)
         torch.testing.assert_close(logits, expected)
     assert head == 2
-
-
-def test_layers_of_heads_start_as_pytorchs_each_with_its_own_draw():
-    first, second = ClusteringModel(Pooled(), num_clusters=100, num_heads=2).cluster_head
-    bound = 1 / math.sqrt(3)  # of nn.Linear's uniform draw from 3 features
-    assert 0.9 * bound < first.weight.abs().max() <= bound and 0.9 * bound < first.bias.abs().max() <= bound
-    assert not torch.equal(first.weight, second.weight)

@@ -36,8 +36,7 @@ def same(first, second):
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-@pytest.mark.parametrize("zipped", [True, False], ids=["zip format", "legacy format"])
-@pytest.mark.parametrize("head", ["mlp", "linear"])  # of MoCo v2 and v1
+@pytest.mark.parametrize("head, zipped", [("mlp", True), ("linear", False)])  # of MoCo v2 and v1
 def test_mocos_query_encoder_is_backbone_and_contrastive_head(head, zipped, path):
     model, loaded = network(head), network(head)
     torch.save(in_moco_form(model), path, _use_new_zipfile_serialization=zipped)
