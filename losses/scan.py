@@ -11,9 +11,7 @@ Prior = Sequence[float] | None  # K positive numbers, the wanted shares of the c
 
 
 class ScanTerms(NamedTuple):
-    """total = consistency - entropy_weight * entropy, in nats: scalars, or (H,) for H heads."""
-
-    total: Tensor
+    total: Tensor  # consistency - entropy_weight * entropy; all in nats, scalars or (H,) for H heads
     consistency: Tensor
     entropy: Tensor
 

@@ -17,14 +17,13 @@ def read_pretrained(path) -> Weights:
     state = plain_names(content.get("state_dict", content), path)
     if "conv1.weight" in state:
         counts = [name.replace("running_mean", "num_batches_tracked") for name in state]
-        plain = dict.fromkeys(counts, torch.tensor(0)) | state  # old PyTorch did not count batches
-        kept = [name for name in plain if name not in ("fc.weight", "fc.bias")]
-        return Weights("pretext", {f"backbone.{name}": plain[name] for name in kept})
-    rest = [name for name in state if not name.startswith(QUERY)]
-    if "state_dict" not in content and rest:
-        return read_weights(path, "pretext")
-    if rest:
+        state = dict.fromkeys(counts, torch.tensor(0)) | state  # old PyTorch did not count batches
+        names = {name: f"backbone.{name}" for name in state if name not in ("fc.weight", "fc.bias")}
+    elif rest := [name for name in state if not name.startswith(QUERY)]:
+        if "state_dict" not in content:
+            return read_weights(path, "pretext")
         remedy = f"give module.{QUERY}* of MoCo alone, a plain ResNet, or a pretext model.pth.tar"
         raise UserError(f"{path} holds {len(rest)} other tensors, such as {', '.join(rest[:3])}: {remedy}")
-    names = [name.replace(QUERY, "backbone.").replace("backbone.fc.", HEAD) for name in state]
-    return Weights("pretext", dict(zip(names, state.values(), strict=True)))
+    else:
+        names = {k: k.replace(QUERY, "backbone.").replace("backbone.fc.", HEAD) for k in state}
+    return Weights("pretext", {ours: state[name] for name, ours in names.items()})

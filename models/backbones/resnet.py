@@ -42,12 +42,10 @@ class ResNet18(nn.Module):
         super().__init__()
         self.conv1, pool = stem_layers(stem, width)
         self.bn1, self.maxpool = nn.BatchNorm2d(width), pool
-        channels_in = width
+        self.features_dim = 8 * width
         for stage, channels in enumerate((width, 2 * width, 4 * width, 8 * width), start=1):
-            first = BasicBlock(channels_in, channels, stride=1 if stage == 1 else 2)
+            first = BasicBlock(max(width, channels // 2), channels, stride=1 if stage == 1 else 2)
             self.add_module(f"layer{stage}", nn.Sequential(first, BasicBlock(channels, channels, stride=1)))
-            channels_in = channels
-        self.features_dim = channels_in
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
