@@ -1,4 +1,4 @@
-"""The three losses of the method: pure functions, and a module around each."""
+"""The three losses of the method: pure functions, and a module around each that holds its settings."""
 
 from losses.scan import SCANLoss, ScanTerms, cluster_entropy, scan_loss
 from losses.selflabel import ConfidenceBasedCE, confidence_based_ce

@@ -7,13 +7,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-Prior = Sequence[float] | None  # wanted shares of the clusters, in any unit
+Prior = Sequence[float] | None  # K positive numbers, the wanted shares of the clusters in any unit
 
 
 class ScanTerms(NamedTuple):
-    """total = consistency - entropy_weight * entropy, in nats: scalars, or (H,) for H heads."""
-
-    total: Tensor
+    total: Tensor  # consistency - entropy_weight * entropy; all in nats, scalars or (H,) for H heads
     consistency: Tensor
     entropy: Tensor
 
@@ -25,7 +23,7 @@ def scan_loss(
 
     Logits: (B, K), or (H, B, K) for H heads. Row i of both is an image and its neighbor; p, q: their softmax.
     consistency = mean_i -log <p_i, q_i>, each log clamped at -100; entropy: `cluster_entropy` of mean_i p_i.
-    The total is at least -entropy_weight * ln K. Raises ValueError if the shapes differ."""
+    Raises ValueError if the shapes differ."""
     if anchor_logits.ndim not in (2, 3) or anchor_logits.shape != neighbor_logits.shape:
         shapes = f"{tuple(anchor_logits.shape)} and {tuple(neighbor_logits.shape)}"
         raise ValueError(f"logits have shapes {shapes}, expected one shape, (B, K) or (H, B, K)")
@@ -45,9 +43,7 @@ def cluster_entropy(mean_probs: Tensor, cluster_prior: Prior = None) -> Tensor:
 
 
 def prior_term(mean_probs: Tensor, cluster_prior: Sequence[float]) -> Tensor:
-    """sum_k pbar_k log(K prior_k). Added to the entropy it gives ln K - KL(pbar || prior).
-
-    cluster_prior: K positive numbers in any unit. Raises ValueError for another number of them."""
+    """sum_k pbar_k log(K prior_k); with the entropy: ln K - KL(pbar || prior). ValueError if not of K."""
     if len(cluster_prior) != mean_probs.shape[-1]:
         raise ValueError(f"cluster_prior: {len(cluster_prior)} numbers for {mean_probs.shape[-1]} clusters")
     prior = torch.tensor(cluster_prior, dtype=torch.float64)
@@ -56,8 +52,6 @@ def prior_term(mean_probs: Tensor, cluster_prior: Sequence[float]) -> Tensor:
 
 
 class SCANLoss(nn.Module):
-    """`scan_loss` with its two settings."""
-
     def __init__(self, entropy_weight: float, cluster_prior: Prior = None):
         super().__init__()
         self.entropy_weight, self.cluster_prior = entropy_weight, cluster_prior
@@ -66,10 +60,7 @@ class SCANLoss(nn.Module):
         return scan_loss(anchor_logits, neighbor_logits, self.entropy_weight, self.cluster_prior)
 
     def bounds(self, num_clusters: int) -> str:
-        """The lowest losses that are possible, for the log."""
-        weight, name, ln = self.entropy_weight, f"ln {num_clusters}", math.log(num_clusters)
-        return (
-            f"loss = consistency - {weight:g} * entropy: a negative loss is normal; it cannot fall "
-            f"below -{weight:g} {name} = {-weight * ln:.3f}, nor val/total_loss (weight 1) below -{name} = "
-            f"{-ln:.3f}"
-        )
+        """The lowest possible losses, for the log."""
+        weight, ln = self.entropy_weight, math.log(num_clusters)
+        minima = f"-{weight:g} ln {num_clusters} = {-weight * ln:.3f}, of val/total_loss {-ln:.3f}"
+        return f"loss = consistency - {weight:g} * entropy may be negative; its minimum is {minima}"

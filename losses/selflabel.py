@@ -8,10 +8,8 @@ from torch.nn import functional as F
 
 
 class ConfidenceTerms(NamedTuple):
-    """loss: a scalar in nats. n_kept: the number of confident images in the batch, an int64 scalar."""
-
-    loss: Tensor
-    n_kept: Tensor
+    loss: Tensor  # a scalar in nats
+    n_kept: Tensor  # the number of confident images in the batch, an int64 scalar
 
 
 def confidence_based_ce(
@@ -22,8 +20,7 @@ def confidence_based_ce(
     Logits: (B, K), row i of both is one image. Its pseudo-label is the argmax of the weak probabilities; the
     row is kept where their maximum is > threshold. No gradient reaches weak_logits.
     loss = sum(w l) / sum(w) over kept rows, 0 without any. l: cross-entropy of the strong logits; w = 1, or
-    with class balancing n_kept / (kept rows of that cluster), so that clusters present count the same.
-    Raises ValueError if the shapes differ."""
+    with class balancing n_kept / (kept rows of that cluster). Raises ValueError if the shapes differ."""
     if weak_logits.ndim != 2 or weak_logits.shape != strong_logits.shape:
         shapes = f"{tuple(weak_logits.shape)} and {tuple(strong_logits.shape)}"
         raise ValueError(f"weak and strong logits have shapes {shapes}, expected one shape (B, K)")
@@ -35,14 +32,12 @@ def confidence_based_ce(
         counts = weights.new_zeros(weak_logits.shape[1]).scatter_add(0, pseudo_labels, weights)  # (K,)
         weights = weights * n_kept / counts[pseudo_labels].clamp(min=1)
     losses = F.cross_entropy(strong_logits.float(), pseudo_labels, reduction="none")  # (B,)
-    losses = torch.where(kept, losses, 0.0)
+    losses = torch.where(kept, losses, 0.0)  # 0 times an infinite loss would be NaN
     loss = (weights * losses).sum() / weights.sum().clamp(min=1)  # the sum is 0, or at least 1
     return ConfidenceTerms(loss, n_kept)
 
 
 class ConfidenceBasedCE(nn.Module):
-    """`confidence_based_ce` with its two settings."""
-
     def __init__(self, threshold: float, apply_class_balancing: bool):
         super().__init__()
         self.threshold, self.apply_class_balancing = threshold, apply_class_balancing

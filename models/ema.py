@@ -5,12 +5,11 @@ from torch import nn
 
 
 class InPlaceEMA:
-    """After each optimizer step, replaces the parameters by their running average, as published.
+    """After each optimizer step, replaces the parameters by their running average, as published: the weights
+    move by 1 - alpha of the optimizer's step, as the average starts at them.
 
-    The average starts at the loaded weights. As network and average are equal again after each step, the step
-    moves the weights by 1 - alpha of the optimizer's step. batch_norm: `start`, as published, puts the
-    batch-norm buffers back to their first values after each step, which are those of older features;
-    `running` does not."""
+    batch_norm: `start`, as published, also puts the batch-norm buffers back to their first values, which are
+    those of older features; `running` does not."""
 
     def __init__(self, model: nn.Module, alpha: float, batch_norm: str = "start"):
         self.alpha = alpha

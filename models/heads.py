@@ -12,22 +12,16 @@ class ContrastiveModel(nn.Module):
 
     def __init__(self, backbone: nn.Module, head: str | None, features_dim: int = 0):
         super().__init__()
-        self.backbone, self.features_dim = backbone, features_dim
-        dim = backbone.features_dim
+        self.backbone, dim = backbone, backbone.features_dim
+        self.contrastive_head = nn.Identity()
         if head == "mlp":
             layers = nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, features_dim)
             self.contrastive_head = nn.Sequential(*layers)
         elif head == "linear":
             self.contrastive_head = nn.Linear(dim, features_dim)
-        else:
-            self.drop_head()
 
     def forward(self, images: Tensor) -> Tensor:
         return F.normalize(self.contrastive_head(self.backbone(images)), dim=1)
-
-    def drop_head(self) -> None:
-        """Go on without a head, as some weights have none."""
-        self.contrastive_head, self.features_dim = nn.Identity(), self.backbone.features_dim
 
 
 def feature_layer(model: ContrastiveModel, layer: str) -> ContrastiveModel:

@@ -14,10 +14,6 @@ def stem_layers(stem: str, width: int) -> tuple[nn.Conv2d, nn.Module]:
     return nn.Conv2d(3, width, 3, padding=1, bias=False), pool
 
 
-def kaiming_init(convolution: nn.Conv2d) -> None:
-    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
-
-
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut (arXiv:1512.03385, figure 2)."""
 
@@ -44,17 +40,15 @@ class ResNet18(nn.Module):
 
     def __init__(self, stem: str, width: int = 64):
         super().__init__()
-        convolution, pool = stem_layers(stem, width)
-        self.conv1, self.bn1, self.maxpool = convolution, nn.BatchNorm2d(width), pool
-        channels_in = width
+        self.conv1, pool = stem_layers(stem, width)
+        self.bn1, self.maxpool = nn.BatchNorm2d(width), pool
+        self.features_dim = 8 * width
         for stage, channels in enumerate((width, 2 * width, 4 * width, 8 * width), start=1):
-            first = BasicBlock(channels_in, channels, stride=1 if stage == 1 else 2)
+            first = BasicBlock(max(width, channels // 2), channels, stride=1 if stage == 1 else 2)
             self.add_module(f"layer{stage}", nn.Sequential(first, BasicBlock(channels, channels, stride=1)))
-            channels_in = channels
-        self.features_dim = channels_in
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                kaiming_init(module)
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.maxpool(F.relu(self.bn1(self.conv1(x))))
@@ -71,7 +65,7 @@ def resnet50(stem: str, width: int = 64) -> nn.Module:
     model = torchvision.models.resnet50(weights=None)
     if stem != "imagenet":
         model.conv1, model.maxpool = stem_layers(stem, width)
-        kaiming_init(model.conv1)
+        nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
     model.features_dim = model.fc.in_features
     model.fc = nn.Identity()
     return model

@@ -5,6 +5,8 @@ import torch
 
 from losses import SCANLoss, cluster_entropy, scan_loss
 
+DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+
 
 def loop_terms(anchor_logits, neighbor_logits, entropy_weight, prior=None):
     """The formulas, one image and one cluster at a time: (B, K) in float64."""
@@ -19,47 +21,45 @@ def loop_terms(anchor_logits, neighbor_logits, entropy_weight, prior=None):
     return consistency - entropy_weight * entropy, consistency, entropy
 
 
-def random_logits(batch=7, clusters=4, scale=3.0, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return (scale * torch.randn(2, batch, clusters, generator=generator)).unbind()
+def random_logits(batch=7, clusters=4):
+    generator = torch.Generator().manual_seed(0)
+    return (3 * torch.randn(2, batch, clusters, generator=generator)).unbind()
 
 
-@pytest.mark.parametrize(
-    "prior", [None, [1, 1, 1, 1], [0.1, 0.2, 0.3, 0.4], [300.0, 1.0, 1.0, 200.0]], ids=str
-)
+def hardly_agreeing():
+    """<p, q> is between 1e-10 and 1e-8."""
+    return 21 * torch.eye(4), 21 * torch.eye(4).roll(1, dims=0)
+
+
+def surely_agreeing():
+    """<p, q> rounds to 1: fp32 softmaxes may even have a larger sum."""
+    anchors, neighbors = random_logits(batch=50)
+    anchors[:, 0] = neighbors[:, 0] = torch.linspace(12, 40, 50)
+    return anchors, neighbors
+
+
+@pytest.mark.parametrize("logits", [random_logits, hardly_agreeing, surely_agreeing])
+@pytest.mark.parametrize("prior", [None, [1, 1, 1, 1], [0.1, 0.2, 0.3, 0.4], [300, 1, 1, 200]], ids=str)
 @pytest.mark.parametrize("entropy_weight", [0.0, 5.0])
 @pytest.mark.parametrize("term", [0, 1, 2], ids=["total", "consistency", "entropy"])
-def test_value_and_gradient_of_each_term_equal_a_float64_loop_of_the_formula(term, entropy_weight, prior):
-    inputs = [logits.requires_grad_() for logits in random_logits()]
-    exact = [logits.detach().double().requires_grad_() for logits in inputs]
-    found = scan_loss(*inputs, entropy_weight, prior)[term]
+def test_value_and_gradient_equal_a_float64_loop_of_the_formula(term, entropy_weight, prior, logits):
+    inputs = [each.requires_grad_() for each in logits()]
+    exact = [each.detach().double().requires_grad_() for each in inputs]
+    found = SCANLoss(entropy_weight, prior)(*inputs)[term]
     expected = loop_terms(*exact, entropy_weight, prior)[term]
-    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
-    found_grads = torch.autograd.grad(found, inputs, materialize_grads=True)
-    expected_grads = torch.autograd.grad(expected, exact, materialize_grads=True)
-    for found_grad, expected_grad in zip(found_grads, expected_grads, strict=True):
-        torch.testing.assert_close(found_grad.double(), expected_grad, rtol=1e-5, atol=1e-5)
-
-
-def test_the_formula_holds_where_image_and_neighbor_hardly_agree():
-    anchors, neighbors = (21 * torch.eye(3)).requires_grad_(), 21 * torch.eye(3).roll(1, dims=0)
-    exact = anchors.detach().double().requires_grad_()
-    found, expected = scan_loss(anchors, neighbors, 5.0)[1], loop_terms(exact, neighbors.double(), 5.0)[1]
-    assert 1e-10 < math.exp(-expected.item()) < 1e-8  # <p, q>
-    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
-    found.backward()
-    expected.backward()
-    torch.testing.assert_close(anchors.grad.double(), exact.grad, rtol=1e-5, atol=1e-5)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5, abs=1e-7)
+    grads = torch.autograd.grad(found, inputs, materialize_grads=True)
+    exact_grads = torch.autograd.grad(expected, exact, materialize_grads=True)
+    for grad, exact_grad in zip(grads, exact_grads, strict=True):
+        torch.testing.assert_close(grad.double(), exact_grad, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("heads, batch, clusters", [(10, 128, 50), (3, 33, 7), (1, 8, 4)])
 @pytest.mark.parametrize("is_skewed", [False, True], ids=["no prior", "prior"])
-def test_heads_together_give_the_values_and_gradients_of_a_loop_over_them_to_the_last_bit(
-    heads, batch, clusters, is_skewed
-):
+def test_heads_together_give_the_bits_of_a_loop_over_them(heads, batch, clusters, is_skewed):
     criterion = SCANLoss(5.0, range(1, clusters + 1) if is_skewed else None)
     together, apart = [
-        [logits.requires_grad_() for logits in random_logits(batch, heads * clusters)] for _ in range(2)
+        [each.requires_grad_() for each in random_logits(batch, heads * clusters)] for _ in range(2)
     ]
     found = criterion(*[torch.stack(logits.chunk(heads, dim=1)) for logits in together])
     found.total.sum().backward()
@@ -73,20 +73,14 @@ def test_heads_together_give_the_values_and_gradients_of_a_loop_over_them_to_the
 
 def test_confident_balanced_clusters_reach_the_bound_minus_weight_ln_k():
     logits = 50 * torch.eye(4)  # 4 images, one in each of 4 clusters
-    total, consistency, entropy = scan_loss(logits, logits, entropy_weight=5.0)
-    assert total.item() == pytest.approx(-5 * math.log(4))
-    assert consistency.item() == pytest.approx(0, abs=1e-6)
-    assert entropy.item() == pytest.approx(math.log(4))
+    terms = scan_loss(logits, logits, entropy_weight=5.0)
+    assert torch.stack(terms).tolist() == pytest.approx([-5 * math.log(4), 0, math.log(4)], abs=1e-6)
 
 
 def test_entropy_is_of_the_anchors_alone():
-    anchors, neighbors = 50 * torch.eye(4), torch.zeros(4, 4)
-    assert scan_loss(anchors, neighbors, 1.0).entropy.item() == pytest.approx(math.log(4))
-    one_cluster = 50 * torch.eye(4)[[0, 0, 0, 0]]
-    assert scan_loss(one_cluster, anchors, 1.0).entropy.item() == pytest.approx(0, abs=1e-5)
-
-
-DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+    even, one_cluster = 50 * torch.eye(4), 50 * torch.eye(4)[[0, 0, 0, 0]]
+    assert scan_loss(even, one_cluster, 1.0).entropy.item() == pytest.approx(math.log(4))
+    assert scan_loss(one_cluster, even, 1.0).entropy.item() == pytest.approx(0, abs=1e-5)
 
 
 @DTYPES
@@ -109,7 +103,7 @@ def test_a_mean_under_1e_8_is_floored_there_not_shifted():
     assert scan_loss(anchors, anchors, 1.0).entropy.item() == pytest.approx(expected, abs=1e-8)  # not 4.9e-7
 
 
-def test_under_the_floor_a_cluster_gives_no_entropy_gradient_of_its_own():
+def test_under_the_floor_a_cluster_gives_no_entropy_gradient():
     anchors = torch.tensor([[0.0, 0.0, -19.5]]).requires_grad_()
     (grad,) = torch.autograd.grad(scan_loss(anchors, torch.zeros(1, 3), 1.0).entropy, anchors)
     # The other two lose it: p_3 * sum_k p_k (1 + log p_k). Its own term would be 17 times that.
@@ -128,25 +122,11 @@ def test_one_disagreeing_pair_does_not_disturb_the_gradient_of_the_others():
     assert anchors.grad[0].abs().max() == 0
 
 
-def test_agreement_so_sure_that_the_product_rounds_to_one_or_over_is_exact_to_rounding():
-    anchors, neighbors = random_logits(batch=500, clusters=10)
-    anchors[:, 0] = neighbors[:, 0] = torch.linspace(12, 40, 500)
-    probs = anchors.softmax(dim=1)
-    assert (probs.sum(dim=1) > 1).any()  # fp32 softmaxes do not stop at 1
-    expected = loop_terms(anchors.double(), neighbors.double(), 0.0)[1].item()
-    anchors.requires_grad_()
-    consistency = scan_loss(anchors, neighbors, 5.0).consistency
-    consistency.backward()
-    assert consistency.item() == pytest.approx(expected, abs=1e-7)
-    assert anchors.grad.isfinite().all()
-
-
 @DTYPES
 def test_half_precision_logits_give_the_fp32_loss_of_the_same_numbers(dtype):
     halves = [logits.to(dtype) for logits in random_logits()]
-    found, expected = scan_loss(*halves, 5.0), loop_terms(*[half.double() for half in halves], 5.0)
-    assert found.total.dtype == torch.float32
-    assert found.total.item() == pytest.approx(expected[0].item(), rel=1e-5)
+    expected = loop_terms(*[half.double() for half in halves], 5.0)[0].item()
+    assert scan_loss(*halves, 5.0).total.item() == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("shapes", [((4, 3), (5, 3)), ((4, 3), (4, 2)), ((4,), (4,)), ((1, 4, 3), (4, 3))])
@@ -156,25 +136,13 @@ def test_shapes_that_do_not_fit_are_an_error_that_names_both(shapes):
     assert all(str(shape) in str(error.value) for shape in shapes)
 
 
-def test_the_module_is_the_function_with_its_settings():
-    logits, prior = random_logits(), [1, 2, 3, 4]
-    assert SCANLoss(entropy_weight=2.0)(*logits) == scan_loss(*logits, 2.0)
-    assert SCANLoss(2.0, prior)(*logits) == scan_loss(*logits, 2.0, prior) != scan_loss(*logits, 2.0)
-
-
-# -- under a cluster prior
-
-
-def test_the_entropy_of_even_clusters_under_a_3_to_1_prior_by_hand():
+@pytest.mark.parametrize("prior", [[3, 1], [0.75, 0.25], [300.0, 100.0]], ids=str)
+def test_the_terms_of_even_clusters_under_a_3_to_1_prior_by_hand(prior):
     # ln 2 + 0.5 ln(2 * 3/4) + 0.5 ln(2 * 1/4) = ln 2 + 0.5 ln(3/4)
-    expected = math.log(2) + 0.5 * math.log(0.75)
-    anchors = torch.zeros(3, 2)
-    for prior in ([3, 1], [0.75, 0.25], [300.0, 100.0]):
-        assert cluster_entropy(torch.tensor([0.5, 0.5]), prior).item() == pytest.approx(expected)
-        total, consistency, entropy = scan_loss(anchors, anchors, 5.0, prior)
-        assert entropy.item() == pytest.approx(expected)
-        assert consistency.item() == pytest.approx(math.log(2))
-        assert total.item() == pytest.approx(math.log(2) - 5 * expected)
+    entropy = math.log(2) + 0.5 * math.log(0.75)
+    assert cluster_entropy(torch.tensor([0.5, 0.5]), prior).item() == pytest.approx(entropy)
+    terms = scan_loss(torch.zeros(3, 2), torch.zeros(3, 2), 5.0, prior)
+    assert torch.stack(terms).tolist() == pytest.approx([math.log(2) - 5 * entropy, math.log(2), entropy])
 
 
 @pytest.mark.parametrize("prior", [[1, 1, 2], [1, 1e-9, 1e6], [1e-300, 1, 1]])

@@ -21,7 +21,6 @@ REMEDIES = {
     "make the folder writable, or name another root_dir=...": (errno.EACCES, errno.EPERM, errno.EROFS),
     "the folder is gone or a file is there: put it right": (errno.ENOENT, errno.ENOTDIR, errno.EEXIST),
 }
-RECENT = 2  # seconds: a file that has just changed may change again without a new time of change
 
 
 @contextmanager
@@ -31,10 +30,8 @@ def storage_errors(path) -> Iterator[None]:
         yield
     except OSError as error:
         remedies = (remedy for remedy, numbers in REMEDIES.items() if error.errno in numbers)
-        raise RunError(
-            f"cannot write {path}: {error.strerror or error}; {next(remedies, 'check the disk')}, then "
-            "give the same command again (what was saved before is whole)"
-        ) from error
+        remedy = f"{next(remedies, 'check the disk')}, then give the same command again"
+        raise RunError(f"cannot write {path}: {error.strerror or error}; {remedy}") from error
 
 
 @contextmanager
@@ -74,7 +71,7 @@ def write_whole(files: Mapping[Path, bytes], replaced: Mapping[Path, Path] | Non
 
 
 def _flush_folder(folder: Path) -> None:
-    """Make renames outlive a power loss; Windows and some network file systems cannot."""
+    """Make renames outlive a power loss, on systems that can."""
     if hasattr(os, "O_DIRECTORY"):
         descriptor = os.open(folder, os.O_DIRECTORY)
         with suppress(OSError):
@@ -96,18 +93,16 @@ def save_with_manifest(path: Path, content: bytes, metadata: Metadata, previous:
     previous: where the old file and its manifest are moved. Manifests are renamed first, so that at each
     moment some manifest has the SHA-256 of each whole file."""
     manifest = _manifest(hashlib.sha256(content).hexdigest(), len(content), metadata)
-    replaced = {}
-    if previous and path.exists():
-        replaced = {manifest_path(path): manifest_path(previous), path: previous}
-    write_whole({manifest_path(path): manifest, path: content}, replaced)
+    moved = {manifest_path(path): manifest_path(previous), path: previous} if previous else {}
+    write_whole({manifest_path(path): manifest, path: content}, moved if path.exists() else {})
 
 
 @contextmanager
 def new_array(path: Path, shape: tuple[int, ...], dtype, metadata: Metadata) -> Iterator[np.ndarray]:
-    """A `.npy` file with a manifest that may be larger than memory: the block fills the array that it gets.
+    """A memory-mapped `.npy` file with a manifest: the block fills the array that it gets.
 
-    The array is memory-mapped under a temporary name. Its space is reserved first: a full disk is an error
-    here, not a crash later. `metadata` is read when the block ends. Raises RunError if storage fails."""
+    Its space is reserved first: a full disk is an error here, not a crash later. `metadata` is read when the
+    block ends. Raises RunError if storage fails."""
     with temporary_file(path) as part:
         with storage_errors(path):
             array = np.lib.format.open_memmap(part, "w+", dtype, shape)
@@ -125,45 +120,29 @@ def new_array(path: Path, shape: tuple[int, ...], dtype, metadata: Metadata) -> 
 def read_manifest(path: Path) -> dict[str, Any] | None:
     """The manifest of `path`, None if it has none. Raises RunError if it is damaged."""
     place = manifest_path(path)
-    try:
+    with suppress(FileNotFoundError):
         content = place.read_bytes()
-    except FileNotFoundError:
-        return None
-    with suppress(ValueError):
-        manifest = json.loads(content)
-        if isinstance(manifest, dict) and isinstance(manifest.get("sha256"), str):
-            return manifest
-    raise RunError(f"{place} ({len(content)} bytes) is damaged, it has no SHA-256: make {path} anew")
+        with suppress(ValueError, TypeError, KeyError):
+            manifest = json.loads(content)
+            if isinstance(manifest["sha256"], str):
+                return manifest
+        raise RunError(f"{place} ({len(content)} bytes) is damaged, it has no SHA-256: make {path} anew")
 
 
 def verify_manifest(path: Path) -> dict[str, Any] | None:
     """`read_manifest`; RunError if the file is not the one it describes. PyTorch overlooks a flipped bit."""
     manifest = read_manifest(path)
     if manifest and sha256_of(path) != manifest["sha256"]:
-        raise RunError(
-            f"{path} ({path.stat().st_size} bytes) is damaged or another file: its SHA-256 is not the one in "
-            f"{manifest_path(path).name}; put the right file back, or make it anew with --restart of its "
-            "stage (if it is meant to be another one, remove that manifest)"
-        )
+        remedy = "put the right file there, make it anew (--restart of its stage), or remove the manifest"
+        raise RunError(f"{path} ({path.stat().st_size} bytes) differs from its manifest's SHA-256: {remedy}")
     return manifest
 
 
-def fresh_manifest(path: Path, metadata: Metadata) -> dict[str, Any] | None:
-    """The manifest of a whole file that was made with this metadata; None for a cache that must be filled."""
-    with suppress(RunError, OSError):
-        manifest = verify_manifest(path)
-        if manifest and metadata.items() <= manifest.items():
-            return manifest
-    return None
-
-
-_digests: dict[tuple[int, int, int, int], str] = {}
+_digests: dict[tuple[int, int, int, int], str] = {}  # by device, inode, size and time of change
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file in hexadecimal, remembered in this process: a run reads each of its input files once.
-
-    It is known again by device, inode, size and time of change, unless it changed just before it was read."""
+    """SHA-256 of a file in hexadecimal, remembered in this process: a run reads each input file once."""
     with open(path, "rb") as file:
         status = os.fstat(file.fileno())
         key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
@@ -172,6 +151,6 @@ def sha256_of(path: Path) -> str:
         digest = hashlib.sha256()
         while block := file.read(1 << 20):
             digest.update(block)
-    if time.time() - status.st_mtime > RECENT:
+    if time.time() - status.st_mtime > 2:  # a younger file may change again without a new time of change
         _digests[key] = digest.hexdigest()
     return digest.hexdigest()

@@ -22,16 +22,13 @@ class _NumberType:
         if rest != [None, None, None, -1, -1, 0]:
             raise ValueError("not the type of a plain number")
 
+    def unpack(self, content: bytes) -> int | float:
+        return struct.unpack(self.order + self.letter, content)[0]
 
-def _number(number_type: _NumberType, content: bytes) -> int | float:
-    return struct.unpack(number_type.order + number_type.letter, content)[0]
 
-
-NUMPY_NUMBERS = [  # what runs here, and the name it has in a pickle of NumPy 1 or 2
-    (_NumberType, "numpy.dtype"),
-    (_number, "numpy.core.multiarray.scalar"),
-    (_number, "numpy._core.multiarray.scalar"),
-]
+# What runs here, and the name it has in a pickle of NumPy 1 or 2.
+NUMPY_NUMBERS = [(_NumberType, "numpy.dtype")]
+NUMPY_NUMBERS += [(_NumberType.unpack, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
 
 
 def to_bytes(content: dict) -> bytes:
@@ -44,26 +41,22 @@ def to_bytes(content: dict) -> bytes:
 def read_file(path) -> dict:
     """`read_tensors` of a file that must be there (UserError) and fit its manifest (RunError)."""
     if not Path(path).is_file():
-        raise UserError(
-            f"{path} not found: run the stage that writes it (--restart if it is finished) or mend the path"
-        )
+        raise UserError(f"{path} not found: run the stage that writes it (with --restart), or mend the path")
     verify_manifest(Path(path))
     return read_tensors(path)
 
 
 def read_tensors(path) -> dict:
-    """The content of a weight file or checkpoint (zip or legacy format), on the CPU. NumPy's numbers become
-    plain ones. Raises UserError if there is more than tensors and plain types."""
+    """The content of a weight file or checkpoint (zip or legacy format), on the CPU, NumPy's numbers as plain
+    ones. Raises UserError if there is more than tensors and plain types."""
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(NUMPY_NUMBERS):
             warnings.simplefilter("ignore")  # PyTorch's advice on a bad file, such as another pickle protocol
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch, pickle and zipfile raise a dozen kinds for a bad file
-        raise UserError(
-            f"{path} ({Path(path).stat().st_size} bytes) cannot be read: it is damaged, no PyTorch file, or "
-            "holds more than tensors and plain values; nothing in it was run; put the right file there or "
-            "make it again"
-        ) from error
+        fault = "it is damaged, or holds more than tensors and plain values (nothing in it was run)"
+        size = Path(path).stat().st_size
+        raise UserError(f"{path} ({size} bytes) cannot be read: {fault}; put the right file there") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no named weights but a {type(content).__name__}: give a model.pth.tar")
     return content

@@ -4,7 +4,6 @@ import argparse
 import os
 import pickle
 import struct
-import zipfile
 
 import numpy as np
 import pytest
@@ -13,8 +12,6 @@ import torch
 from utils.errors import RunError, UserError
 from utils.storage.files import save_with_manifest
 from utils.storage.torch_files import read_file, read_tensors, to_bytes
-
-FORMATS = pytest.mark.parametrize("zipped", [True, False], ids=["zip format", "legacy format"])
 
 
 @pytest.fixture
@@ -26,24 +23,14 @@ def text(value):
     return b"X" + struct.pack("<I", len(value)) + value
 
 
-def save_with(content, path, zipped, pieces):
-    """Save with pieces of the pickle, each there once, replaced by others."""
-
-    def replaced(pickled):
-        for old, new in pieces.items():
-            assert pickled.count(old) == 1
-            pickled = pickled.replace(old, new)
-        return pickled
-
-    torch.save(content, path, _use_new_zipfile_serialization=zipped)
-    if not zipped:
-        path.write_bytes(replaced(path.read_bytes()))
-        return
-    with zipfile.ZipFile(path) as archive:
-        parts = {name: archive.read(name) for name in archive.namelist()}
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, part in parts.items():
-            archive.writestr(name, replaced(part) if name.endswith("/data.pkl") else part)
+def save_with(content, path, pieces):
+    """Save in the legacy format, with pieces of the pickle, each there once, replaced by others."""
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+    pickled = path.read_bytes()
+    for old, new in pieces.items():
+        assert pickled.count(old) == 1
+        pickled = pickled.replace(old, new)
+    path.write_bytes(pickled)
 
 
 def assert_refused(path, *words):
@@ -65,13 +52,10 @@ NUMPYS = {
 }
 
 
-@FORMATS
-@pytest.mark.parametrize(
-    "value", [np.int32(-2), np.int64(2**40), np.float32(0.75), np.float64(0.1)], ids=repr
-)
+@pytest.mark.parametrize("value", [np.int32(-2), np.int64(2**40), np.float32(0.5), np.float64(0.1)], ids=repr)
 @pytest.mark.parametrize("numpy", NUMPYS)
-def test_a_number_of_any_numpy_is_read_as_a_plain_one(numpy, value, zipped, path):
-    save_with({"value": value}, path, zipped, NUMPYS[numpy])
+def test_a_number_of_any_numpy_is_read_as_a_plain_one(numpy, value, path):
+    save_with({"value": value}, path, NUMPYS[numpy])
     read = read_tensors(path)["value"]
     assert (read, type(read)) == (value.item(), type(value.item()))
 
@@ -88,59 +72,43 @@ ABUSES = {
 }
 
 
-@FORMATS
 @pytest.mark.parametrize("abuse", ABUSES)
-def test_a_number_that_claims_to_be_more_is_refused(abuse, path, zipped):
-    save_with({"weight": torch.ones(3), "head": np.int64(7)}, path, zipped, ABUSES[abuse])
+def test_a_number_that_claims_to_be_more_is_refused(abuse, path):
+    save_with({"weight": torch.ones(3), "head": np.int64(7)}, path, ABUSES[abuse])
     assert_refused(path)
 
 
-@pytest.mark.parametrize(
-    "what",
-    [np.ones(1), np.str_("a"), np.datetime64("2020-01-01"), argparse.Namespace(lr=0.1)],
-    ids=lambda what: type(what).__name__,
-)
-def test_objects_of_other_programs_are_refused(what, path):
+@pytest.mark.parametrize("what", [np.ones(1), np.str_("a"), argparse.Namespace(lr=0.1)], ids=type)
+def test_objects_of_other_programs_are_refused_without_a_warning_of_pytorch(what, path, recwarn):
     torch.save({"weight": torch.ones(3), "args": what}, path)
     assert_refused(path)
-
-
-def test_a_bare_pickle_is_refused_without_a_warning_of_pytorch(path, recwarn):
-    path.write_bytes(pickle.dumps(argparse.Namespace(lr=0.1), protocol=4))
+    path.write_bytes(pickle.dumps(what, protocol=4))
     assert_refused(path)
     assert not recwarn.list
 
 
-# -- code in a file
+class MakesFolder:
+    """Unpickling one makes the folder `name`."""
 
-
-class Calls:
-    """Unpickling one calls a function."""
-
-    def __init__(self, *call):
-        self.call = call
+    def __init__(self, name):
+        self.name = name
 
     def __reduce__(self):
-        function, *arguments = self.call
-        return function, tuple(arguments)
+        return os.mkdir, (self.name,)
 
 
-@FORMATS
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip format", "legacy format"])
 def test_code_in_a_file_is_refused_and_never_run(zipped, path, tmp_path):
     marker = tmp_path / "it ran"
-    torch.save({"code": Calls(os.mkdir, marker)}, path, _use_new_zipfile_serialization=zipped)
+    torch.save({"code": MakesFolder(marker)}, path, _use_new_zipfile_serialization=zipped)
     assert_refused(path)
     assert not marker.exists()
     torch.load(path, weights_only=False)
     assert marker.exists(), "the file is harmless, so the test shows nothing"
 
 
-# -- whole files, damaged files
-
-
-@FORMATS
-def test_what_was_saved_on_a_gpu_is_read_onto_the_cpu(path, zipped):
-    save_with({"weight": torch.ones(3)}, path, zipped, {text(b"cpu"): text(b"cuda:0")})
+def test_what_was_saved_on_a_gpu_is_read_onto_the_cpu(path):
+    save_with({"weight": torch.ones(3)}, path, {text(b"cpu"): text(b"cuda:0")})
     weight = read_tensors(path)["weight"]
     assert weight.device.type == "cpu" and weight.tolist() == [1, 1, 1]
 
@@ -148,10 +116,6 @@ def test_what_was_saved_on_a_gpu_is_read_onto_the_cpu(path, zipped):
 def test_equal_content_gives_equal_bytes():
     first, second = ({"weight": torch.ones(3), "epoch": 2} for _ in range(2))
     assert to_bytes(first) == to_bytes(second)
-
-
-def test_a_missing_file_is_named(path):
-    assert_refused(path, "not found")
 
 
 def test_a_file_that_does_not_fit_its_manifest_is_refused(path):
@@ -164,22 +128,14 @@ def test_a_file_that_does_not_fit_its_manifest_is_refused(path):
         read_file(path)
 
 
-SPOILED = {
-    "zero bytes": (True, 0),
-    "half of a zip file": (True, 2000),
-    "half of a legacy file": (False, 2000),
-    "the first bytes of a legacy file": (False, 10),
-}
-
-
-@pytest.mark.parametrize("zipped, size", SPOILED.values(), ids=SPOILED)
+@pytest.mark.parametrize("zipped, size", [(True, 0), (True, 2000), (False, 2000), (False, 10)])
 def test_a_file_that_is_cut_off_is_named_with_its_size(zipped, size, path):
     torch.save({"weight": torch.zeros(1000)}, path, _use_new_zipfile_serialization=zipped)
     path.write_bytes(path.read_bytes()[:size])
     assert_refused(path, f"({size} bytes)")
 
 
-@pytest.mark.parametrize("content", [torch.zeros(3), [1, 2]], ids=["tensor", "list"])
-def test_a_file_without_names_is_refused(content, path):
-    torch.save(content, path)
+def test_a_missing_file_and_one_without_names_are_refused(path):
+    assert_refused(path, "not found")
+    torch.save(torch.zeros(3), path)
     assert_refused(path, "model.pth.tar")
