@@ -17,6 +17,7 @@ from utils.console import say
 from utils.errors import RunError, UserError
 from utils.evaluate.clustering import prototypes
 from utils.evaluate.label_free_report import nearest
+from utils.report.canvas import labels_of
 from utils.report.cluster_cards import Clustering
 from utils.report.figures import plot_matching, plot_prototypes
 from utils.report.page import NEIGHBORS_SHOWN, write_report
@@ -35,60 +36,55 @@ def beside(model: Path, name: str) -> Path:
 
 
 def training_config(model: Path, default: EasyDict) -> EasyDict:
-    """The config in config.yml beside a model; the default where there is none, as for published models.
-
-    Raises UserError if it cannot be read."""
+    """The config in config.yml beside a model, else the default; UserError if it cannot be read."""
     path = model.with_name("config.yml")
-    if not path.exists():
-        return default
     try:
-        return load_config(os.devnull, path)
+        return load_config(os.devnull, path) if path.exists() else default
     except UserError as error:
         raise UserError(f"{error}; mend this config of {model}, or move it away") from error
 
 
 def about_run(cfg: EasyDict, model: Path, images: str) -> dict[str, Any]:
     """What the report says of a model's run: `title`, `summary`, and `logs` of the stages up to its own."""
-    folders = {"pretext": cfg.pretext_dir, "scan": cfg.scan_dir, STAGES[cfg.setup].folder: model.parent}
-    logs = {stage: Path(folder, "log.jsonl") for stage, folder in folders.items()}
-    logs = {stage: log for stage, log in logs.items() if log.is_file()}
     crop_size = cfg.transformation_kwargs.crop_size
-    epochs, batch_size = cfg.get("epochs", "?"), cfg.get("batch_size", "?")
+    folders = {"pretext": cfg.pretext_dir, "scan": cfg.scan_dir, STAGES[cfg.setup].folder: model.parent}
+    paths = {stage: Path(folder, "log.jsonl") for stage, folder in folders.items()}
+    logs = {stage: path for stage, path in paths.items() if path.is_file()}
     summary = {
         "images": images,
         "model": f"{model} ({cfg.setup})",
         "trained on": cfg.folder.get("path", "") if cfg.train_db_name == "folder" else cfg.train_db_name,
         "network": f"{cfg.backbone}, width {cfg.model_kwargs.width}, {crop_size} px",
-        "training": f"{epochs} epochs, batches of {batch_size}, seed {cfg.seed}",
+        "training": f"{cfg.get('epochs')} epochs, batches of {cfg.get('batch_size')}, seed {cfg.seed}",
         "made": datetime.now().strftime("%Y-%m-%d %H:%M"),
     }
     return {"title": cfg.run_name, "summary": summary, "logs": logs}
 
 
 def write_outputs(asked: Namespace, cfg: EasyDict, images: str, clustering: Clustering) -> list[Path]:
-    """Write and name what eval.py's command line asks for, and the confusion matrix. Returns the pictures.
+    """Write what eval.py's command line asks for, and the confusion matrix. Returns the pictures.
 
     cfg: of the model's training. images: what they are, in words."""
-    dataset, model, pictures = clustering.dataset, asked.model, []
-    predictions = clustering.probabilities.argmax(dim=1)  # (N,)
+    dataset, probabilities, features, metrics, names = clustering
+    model, pictures = asked.model, []
     path = beside(model, "confusion_matrix.png")
     try:
-        if plot_matching(dataset, predictions, clustering.metrics, path):
+        if plot_matching(dataset, probabilities.argmax(dim=1), metrics, path):
             pictures.append(path)
             say(f"confusion matrix: {path}")
     except RunError as error:  # nobody asked for it: a model may lie in a folder that cannot be written to
         say(f"no confusion matrix: {error}")
     if asked.predict or asked.out:
         path = asked.out or beside(model, "predictions.csv")
-        write_predictions(path, dataset, clustering.probabilities, clustering.names)
+        write_predictions(path, dataset, probabilities, names)
         say(f"table of {len(dataset)} images: {path}")
     if asked.report:
         path = beside(model, "report.html")
-        neighbors = nearest(clustering.features, NEIGHBORS_SHOWN, cfg.knn_backend)
+        neighbors = nearest(features, NEIGHBORS_SHOWN, cfg.knn_backend)
         write_report(path, clustering, neighbors, about_run(cfg, model, images))
         say(f"page to look at: {path}")
     if asked.visualize_prototypes:
-        chosen = prototypes(clustering.probabilities, clustering.features)
+        chosen = prototypes(probabilities, features)
         pages = plot_prototypes(dataset, chosen, captions(clustering), beside(model, "prototypes.png"))
         say(f"prototypes: {pages[0]}" + (f" to {pages[-1].name}" if len(pages) > 1 else ""))
         pictures += pages
@@ -100,16 +96,12 @@ def write_predictions(path: Path, dataset, probabilities: Tensor, names: Mapping
 
     probabilities: (N, K). `confidence` is the probability of the likeliest `cluster`, from 0. `name` and
     `label` are empty where none is known. File names keep their bytes, whatever their encoding."""
-    best = probabilities.topk(2, dim=1)  # (N, 2) values and clusters
-    targets = [-1] * len(dataset) if dataset.targets is None else dataset.targets.tolist()
-    rows = zip(best.values.tolist(), best.indices.tolist(), targets, strict=True)
+    shares, clusters = (values.T.tolist() for values in probabilities.topk(2, dim=1))  # 2 lists of N each
+    first, second = ([f"{share:.6f}" for share in column] for column in shares)
+    paths, called = map(dataset.name, range(len(dataset))), (names.get(k, "") for k in clusters[0])
+    columns = paths, clusters[0], first, clusters[1], second, called, labels_of(dataset)
     text = io.StringIO(newline="")
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(CSV_COLUMNS)
-    for row, ((first_share, second_share), (first, second), target) in enumerate(rows):
-        label = dataset.classes[target] if target >= 0 else ""
-        shares = first, f"{first_share:.6f}", second, f"{second_share:.6f}"
-        table.writerow([dataset.name(row), *shares, names.get(first, ""), label])
+    csv.writer(text, lineterminator="\n").writerows([CSV_COLUMNS, *zip(*columns, strict=True)])
     write_whole({path: text.getvalue().encode(errors="surrogateescape")})
 
 
@@ -121,20 +113,19 @@ def read_names(model: Path, num_clusters: int) -> dict[int, str]:
     if not path.exists():
         return {}
     try:
-        text = path.read_bytes().decode("utf-8-sig")
-        rows = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
+        text = io.StringIO(path.read_bytes().decode("utf-8-sig"), newline="")
+        rows = list(csv.DictReader(text, strict=True))
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} cannot be read as CSV in UTF-8 ({error})") from error
-    names = {}
+    names, numbers = {}, {str(k): k for k in range(num_clusters)}
     for row in rows:
-        cluster, name = row.get("cluster") or "", row.get("name")
-        is_cluster = cluster.strip().isdecimal() and int(cluster) < num_clusters
-        if not is_cluster or name is None or None in row:  # None: more cells than columns
+        cluster, name = numbers.get((row.get("cluster") or "").strip()), row.get("name")
+        if cluster is None or name is None or None in row:  # None: more cells than columns
             columns = f"cluster, 0 to {num_clusters - 1}, and name"
-            raise UserError(f"{path}: should have the columns {columns}, but has {dict(row)}")
+            raise UserError(f"{path}: should have the columns {columns}, but has {row}")
         name = name.strip()
-        if name and names.setdefault(int(cluster), name) != name:
-            raise UserError(f"{path}: cluster {cluster} has two names, {names[int(cluster)]} and {name}")
+        if name and names.setdefault(cluster, name) != name:
+            raise UserError(f"{path}: cluster {cluster} has two names, {names[cluster]} and {name}")
     if names and path.stat().st_mtime < model.stat().st_mtime:
         say(f"warning: {path} is older than {model.name}: a new training may have renumbered the clusters")
     return names

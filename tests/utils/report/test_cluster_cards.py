@@ -1,7 +1,5 @@
 """What the report says of each cluster, against slow loops and by hand."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
@@ -9,8 +7,13 @@ import torch
 from utils.report.cluster_cards import Clustering, describe_clusters
 
 
+class Labels(list):
+    """A data set of unseen images."""
+
+
 def described(probabilities, features, names=(), targets=None):
-    dataset = SimpleNamespace(targets=targets, classes="abcd")
+    dataset = Labels(probabilities)
+    dataset.targets, dataset.classes = targets, "abcd"
     return describe_clusters(Clustering(dataset, probabilities, features, {}, dict(names)))
 
 

@@ -10,16 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from utils.report.sweep_table import (
-    Variant,
-    agreements,
-    plot_variants,
-    suggest,
-    table_row,
-    to_csv,
-    to_lines,
-    verdict,
-)
+from utils.report.sweep_table import Variant, agreements, plot_variants, suggest, table_row, to_csv, to_lines
 
 
 def rand_index_adjusted_for_chance(first, second):
@@ -41,8 +32,9 @@ def test_agreement_is_the_adjusted_rand_index_of_each_pair_of_seeds():
     assert agreements([predictions[0]]) == []
 
 
-def rows_of(*rows):
-    return [dict(zip(("num_classes", "used_clusters", "agreement"), row, strict=True)) for row in rows]
+def suggested(rows, *varied):
+    rows = [dict(zip(("num_classes", "used_clusters", "agreement"), row, strict=True)) for row in rows]
+    return suggest(rows, varied or ["num_classes"])
 
 
 @pytest.mark.parametrize(
@@ -57,25 +49,25 @@ def rows_of(*rows):
         ([(5, 5, -0.02), (10, 10, -0.03)], 10),
         ([(5, 5, 0.70), (10, 9, 0.75)], 5),  # an unused cluster
         ([(5, 5, 0.70), (8, 8, 0.66), (10, 9, 0.99)], 8),  # whose agreement does not count
-        ([(5, 4, 0.70), (10, 9, 0.75)], None),
     ],
 )
 def test_the_largest_number_is_suggested_whose_agreement_is_within_a_twentieth_of_the_highest(rows, expected):
-    assert suggest(rows_of(*rows)) == expected
+    clusters, sentence = suggested(rows)
+    assert clusters == expected and str(expected) in sentence
 
 
-def test_the_verdict_says_why_nothing_is_suggested():
-    full = rows_of((5, 5, 0.7), (10, 10, 0.9))
-    suggested, sentence = verdict(full, ["num_classes"])
-    assert suggested == 10 and "suggested number of clusters: 10" in sentence
-    for rows, varied, reason in [
-        (rows_of((5, 4, 0.7)), ["num_classes"], "all its clusters"),
-        (rows_of((5, 5, None)), ["num_classes"], "--seeds"),
-        (full, ["num_heads"], "num_classes"),
-        (full, ["num_classes", "num_heads"], "num_classes"),
-    ]:
-        suggested, sentence = verdict(rows, varied)
-        assert suggested is None and "no suggestion" in sentence and reason in sentence
+@pytest.mark.parametrize(
+    ("rows", "varied", "reason"),
+    [
+        ([(5, 4, 0.7), (10, 9, 0.9)], ["num_classes"], "all its clusters"),
+        ([(5, 5, None)], ["num_classes"], "--seeds"),
+        ([(5, 5, 0.7), (10, 10, 0.9)], ["num_heads"], "num_classes"),
+        ([(5, 5, 0.7), (10, 10, 0.9)], ["num_classes", "num_heads"], "num_classes"),
+    ],
+)
+def test_the_reason_is_told_where_nothing_is_suggested(rows, varied, reason):
+    clusters, sentence = suggested(rows, *varied)
+    assert clusters is None and reason in sentence
 
 
 def variant(settings, num_classes=4, silhouette=(0.25, 0.75), accuracy=()):
