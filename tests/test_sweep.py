@@ -3,6 +3,7 @@
 import csv
 import math
 from pathlib import Path
+from unittest.mock import DEFAULT, Mock
 
 import numpy as np
 import pytest
@@ -30,13 +31,20 @@ def small_data(monkeypatch):
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """Holds a pretext run."""
+    """Holds a pretext run and a sweep."""
     root = tmp_path_factory.mktemp("swept")
     with pytest.MonkeyPatch.context() as monkeypatch:
         few_digits(monkeypatch)
         without_pictures(monkeypatch)
         run_stage("pretext", root, epochs=1)
+        run_sweep(root, *SWEPT)
     return root
+
+
+@pytest.fixture
+def swept(root):
+    """The sweep's folder."""
+    return root / "digits" / "sweep"
 
 
 def places(root, run_name="digits"):
@@ -46,22 +54,12 @@ def places(root, run_name="digits"):
 def run_sweep(root, *words, run_name="digits"):
     """Returns the rows of its table."""
     sweep.main(["--config_exp", config_of("scan"), *places(root, run_name), *words])
-    with open(root / run_name / "sweep" / "sweep.csv", newline="") as file:
+    return rows_of(root / run_name / "sweep")
+
+
+def rows_of(folder):
+    with open(folder / "sweep.csv", newline="") as file:
         return list(csv.DictReader(file))
-
-
-@pytest.fixture(scope="module")
-def rows(root):
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        few_digits(monkeypatch)
-        without_pictures(monkeypatch)
-        return run_sweep(root, *SWEPT)
-
-
-@pytest.fixture(scope="module")
-def swept(rows, root):
-    """The sweep's folder."""
-    return root / "digits" / "sweep"
 
 
 def outputs_of(run, root):
@@ -84,9 +82,9 @@ def loss_of(p, neighbors):
     return (-(p[:, None] * p[neighbors]).sum(dim=2).log().mean() + (usage * usage.log()).sum()).item()
 
 
-def test_each_row_says_what_the_models_of_its_runs_do(rows, swept, root):
+def test_each_row_says_what_the_models_of_its_runs_do(swept, root):
     neighbors = torch.from_numpy(np.load(root / "digits" / "pretext" / "topk-val-neighbors.npy"))
-    for row in rows:
+    for row in rows_of(swept):
         runs = [outputs_of(swept / f"num_classes={row['num_classes']},seed={seed}", root) for seed in (0, 1)]
         losses = [loss_of(p, neighbors) / math.log(int(row["num_classes"])) for _, p in runs]
         clusters = [p.argmax(dim=1) for _, p in runs]
@@ -119,26 +117,19 @@ def test_the_same_command_again_trains_nothing_and_writes_the_same(swept, root, 
 
 
 def test_a_stopped_sweep_given_again_trains_what_is_left(root, monkeypatch, no_pictures):
-    main, trained = scan.main, []
-
-    def stopped_in_the_second_run(argv):
-        trained.append(argv[-2])  # seed=...
-        if len(trained) == 2:
-            raise KeyboardInterrupt
-        main(argv)
-
-    monkeypatch.setattr(scan, "main", stopped_in_the_second_run)
     words = ("--vary", "num_classes=3", "--seeds", "0", "1", "epochs=1")
-    with pytest.raises(KeyboardInterrupt):
-        run_sweep(root, *words, run_name="stopped")
+    with monkeypatch.context() as stopped:
+        stopped.setattr(scan, "main", Mock(wraps=scan.main, side_effect=[DEFAULT, KeyboardInterrupt]))
+        with pytest.raises(KeyboardInterrupt):
+            run_sweep(root, *words, run_name="stopped")
     finished = root / "stopped" / "sweep" / "num_classes=3,seed=0" / "scan" / "model.pth.tar"
     written = finished.stat().st_mtime_ns
     (row,) = run_sweep(root, *words, run_name="stopped")
     assert finished.stat().st_mtime_ns == written and row["seeds"] == "2"
-    assert trained == ["seed=0", "seed=1", "seed=0", "seed=1"]
 
 
-def test_labels_change_nothing_but_the_column_of_acc(rows, root, monkeypatch, no_pictures):
+def test_labels_change_nothing_but_the_column_of_acc(swept, root, monkeypatch, no_pictures):
+    rows = rows_of(swept)
     shuffled = torch.Generator().manual_seed(1)
     few_digits(monkeypatch, lambda targets: targets[torch.randperm(len(targets), generator=shuffled)])
     others = run_sweep(root, *SWEPT, run_name="shuffled")
@@ -181,7 +172,6 @@ def test_lists_and_dotted_keys_are_varied_too_and_combined(root, no_pictures):
         (["--vary", "num_classes=5,ten"], r"num_classes.*ten"),
         (["--vary", "num_classes"], r"--vary num_classes"),
         (["--vary", "num_classes=5,,8"], r"num_classes=5,,8"),
-        (["--vary", "num_classes=5,5"], r"num_classes=5,seed=0"),
         (["--vary", "num_classes=5,05"], r"num_classes=05,seed=0"),
         (["--vary", "num_classes=5", "--seeds", "0", "0"], r"num_classes=5,seed=0"),
         (["--vary", "num_classes=5", "--seeds", "x"], r"seed.*x"),

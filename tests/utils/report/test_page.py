@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import re
 from html.parser import HTMLParser
 from types import SimpleNamespace
 
@@ -11,9 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from utils.evaluate.clustering import prototypes
 from utils.report import page as report
-from utils.report.cluster_cards import Clustering
+from utils.report.cluster_cards import Clustering, describe_clusters
 from utils.report.page import Thumbnail, choose_thumbnails, thumbnail, write_report
 
 NASTY = "</script><script>alert('1')</script>\"&<b>.png"
@@ -40,36 +40,27 @@ class Pictures:
 
 
 class Page(HTMLParser):
-    """texts: of the page, without scripts and styles. cards: id of a card -> the data URIs in it. rows: id of
-    a card or section -> the images on its buttons. inputs: cluster -> the name filled in. sources: all data
-    URIs of photographs. data: the JSON."""
+    """text: of the page, without scripts and styles. rows: id of a card or section -> the images on its
+    buttons. inputs: cluster -> the name filled in. sources: all data URIs of photographs. data: the JSON."""
 
     def __init__(self, content):
         super().__init__()
-        self.content, self.texts, self.cards, self.inputs, self.sources = content, [], {}, {}, []
-        self.sections, self.scripts, self.rows, self.open, self.card = [], 0, {}, [], None
+        self.content, self.texts, self.rows, self.inputs, self.open = content, [], {}, {}, []
+        self.sources = re.findall(r'"(data:image/(?:png|jpeg)[^"]*)"', content)
         self.feed(content)
-        self.sources += [image["src"] for image in self.data["images"].values() if "src" in image]
         self.text = " ".join(" ".join(self.texts).split())
 
     def handle_starttag(self, tag, attributes):
         attributes = dict(attributes)
-        self.scripts += tag == "script"
         if tag not in ("meta", "link", "img", "input"):
             self.open.append((tag, attributes))
-        if attributes.get("class") == "card":
-            self.card = attributes["id"]
-            self.cards[self.card], self.rows[self.card] = [], []
-        if tag == "section":
-            self.sections.append(attributes["id"])
-            self.card = attributes["id"]
+        if tag == "section" or attributes.get("class") == "card":
+            self.place = attributes["id"]
+            self.rows[self.place] = []
         if attributes.get("class") == "picture":
-            self.rows.setdefault(self.card, []).append(int(attributes["data-image"]))
+            self.rows[self.place].append(int(attributes["data-image"]))
         if tag == "input":
             self.inputs[int(attributes["data-cluster"])] = attributes["value"]
-        if attributes.get("src", "").startswith(("data:image/png", "data:image/jpeg")):
-            self.sources.append(attributes["src"])
-            self.cards[self.card].append(attributes["src"])
 
     def handle_endtag(self, tag):
         assert self.open.pop()[0] == tag
@@ -82,7 +73,7 @@ class Page(HTMLParser):
             self.texts.append(text)
 
 
-def clustering_of(dataset, clusters=2, probabilities=None, metrics=(), names=()):
+def clustering_of(dataset, clusters=2, metrics=(), names=(), probabilities=None):
     """Random features, and random probabilities unless they are given."""
     generator = torch.Generator().manual_seed(0)
     if probabilities is None:
@@ -109,29 +100,19 @@ def one_hot(*clusters, of=3):
 # -- Cards
 
 
-@pytest.mark.parametrize("clusters", [2, 7])
-def test_every_cluster_has_a_card_with_its_name_and_size(tmp_path, clusters):
-    clustering = clustering_of(Pictures(40), clusters, names={1: "cats & dogs"})
+def test_every_cluster_has_a_card_with_its_name_size_and_images(tmp_path):
+    clustering = clustering_of(Pictures(40), 7, names={1: "cats & dogs"})
     page = page_of(tmp_path, clustering)
-    assert list(page.cards) == [f"cluster-{k}" for k in range(clusters)]
-    assert page.inputs == {k: "cats & dogs" if k == 1 else "" for k in range(clusters)}
+    assert page.inputs == {k: "cats & dogs" if k == 1 else "" for k in range(7)}
     assert "cluster 0" in page.text and "cats & dogs" in page.text and "cluster 1" not in page.text
-    for count in clustering.probabilities.argmax(dim=1).bincount():
-        assert f"{count} images · {100 * count / 40:.1f}%" in page.text
+    for k, cluster in enumerate(describe_clusters(clustering)):
+        assert f"{cluster.size} images · {100 * cluster.size / 40:.1f}%" in page.text
+        assert page.rows[f"cluster-{k}"] == cluster.images + cluster.doubtful
 
 
 def test_the_card_of_an_empty_cluster_says_so(tmp_path):
     page = page_of(tmp_path, clustering_of(Pictures(3), probabilities=one_hot(0, 2, 2)))
-    assert page.cards["cluster-1"] == [] and page.text.count("This cluster is empty") == 1
-
-
-def test_a_card_shows_the_prototype_7_of_the_most_and_8_of_the_least_confident(tmp_path):
-    clustering = clustering_of(Pictures(90), 3)
-    page = page_of(tmp_path, clustering)
-    confidence, predictions = clustering.probabilities.max(dim=1)
-    for k, chosen in prototypes(clustering.probabilities, clustering.features, companions=7).items():
-        members = sorted((i for i in range(90) if predictions[i] == k), key=lambda i: float(confidence[i]))
-        assert page.rows[f"cluster-{k}"] == chosen + members[:8]
+    assert page.rows["cluster-1"] == [] and page.text.count("This cluster is empty") == 1
 
 
 # -- Labels
@@ -143,7 +124,7 @@ def test_labels_are_shown_where_they_are_known(tmp_path):
     page = page_of(tmp_path, clustering_of(dataset, probabilities=one_hot(0, 0, 1), metrics=metrics))
     labels = {int(row): image.get("label") for row, image in page.data["images"].items()}
     assert labels == {0: "dog", 1: None, 2: "cat"}
-    assert "confusion" in page.sections and "Commonest classes dog 100.0%" in page.text
+    assert "confusion" in page.rows and "Commonest classes dog 100.0%" in page.text
     assert "0.9877" in page.text and "1,234" in page.text
     assert "sizes" not in page.text and "hungarian" not in page.text
 
@@ -151,7 +132,7 @@ def test_labels_are_shown_where_they_are_known(tmp_path):
 @pytest.mark.parametrize("targets", [None, [-1] * 30])
 def test_without_labels_nothing_speaks_of_them(tmp_path, targets):
     page = page_of(tmp_path, clustering_of(Pictures(30, targets), 3, metrics={"used_clusters": 3}))
-    assert page.sections == ["figures", "sizes", "clusters", "unsure"]
+    assert {place for place in page.rows if "-" not in place} == {"figures", "sizes", "clusters", "unsure"}
     assert all("label" not in image for image in page.data["images"].values())
     assert "class" not in page.text.lower() and "Confusion" not in page.text
 
@@ -168,7 +149,6 @@ def test_at_most_48_of_a_cluster_are_embedded_and_each_once(tmp_path):
     assert counts.tolist() == [48, 48, 48]
     assert len(page.sources) == len(set(page.sources)) == len(embedded) == 144
     assert sorted(dataset.fetched) == sorted(embedded)
-    assert all(page.content.count(source) == 1 for source in page.sources)
 
 
 def chosen_of(cards, others, neighbors, predictions, length=100):
@@ -240,17 +220,17 @@ def test_small_images_are_enlarged_by_a_whole_multiple(side, width):
     np.testing.assert_array_equal(opened(found.src), noise.repeat(multiple, axis=0).repeat(multiple, axis=1))
 
 
-@pytest.mark.parametrize(("size", "width"), [((64, 64), 64), ((96, 200), 96), ((400, 200), 96)])
+@pytest.mark.parametrize(("size", "width"), [((64, 64), 64), ((400, 200), 96)])
 def test_larger_images_are_cut_to_the_centre_square(size, width):
-    noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(0, 100, (size[1], size[0], 3), dtype=np.uint8)
+    middle = (size[0] - size[1]) // 2
+    noise[:, middle : middle + size[1]] += 100
     found = thumbnail(Image.fromarray(noise), 96)
     assert not found.crisp and found.src.startswith("data:image/jpeg")
-    assert opened(found.src).size == (width, width)
-
-    image = Image.new("RGB", (400, 200), (0, 200, 0))
-    image.paste((200, 0, 200), (100, 0, 300, 200))
-    middle = opened(thumbnail(image, 96).src).convert("RGB").getpixel((48, 48))
-    assert np.abs(np.subtract(middle, (200, 0, 200))).max() <= 3
+    assert (
+        opened(found.src).size == (width, width)
+        and np.asarray(opened(found.src)).mean(axis=(0, 2)).min() > 120
+    )
 
 
 def test_the_page_stays_below_its_limit_and_keeps_a_picture_of_every_cluster(tmp_path, monkeypatch):
@@ -258,7 +238,7 @@ def test_the_page_stays_below_its_limit_and_keeps_a_picture_of_every_cluster(tmp
     dataset = Pictures(400, side=100)
     page = page_of(tmp_path, clustering_of(dataset, probabilities=one_hot(*range(20), of=20).repeat(20, 1)))
     assert 300_000 < (tmp_path / "report.html").stat().st_size <= 600_000
-    assert len(page.cards) == 20 and all(page.cards.values())
+    assert all(page.rows[f"cluster-{k}"] for k in range(20))
     assert len(dataset.fetched) == len(set(dataset.fetched)) <= len(page.sources) + 20
 
 
@@ -279,7 +259,7 @@ def test_names_of_files_classes_clusters_and_runs_are_text_never_markup(tmp_path
     metrics = {NASTY.replace("_", "") + "metric": 1.0, "hungarian_match": [(0, 0)]}
     clustering = clustering_of(dataset, metrics=metrics, names={0: NASTY + "cluster"})
     page = page_of(tmp_path, clustering, NASTY + "title", {NASTY + "what": NASTY + "value"})
-    assert page.scripts == 2 and "<b>" not in page.content
+    assert page.content.count("<script") == 2 and "<b>" not in page.content
     assert all(NASTY + what in page.text for what in ("title", "what", "value", "metric", "class", "cluster"))
     assert page.inputs[0] == NASTY + "cluster"
     assert {image["name"] for image in page.data["images"].values()} == {NASTY}
@@ -300,13 +280,11 @@ def test_curves_are_drawn_for_the_stages_that_logged_numbers(tmp_path):
     assert "pretext" in page.text and "scan" not in page.text
 
 
-def test_the_page_names_no_address_and_forbids_itself_to_load_anything(tmp_path):
-    page = page_of(tmp_path, clustering_of(Pictures(9)))
+def test_the_page_loads_nothing_and_is_the_same_file_each_time(tmp_path):
+    clustering = clustering_of(
+        Pictures(30, [0, 1] * 15, ["a", "b"]), 3, {"hungarian_match": [(0, 0), (1, 1)]}
+    )
+    page = page_of(tmp_path, clustering)
     assert "://" not in page.content and "default-src 'none'; img-src data:" in page.content
-
-
-def test_nothing_but_the_page_is_left_and_writing_twice_gives_the_same_file(tmp_path):
-    metrics = {"hungarian_match": [(0, 0), (1, 1)]}
-    clustering = clustering_of(Pictures(30, [0, 1] * 15, ["a", "b"]), 3, metrics=metrics)
-    assert page_of(tmp_path, clustering).content == page_of(tmp_path, clustering).content
+    assert page_of(tmp_path, clustering).content == page.content
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
