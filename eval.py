@@ -3,6 +3,7 @@
 A pretext model is judged by the labels of its neighbors, others by their clusters."""
 
 import argparse
+import os
 from pathlib import Path
 
 import torch
@@ -23,7 +24,7 @@ from utils.evaluate.label_free_report import judge_without_labels
 from utils.features import extract_features, predict
 from utils.neighbors.search import check_minable, mine_neighbors
 from utils.report.cluster_cards import Clustering
-from utils.report.outputs import read_names, training_config, write_outputs
+from utils.report.outputs import read_names, write_outputs
 from utils.run.command_line import Parser, command
 from utils.run.inputs import check_data_set
 from utils.stages import STAGES
@@ -87,9 +88,9 @@ def main(argv: list[str] | None = None) -> None:
     check_stage(cfg, "eval")
     stage, _, head = weights = read_weights(asked.model)
     check_fit(asked, cfg, stage)
-    trained = training_config(asked.model, cfg)
+    own = asked.model.with_name("config.yml")
+    trained = load_config(os.devnull, own) if own.exists() else cfg  # published models have none
     if differences := "; ".join(view_differences(trained, cfg)):
-        own = asked.model.with_name("config.yml")
         say(f"warning: other settings than in the training ({differences}): give --config_exp {own}")
     model, device = build_model(cfg), choose_device(cfg.device)
     say(load_whole(model, weights, asked.model))

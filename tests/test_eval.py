@@ -81,6 +81,12 @@ def test_eval_prints_the_figures_before_it_draws(model, capsys, monkeypatch):
     assert "ACC Top-5" in printed[0]
 
 
+def test_a_damaged_config_beside_the_model_is_an_error(model, tmp_path):
+    (tmp_path / "config.yml").write_text("seed: [")
+    with pytest.raises(UserError, match=r"config\.yml"):
+        evaluate("scan", model)
+
+
 @pytest.mark.parametrize("options", [["--show"], ["--show", "--visualize_prototypes"]], ids=len)
 def test_show_opens_the_pictures_that_were_written(options, model, tmp_path, shown):
     evaluate("scan", model, *options)

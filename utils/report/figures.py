@@ -73,19 +73,24 @@ def confusion_matrix(targets: Sequence[int], predicted: Sequence[int], num_class
     return shares if shares[:, -1].any() else shares[:, :-1]
 
 
-def confusion_figure(matrix: np.ndarray, classes: Sequence[str]):
-    """What `confusion_matrix` returns, as a figure; classes: C names. Labels lie outside: save it TIGHT."""
+def matching_figure(dataset, predictions: Tensor, metrics: Mapping):
+    """The confusion matrix of clusters (N,) matched by `metrics["hungarian_match"]`, None without labels.
+
+    Labels lie outside of the figure: save it TIGHT."""
     from matplotlib.colors import PowerNorm
 
+    if "hungarian_match" not in metrics:
+        return None
+    matched = map_clusters(predictions, metrics["hungarian_match"])
+    matrix = confusion_matrix(dataset.targets, matched, len(dataset.classes))
     num_rows, num_columns = matrix.shape
     cell = int(np.clip(round(840 / num_rows), 1, max(52, 240 // num_rows)))  # whole pixels: no class is lost
     width, height = cell * num_columns / DPI, cell * num_rows / DPI  # inches
     figure = canvas.new_figure(width, height)
     axes = figure.add_axes((0, 0, 1, 1))
     gamma = 1 if num_rows <= MAX_NAMED_CLASSES else 0.5  # 0.5: a cell of 1 % is still visible
-    norm = PowerNorm(gamma, vmin=0, vmax=100)
     style = {"cmap": "Blues", "interpolation": "nearest", "aspect": "auto", "zorder": 2.6}
-    image = axes.imshow(100 * matrix, norm=norm, **style)
+    image = axes.imshow(100 * matrix, norm=PowerNorm(gamma, vmin=0, vmax=100), **style)
     bar = figure.colorbar(image, cax=figure.add_axes((1 + 0.15 / width, 0, 0.12 / width, 1)))
     bar.set_label("share of the class (%)", fontsize=8, color=INK)
     axes.set_title("Confusion matrix", fontsize=10, color=INK, loc="left", pad=8)
@@ -97,7 +102,7 @@ def confusion_figure(matrix: np.ndarray, classes: Sequence[str]):
     canvas.quiet(bar.ax)
 
     if num_rows <= MAX_NAMED_CLASSES:
-        names = [canvas.shorten(name, 24) for name in [*classes, "unmatched"]]
+        names = [canvas.shorten(name, 24) for name in [*dataset.classes, "unmatched"]]
         style = {"fontsize": 8 if num_rows <= MAX_NUMBERED_CLASSES else 6, "parse_math": False}
         axes.set_yticks(range(num_rows), names[:num_rows], **style)
         axes.set_xticks(range(num_columns), names[:num_columns], rotation=90, **style)
@@ -107,15 +112,6 @@ def confusion_figure(matrix: np.ndarray, classes: Sequence[str]):
             color = "white" if share > 55 else INK if share >= 0.5 else "#c4c4c4"
             axes.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=8, color=color)
     return figure
-
-
-def matching_figure(dataset, predictions: Tensor, metrics: Mapping):
-    """The confusion matrix of clusters (N,) matched by `metrics["hungarian_match"]`, None without labels."""
-    if "hungarian_match" not in metrics:
-        return None
-    matched = map_clusters(predictions, metrics["hungarian_match"])
-    matrix = confusion_matrix(dataset.targets, matched, len(dataset.classes))
-    return confusion_figure(matrix, dataset.classes)
 
 
 def plot_matching(dataset, predictions: Tensor, metrics: Mapping, path: Path) -> bool:
@@ -129,17 +125,18 @@ def plot_neighbors(dataset, neighbors: np.ndarray, path: Path, anchors: int = 10
     neighbors: (N, T + 1) row numbers, column 0 the image itself; the first `columns` are shown. A neighbor of
     another class, where both labels are known, has a red frame."""
     num_anchors, labels = min(anchors, len(dataset)), labels_of(dataset)
-    rows, same = [], []
+    rows, compared, wrong = [], 0, 0
     for anchor in ((np.arange(num_anchors) + 0.5) * len(dataset) / num_anchors).astype(int):
         shown, label = neighbors[anchor][1:columns].tolist(), labels[anchor]
-        agree = [labels[row] == label if labels[row] and label else None for row in shown]
-        same += [is_same for is_same in agree if is_same is not None]
-        frames = [BLUE, *(RED if is_same is False else None for is_same in agree)]
+        known = [row for row in shown if label and labels[row]]
+        frames = [BLUE, *(RED if row in known and labels[row] != label else None for row in shown)]
+        compared += len(known)
+        wrong += frames.count(RED)
         caption = f"image {dataset.name(anchor)}" + (f": {label}" if label else "")
         rows.append((caption, [anchor, *shown], frames))
     note = "Blue: the image; then its neighbors, nearest first."
-    if same:
-        note += f" Red: another class ({same.count(False)} of {len(same)} here)."
+    if compared:
+        note += f" Red: another class ({wrong} of {compared} here)."
     draw_grid(dataset, "Nearest neighbors", note, rows, path)
 
 

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import os
 from argparse import Namespace
 from collections.abc import Mapping
 from datetime import datetime
@@ -12,7 +11,6 @@ from typing import Any
 from easydict import EasyDict
 from torch import Tensor
 
-from utils.config import load_config
 from utils.console import say
 from utils.errors import RunError, UserError
 from utils.evaluate.clustering import prototypes
@@ -33,15 +31,6 @@ def beside(model: Path, name: str) -> Path:
     `scan_stl-10.pth.tar` and `prototypes.png` give `scan_stl-10-prototypes.png`."""
     stem = model.name.removesuffix(".tar").removesuffix(".pth")
     return model.with_name(name if model.name == MODEL else f"{stem}-{name}")
-
-
-def training_config(model: Path, default: EasyDict) -> EasyDict:
-    """The config in config.yml beside a model, else the default; UserError if it cannot be read."""
-    path = model.with_name("config.yml")
-    try:
-        return load_config(os.devnull, path) if path.exists() else default
-    except UserError as error:
-        raise UserError(f"{error}; mend this config of {model}, or move it away") from error
 
 
 def about_run(cfg: EasyDict, model: Path, images: str) -> dict[str, Any]:
@@ -84,8 +73,10 @@ def write_outputs(asked: Namespace, cfg: EasyDict, images: str, clustering: Clus
         write_report(path, clustering, neighbors, about_run(cfg, model, images))
         say(f"page to look at: {path}")
     if asked.visualize_prototypes:
+        called = {k: dataset.classes[label] for k, label in metrics.get("hungarian_match", [])} | dict(names)
         chosen = prototypes(probabilities, features)
-        pages = plot_prototypes(dataset, chosen, captions(clustering), beside(model, "prototypes.png"))
+        captions = {k: f"cluster {k}: {called[k]}" if k in called else f"cluster {k}" for k in chosen}
+        pages = plot_prototypes(dataset, chosen, captions, beside(model, "prototypes.png"))
         say(f"prototypes: {pages[0]}" + (f" to {pages[-1].name}" if len(pages) > 1 else ""))
         pictures += pages
     return pictures
@@ -129,11 +120,3 @@ def read_names(model: Path, num_clusters: int) -> dict[int, str]:
     if names and path.stat().st_mtime < model.stat().st_mtime:
         say(f"warning: {path} is older than {model.name}: a new training may have renumbered the clusters")
     return names
-
-
-def captions(clustering: Clustering) -> dict[int, str]:
-    """`cluster 3: cats` by the name that a person gave, else by the matched class, else `cluster 3`."""
-    classes, match = clustering.dataset.classes, clustering.metrics.get("hungarian_match", [])
-    called = {cluster: classes[label] for cluster, label in match} | dict(clustering.names)
-    numbers = range(clustering.probabilities.shape[1])
-    return {k: f"cluster {k}: {called[k]}" if k in called else f"cluster {k}" for k in numbers}

@@ -4,7 +4,6 @@ import csv
 import os
 from argparse import Namespace
 from pathlib import Path
-from types import SimpleNamespace
 from unittest.mock import Mock
 
 import numpy as np
@@ -16,7 +15,7 @@ from utils.config import load_config
 from utils.errors import RunError, UserError
 from utils.report import outputs
 from utils.report.cluster_cards import Clustering
-from utils.report.outputs import about_run, beside, captions, read_names, training_config
+from utils.report.outputs import about_run, beside, read_names
 
 PROBABILITIES = torch.tensor([[0.1, 0.7, 0.2], [0.25, 0.15, 0.6], [0.5, 0.5, 0.0]])
 
@@ -85,13 +84,6 @@ def test_names_that_fit_no_cluster_are_refused(table, problem, model):
     assert str(path) in str(error.value)
 
 
-def test_a_cluster_is_called_by_the_name_given_else_by_the_class_it_is_matched_to():
-    dataset = SimpleNamespace(classes=["cat", "dog"])
-    metrics = {"hungarian_match": [(0, 1), (1, 0)]}
-    found = captions(Clustering(dataset, PROBABILITIES, None, metrics, {1: "trees"}))
-    assert found == {0: "cluster 0: dog", 1: "cluster 1: trees", 2: "cluster 2"}
-
-
 @pytest.mark.parametrize("stage", ["scan", "selflabel"])
 def test_the_page_shows_the_logs_of_the_stages_up_to_the_models_own(stage, tmp_path):
     for name in ("pretext", "scan", "selflabel", "other"):
@@ -107,24 +99,18 @@ def test_the_page_shows_the_logs_of_the_stages_up_to_the_models_own(stage, tmp_p
     assert "pretext" not in about_run(cfg, tmp_path / stage / "model.pth.tar", "")["logs"]
 
 
-def test_a_model_has_the_config_beside_it_or_none_but_never_an_unreadable_one(model):
-    cfg, path = load_config(None, "configs/scan/scan_digits.yml", ["seed=1"]), model.with_name("config.yml")
-    assert training_config(model, cfg) is cfg
-    path.write_text("seed: 7\n")
-    assert training_config(model, cfg).seed == 7
-    for damaged in (b"seed: [", b"sed: 7", b"\xff\xfe\x00", b"7"):
-        path.write_bytes(damaged)
-        with pytest.raises(UserError, match=r"config\.yml.* move it away"):
-            training_config(model, cfg)
-
-
-def test_a_folder_that_cannot_be_written_to_costs_the_confusion_matrix_alone(model, monkeypatch, capsys):
+def test_clusters_have_captions_and_a_folder_that_cannot_be_written_to_costs_the_confusion_matrix_alone(
+    model, monkeypatch, capsys
+):
     monkeypatch.setattr(outputs, "plot_matching", Mock(side_effect=RunError("read-only")))
-    options = {"predict": None, "report": False, "visualize_prototypes": False}
+    monkeypatch.setattr(outputs, "plot_prototypes", plot_prototypes := Mock(return_value=[model]))
+    options = {"predict": None, "report": False, "visualize_prototypes": True}
     asked = Namespace(model=model, out=model.with_name("a.csv"), **options)
     dataset = data_set([b"a.png", b"b.png", b"c.png"], torch.tensor([0, 1, 0]), ["cat", "dog"])
-    clustering = Clustering(dataset, PROBABILITIES, None, {"hungarian_match": [(0, 1), (1, 0)]}, {})
-    assert outputs.write_outputs(asked, None, "3 images", clustering) == []
+    metrics = {"hungarian_match": [(0, 1), (1, 0)]}
+    clustering = Clustering(dataset, torch.eye(3), torch.eye(3), metrics, {1: "trees"})
+    assert outputs.write_outputs(asked, None, "3 images", clustering) == [model]
+    assert plot_prototypes.call_args.args[2] == {0: "cluster 0: dog", 1: "cluster 1: trees", 2: "cluster 2"}
     assert asked.out.is_file() and "read-only" in capsys.readouterr().out
 
 
