@@ -6,7 +6,7 @@ import argparse
 import math
 import re
 from collections.abc import Sequence
-from itertools import product
+from itertools import combinations, product
 from pathlib import Path
 
 import torch
@@ -98,9 +98,11 @@ def run_variant(settings: dict[str, str], commands: list[list[str]], cache: Path
     """Run each command line of scan.py, unless it is finished, and measure the results.
 
     cache: the folder for features."""
+    from sklearn.metrics import adjusted_rand_score
+
     results, clusters = zip(*(run_seed(argv, cache) for argv in commands), strict=True)
     measured = {name: [row[name] for row in results if row[name] is not None] for name in results[0]}
-    measured["agreement"] = sweep_table.agreements(clusters)
+    measured["agreement"] = [adjusted_rand_score(*pair) for pair in combinations(clusters, 2)]
     return sweep_table.Variant(settings, scan_config(commands[0]).num_classes, len(commands), measured)
 
 

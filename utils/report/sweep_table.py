@@ -1,4 +1,4 @@
-"""A sweep's results: agreement of seeds, the suggested number of clusters, a table and a picture.
+"""A sweep's results: the suggested number of clusters, a table and a picture.
 
 docs/number-of-clusters.md explains the criterion."""
 
@@ -7,11 +7,8 @@ import io
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
-
-from numpy.typing import ArrayLike
 
 from utils.report.canvas import BLUE, FAINT, INK, RED, new_figure, save_png, shorten, style_panel
 
@@ -32,13 +29,6 @@ class Variant(NamedTuple):
     num_classes: int
     seeds: int
     measured: dict[str, list[float]]  # column -> its known values, by seed (agreement: by pair of seeds)
-
-
-def agreements(predictions: Sequence[ArrayLike]) -> list[float]:
-    """Adjusted Rand index of each pair of clusterings, (N,) each: 1 for the same clusters, 0 for chance."""
-    from sklearn.metrics import adjusted_rand_score
-
-    return [float(adjusted_rand_score(first, second)) for first, second in combinations(predictions, 2)]
 
 
 def table_row(variant: Variant) -> dict[str, str | int | float | None]:

@@ -37,15 +37,8 @@ class ColorDataset:
 
 
 @pytest.fixture
-def folder(tmp_path):
-    folder = tmp_path / "mes résultats 1"
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture
-def path(folder):
-    return folder / "a.png"
+def path(tmp_path):
+    return tmp_path / "é 1.png"
 
 
 def pixels(path):
@@ -219,23 +212,22 @@ def test_many_clusters_are_drawn_in_two_columns_and_none_is_lost(path):
     assert lefts[0] == lefts[1] < lefts[2] == lefts[3]
 
 
-def test_very_many_clusters_fill_numbered_pages(folder):
-    dataset = ColorDataset(51)
-    paths = draw_prototypes(dataset, {c: [c] for c in range(51)}, folder / "p.q.png")
-    assert paths == sorted(folder.iterdir()) == [folder / "p.q-1.png", folder / "p.q-2.png"]
-    assert count(paths[0], *dataset.colors) == [64**2] * 50 + [0]
-    assert count(paths[1], *dataset.colors) == [0] * 50 + [64**2]
+def test_very_many_clusters_fill_numbered_pages(tmp_path):
+    dataset, paths = ColorDataset(51), [tmp_path / "p.q-1.png", tmp_path / "p.q-2.png"]
+    assert draw_prototypes(dataset, {c: [c] for c in range(51)}, tmp_path / "p.q.png") == paths
+    found = [count(path, *dataset.colors) for path in paths]
+    assert found == [[64**2] * 50 + [0], [0] * 50 + [64**2]]
 
 
-def test_pictures_need_no_display_and_no_window_system(folder, monkeypatch):
+def test_pictures_need_no_display_and_no_window_system(tmp_path, monkeypatch):
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.setenv("MPLBACKEND", "tkagg")
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)  # importing it is an error now
     monkeypatch.delattr(matplotlib, "pyplot", raising=False)
-    draw_confusion(folder / "confusion.png", ["a", "b"])
-    draw_curves(folder / "curves.png", {"epoch": 0, "$x_{$": 1.0})
-    draw_prototypes(ColorDataset(2), {0: [0, 1]}, folder / "prototypes.png")
-    assert len(list(folder.glob("*.png"))) == 3
+    draw_confusion(tmp_path / "confusion.png", ["a", "b"])
+    draw_curves(tmp_path / "curves.png", {"epoch": 0, "$x_{$": 1.0})
+    draw_prototypes(ColorDataset(2), {0: [0, 1]}, tmp_path / "prototypes.png")
+    assert len(list(tmp_path.glob("*.png"))) == 3
 
 
 # The end of a stage
@@ -251,15 +243,15 @@ def concluded(folder, targets, *predictions):
     return results["SCAN"], warnings, ends[0], {path.name for path in folder.glob("*.png")}
 
 
-def test_results_are_logged_and_both_pictures_drawn_where_labels_are_known(folder):
-    results, warnings, end, drawn = concluded(folder, [1, 0, 0], 0, 1, 1)
+def test_results_are_logged_and_both_pictures_drawn_where_labels_are_known(tmp_path):
+    results, warnings, end, drawn = concluded(tmp_path, [1, 0, 0], 0, 1, 1)
     assert results["ACC"] == 1 and results["mean_confidence"] == pytest.approx(0.9) and warnings == []
     assert drawn == {"curves.png", "confusion_matrix.png"} and all(name in end for name in drawn)
-    expected = draw_confusion(folder / "expected.png", ColorDataset.classes)
-    np.testing.assert_array_equal(pixels(folder / "confusion_matrix.png"), expected)
+    expected = draw_confusion(tmp_path / "expected.png", ColorDataset.classes)
+    np.testing.assert_array_equal(pixels(tmp_path / "confusion_matrix.png"), expected)
 
 
-def test_without_labels_there_is_no_confusion_matrix_but_a_warning_of_collapsed_clusters(folder):
-    results, warnings, end, drawn = concluded(folder, None, 1, 1, 1)
+def test_without_labels_there_is_no_confusion_matrix_but_a_warning_of_collapsed_clusters(tmp_path):
+    results, warnings, end, drawn = concluded(tmp_path, None, 1, 1, 1)
     assert "ACC" not in results and drawn == {"curves.png"} and "confusion_matrix.png" not in end
     assert any("used_clusters" in warning for warning in warnings)
