@@ -2,8 +2,8 @@
 
 import csv
 import json
+import re
 import shutil
-import socket
 import subprocess
 import time
 import urllib.request
@@ -40,39 +40,22 @@ class Browser:
     """One window of a headless Chromium, 1200 x 900."""
 
     def __init__(self, downloads):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        self.process = subprocess.Popen([DRIVER, f"--port={port}"], stdout=subprocess.DEVNULL)
+        self.process = subprocess.Popen([DRIVER, "--port=0"], stdout=subprocess.PIPE, text=True)
+        port = next(re.search(r"on port (\d+)\.", line) for line in self.process.stdout if "success" in line)[
+            1
+        ]
         self.address = f"http://127.0.0.1:{port}"
-        try:
-            self.wait_for(self.answers)
-            preferences = {"download.default_directory": str(downloads)}
-            options = {"binary": BROWSER, "args": ARGUMENTS, "prefs": preferences}
-            capabilities = {"goog:loggingPrefs": {"browser": "ALL"}, "goog:chromeOptions": options}
-            session = self.call("POST", "/session", {"capabilities": {"alwaysMatch": capabilities}})
-            self.address += f"/session/{session['sessionId']}"
-        except BaseException:
-            self.process.kill()
-            raise
+        preferences = {"download.default_directory": str(downloads)}
+        options = {"binary": BROWSER, "args": ARGUMENTS, "prefs": preferences}
+        capabilities = {"goog:loggingPrefs": {"browser": "ALL"}, "goog:chromeOptions": options}
+        session = self.call("POST", "/session", {"capabilities": {"alwaysMatch": capabilities}})
+        self.address += f"/session/{session['sessionId']}"
 
     def call(self, method, path, body=None):
         content = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.address + path, content, method=method)
         with urllib.request.urlopen(request, timeout=60) as answer:
             return json.load(answer)["value"]
-
-    def answers(self):
-        try:
-            return self.call("GET", "/status")["ready"]
-        except OSError:
-            return False
-
-    def wait_for(self, condition, seconds=20):
-        deadline = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < deadline, "the browser did not get there"
-            time.sleep(0.05)
 
     def run(self, script):
         return self.call("POST", "/execute/sync", {"script": f"return {script}", "args": []})
@@ -85,13 +68,6 @@ class Browser:
         for key in keys:
             strokes = [{"type": kind, "value": key} for kind in ("keyDown", "keyUp")]
             self.call("POST", "/actions", {"actions": [{"type": "key", "id": "keys", "actions": strokes}]})
-
-    def end(self):
-        try:
-            self.call("DELETE", "")
-        finally:
-            self.process.terminate()
-            self.process.wait(timeout=20)
 
 
 @pytest.fixture(scope="module")
@@ -116,10 +92,10 @@ def report(tmp_path_factory):
 @pytest.fixture(scope="module")
 def browser(report):
     browser = Browser(report[0].parent)
-    try:
-        yield browser
-    finally:
-        browser.end()
+    yield browser
+    browser.call("DELETE", "")
+    browser.process.terminate()
+    browser.process.wait(timeout=20)
 
 
 @pytest.fixture(autouse=True)
@@ -157,13 +133,11 @@ def test_every_picture_is_there_and_names_are_shown_as_they_are(browser):
 @pytest.mark.parametrize("width", [400, 800, 1400])
 def test_the_page_is_never_wider_than_its_window(browser, width):
     metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
-    emulate = "Emulation.setDeviceMetricsOverride"
-    browser.call("POST", "/goog/cdp/execute", {"cmd": emulate, "params": metrics})
+    command = {"cmd": "Emulation.setDeviceMetricsOverride", "params": metrics}
+    browser.call("POST", "/goog/cdp/execute", command)
     browser.click("#cluster-3 .strip .picture")
     assert browser.run("document.documentElement.scrollWidth") <= width
     assert browser.run("(d => d.scrollWidth <= d.clientWidth)(document.querySelector('dialog'))")
-    emulate = "Emulation.clearDeviceMetricsOverride"
-    browser.call("POST", "/goog/cdp/execute", {"cmd": emulate, "params": {}})
 
 
 def test_an_image_opens_with_its_neighbors_and_they_lead_on(browser, report):
@@ -220,6 +194,8 @@ def test_a_typed_name_stands_everywhere_and_in_the_downloaded_file(browser, repo
     assert len(texts) >= 2 and set(texts) == {typed}
     browser.click("#download")
     path = report[0].with_name("names.csv")
-    browser.wait_for(path.exists)
+    deadline = time.monotonic() + 20
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
     with open(path, newline="", encoding="utf-8") as file:
         assert list(csv.reader(file)) == [["cluster", "name"], ["2", NASTY], ["7", typed]]
