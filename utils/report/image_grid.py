@@ -13,8 +13,6 @@ from utils.storage.files import write_whole
 ROWS_PER_COLUMN = 20
 CAPTION, GUTTER, ASIDE, MARGIN, HEADER = 22, 6, 12, 20, 56  # pixels between and around the images
 MIN_ROW_WIDTH = 560  # pixels, for the note
-
-
 Row = tuple[str, Sequence[int], Sequence[str | None]]  # caption; rows in the data set; colors of frames
 
 

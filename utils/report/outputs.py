@@ -44,7 +44,7 @@ def about_run(cfg: EasyDict, model: Path, images: str) -> dict[str, Any]:
         "model": f"{model} ({cfg.setup})",
         "trained on": cfg.folder.get("path", "") if cfg.train_db_name == "folder" else cfg.train_db_name,
         "network": f"{cfg.backbone}, width {cfg.model_kwargs.width}, {crop_size} px",
-        "training": f"{cfg.get('epochs')} epochs, batches of {cfg.get('batch_size')}, seed {cfg.seed}",
+        "training": f"{cfg.get('epochs', '?')} epochs, batches of {cfg.get('batch_size', '?')}, seed {cfg.seed}",
         "made": datetime.now().strftime("%Y-%m-%d %H:%M"),
     }
     return {"title": cfg.run_name, "summary": summary, "logs": logs}
@@ -56,8 +56,8 @@ def write_outputs(asked: Namespace, cfg: EasyDict, images: str, clustering: Clus
     cfg: of the model's training. images: what they are, in words."""
     dataset, probabilities, features, metrics, names = clustering
     model, pictures = asked.model, []
-    path = beside(model, "confusion_matrix.png")
     try:
+        path = beside(model, "confusion_matrix.png")
         if plot_matching(dataset, probabilities.argmax(dim=1), metrics, path):
             pictures.append(path)
             say(f"confusion matrix: {path}")

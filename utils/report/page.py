@@ -47,33 +47,29 @@ def write_report(path: Path, clustering: Clustering, neighbors: Tensor, about: M
     figures = {stage: curves_figure(log) for stage, log in about["logs"].items()}
     options = {"undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
     template = Path(__file__).with_name("report.html").read_text("utf-8")
-    page = (
-        Environment(autoescape=True, **options)
-        .from_string(template)
-        .render(
-            **clustering._asdict(),
-            **about,
-            curves={stage: to_svg(figure) for stage, figure in figures.items() if figure},
-            confusion=to_svg(matching_figure(dataset, predictions, clustering.metrics)),
-            clusters=clusters,
-            confidences=likeliest[:, 0].tolist(),
-            unsure=unsure,
-            groups=groups[:GROUPS],
-            group_size=GROUP_SIZE,
-            num_groups=len(groups),
-            thumbnails=thumbnails,
-            data=describe_images(clustering, clusters, neighbors, thumbnails),
-        )
+    page = Environment(autoescape=True, **options).from_string(template)  # names are text, never markup
+    content = page.render(
+        **clustering._asdict(),
+        **about,
+        curves={stage: to_svg(figure) for stage, figure in figures.items() if figure},
+        confusion=to_svg(matching_figure(dataset, predictions, clustering.metrics)),
+        clusters=clusters,
+        confidences=likeliest[:, 0].tolist(),
+        unsure=unsure,
+        groups=groups[:GROUPS],
+        group_size=GROUP_SIZE,
+        num_groups=len(groups),
+        thumbnails=thumbnails,
+        data=describe_images(clustering, clusters, neighbors, thumbnails),
     )
-    write_whole({path: page.encode("utf-8", "replace")})  # a file name may be no text
+    write_whole({path: content.encode("utf-8", "replace")})  # a file name may be no text
 
 
 def choose_thumbnails(clusters, others, neighbors, predictions, thumbnail_of) -> dict[int, Thumbnail]:
     """The images to embed, by row number: at most 48 of each cluster, and at least one.
 
     First come those of the cards: the prototypes, then most and least confident in turn. Then `others`,
-    and the neighbors (N, T+1) of the images on the cards, all first neighbors before the second ones.
-    predictions: the cluster of each image. thumbnail_of: row number -> its thumbnail."""
+    and the neighbors (N, T+1) of the images on the cards, all first neighbors before the second ones."""
     chosen, room = {}, [MAX_THUMBNAILS] * len(clusters)
     bytes_left = [MAX_BYTES // len(clusters)] * len(clusters)
 
