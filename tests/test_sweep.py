@@ -141,13 +141,6 @@ def test_labels_change_nothing_but_the_column_of_acc(swept, root, monkeypatch, n
     assert rows[0] | {"ACC": ""} == unlabelled[0]
 
 
-def test_with_one_seed_there_is_no_agreement_and_no_suggestion(root, capsys, no_pictures):
-    words = ("--vary", "num_classes=3", "--seeds", "0", "epochs=1")
-    (row,) = run_sweep(root, *words, run_name="single")
-    assert row["agreement"] == "" and float(row["loss"]) >= -1
-    assert "no suggestion" in capsys.readouterr().out.strip().splitlines()[-1]
-
-
 def test_a_number_of_cached_views_in_the_config_is_used(root, tmp_path):
     own = tmp_path / "scan.yml"
     own.write_text(Path(config_of("scan")).read_text() + "\ncached_views: 4\n")
@@ -157,24 +150,22 @@ def test_a_number_of_cached_views_in_the_config_is_used(root, tmp_path):
         assert sweep.scan_config(commands[0][0]).cached_views == views
 
 
-def test_lists_and_dotted_keys_are_varied_too_and_combined(root, no_pictures):
+def test_lists_and_dotted_keys_are_combined_and_one_seed_has_no_agreement(root, no_pictures):
     scale, rate = "augmentation_kwargs.random_affine.scale", "optimizer_kwargs.lr"
     vary = ["--vary", f"{scale}=[0.8,1.2],[0.9, 1.1]", "--vary", f"{rate}=1e-3"]
     found = run_sweep(root, *vary, "--seeds", "0", "epochs=1", "cached_views=1", run_name="lists")
     assert [(row[scale], row[rate]) for row in found] == [("[0.8,1.2]", "1e-3"), ("[0.9, 1.1]", "1e-3")]
-    assert 1 in passes_of_caches(root)
+    assert 1 in passes_of_caches(root) and {row["agreement"] for row in found} == {""}
 
 
 @pytest.mark.parametrize(
     ("words", "named"),
     [
         (["--vary", "num_clases=5,10"], r"'num_clases'.*'num_classes'"),
-        (["--vary", "num_classes=5,ten"], r"num_classes.*ten"),
         (["--vary", "num_classes"], r"--vary num_classes"),
         (["--vary", "num_classes=5,,8"], r"num_classes=5,,8"),
         (["--vary", "num_classes=5,05"], r"num_classes=05,seed=0"),
         (["--vary", "num_classes=5", "--seeds", "0", "0"], r"num_classes=5,seed=0"),
-        (["--vary", "num_classes=5", "--seeds", "x"], r"seed.*x"),
         (["--vary", "num_classes=5", "--seeds", "epochs=1"], r"--seeds"),
         (["--vary", "num_classes=5", "--vary", "num_classes=8"], r"--vary num_classes"),
         (["--vary", "root_dir=a,b"], r"root_dir"),

@@ -36,6 +36,7 @@ def beside(model: Path, name: str) -> Path:
 def about_run(cfg: EasyDict, model: Path, images: str) -> dict[str, Any]:
     """What the report says of a model's run: `title`, `summary`, and `logs` of the stages up to its own."""
     crop_size = cfg.transformation_kwargs.crop_size
+    epochs, batch_size = (cfg.get(key, "?") for key in ("epochs", "batch_size"))
     folders = {"pretext": cfg.pretext_dir, "scan": cfg.scan_dir, STAGES[cfg.setup].folder: model.parent}
     paths = {stage: Path(folder, "log.jsonl") for stage, folder in folders.items()}
     logs = {stage: path for stage, path in paths.items() if path.is_file()}
@@ -44,7 +45,7 @@ def about_run(cfg: EasyDict, model: Path, images: str) -> dict[str, Any]:
         "model": f"{model} ({cfg.setup})",
         "trained on": cfg.folder.get("path", "") if cfg.train_db_name == "folder" else cfg.train_db_name,
         "network": f"{cfg.backbone}, width {cfg.model_kwargs.width}, {crop_size} px",
-        "training": f"{cfg.get('epochs', '?')} epochs, batches of {cfg.get('batch_size', '?')}, seed {cfg.seed}",
+        "training": f"{epochs} epochs, batches of {batch_size}, seed {cfg.seed}",
         "made": datetime.now().strftime("%Y-%m-%d %H:%M"),
     }
     return {"title": cfg.run_name, "summary": summary, "logs": logs}
