@@ -1,18 +1,18 @@
 """Evaluate a model of any stage on the val split, or on all pictures of a folder.
 
-A pretext model is judged by the labels of its neighbors, others by their clusters. These can be written as a
-table, as pictures, and as a page to look at."""
+A pretext model is judged by the labels of its neighbors, others by their clusters."""
 
 import argparse
+import os
 from pathlib import Path
 
 import torch
+from PIL import Image
 
 from data import build_dataset
 from data.augment import val_transform
 from data.folder.pictures import new_pictures
-from data.loader.build import EVAL_BATCH_SIZE, eval_loader
-from data.loader.features import FeatureLoader
+from data.loader import EVAL_BATCH_SIZE, FeatureLoader, eval_loader
 from models import build_model
 from models.weights import load_whole, read_weights
 from utils.config import check_stage, load_config
@@ -25,8 +25,7 @@ from utils.evaluate.label_free_report import judge_without_labels
 from utils.features import extract_features, predict
 from utils.neighbors.search import check_minable, mine_neighbors
 from utils.report.cluster_cards import Clustering
-from utils.report.figures import show
-from utils.report.outputs import read_names, training_config, write_outputs
+from utils.report.outputs import read_names, write_outputs
 from utils.run.command_line import Parser, command
 from utils.run.inputs import check_data_set
 from utils.stages import STAGES
@@ -53,8 +52,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 def check_fit(asked: argparse.Namespace, cfg, stage: str) -> None:
     """Raise UserError if the model is not of this config, or cannot give what is asked for."""
     if stage != STAGES[cfg.setup].folder:
-        problem = f"{asked.model} is a {stage} model, but {asked.config_exp} is a config of {cfg.setup}"
-        raise UserError(f"{problem}: give a config under configs/{stage}/")
+        raise UserError(f"{asked.model} is a {stage} model: give a config of it, not {asked.config_exp}")
     check_data_set(cfg, asked.model)
     if stage == "pretext" and (asked.out or asked.report or asked.visualize_prototypes or asked.show):
         raise UserError("a pretext model has no clusters: no --out, --report, --show, --visualize_prototypes")
@@ -89,16 +87,14 @@ def main(argv: list[str] | None = None) -> None:
     asked = parse_args(argv)
     cfg = load_config(asked.config_env, asked.config_exp, asked.overrides)
     check_stage(cfg, "eval")
-    weights = read_weights(asked.model)
-    stage = weights.stage
+    stage, _, head = weights = read_weights(asked.model)
     check_fit(asked, cfg, stage)
-    trained = training_config(asked.model, cfg)
+    own = asked.model.with_name("config.yml")
+    trained = load_config(os.devnull, own) if own.exists() else cfg  # published models have none
     if differences := "; ".join(view_differences(trained, cfg)):
-        remedy = f"give --config_exp {asked.model.with_name('config.yml')}"
-        say(f"warning: {asked.model} was trained with other settings ({differences}): {remedy}")
-    model = build_model(cfg)
+        say(f"warning: other settings than in the training ({differences}): give --config_exp {own}")
+    model, device = build_model(cfg), choose_device(cfg.device)
     say(load_whole(model, weights, asked.model))
-    device = choose_device(cfg.device)
     model = model.to(device, memory_format=torch.channels_last)
     dataset = new_pictures(cfg, asked.predict) if asked.predict else build_dataset(cfg, "val")
     loader = eval_loader(dataset, val_transform(cfg.transformation_kwargs), device)
@@ -110,14 +106,14 @@ def main(argv: list[str] | None = None) -> None:
     if asked.show and not (asked.visualize_prototypes or dataset.is_labelled):
         raise UserError(f"nothing to show, as {cfg.val_db_name} has no labels: give --visualize_prototypes")
     names = read_names(asked.model, cfg.num_classes)
-    clustering = judge_clusters(trained, loader, model, weights.head, names)
-    print_metrics(f"{title}, head {weights.head}", clustering.metrics)
+    clustering = judge_clusters(trained, loader, model, head, names)
+    print_metrics(f"{title}, head {head}", clustering.metrics)
     if not asked.predict or len(dataset) >= ENOUGH * cfg.num_classes:
         for warning in clustering_warnings(clustering.metrics):
             say(f"warning: {warning}")
     pictures = write_outputs(asked, trained, images, clustering)
-    if asked.show:
-        show(pictures)
+    for picture in pictures if asked.show else ():
+        Image.open(picture).show()
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from utils.evaluate.label_free import neighbor_agreement, scan_validation
 from utils.features import cached_features, extract_features, predict
 from utils.neighbors.search import load_neighbors
 from utils.optimizers import build_optimizer, set_learning_rate
-from utils.report.conclusion import conclude
+from utils.report.figures import conclude
 from utils.run import Meter, command, open_run, stage_config
 from utils.stages import MODEL, NEIGHBORS
 

@@ -18,7 +18,7 @@ from utils.errors import RunError
 from utils.evaluate.clustering import evaluate_clusters
 from utils.features import predict
 from utils.optimizers import build_optimizer, set_learning_rate
-from utils.report.conclusion import conclude
+from utils.report.figures import conclude
 from utils.run import Meter, command, open_run, stage_config
 from utils.stages import MODEL
 

@@ -6,7 +6,7 @@ import argparse
 import math
 import re
 from collections.abc import Sequence
-from itertools import product
+from itertools import combinations, product
 from pathlib import Path
 
 import torch
@@ -16,8 +16,7 @@ from torch import Tensor
 import scan
 from data import build_dataset
 from data.augment import val_transform
-from data.loader.build import EVAL_BATCH_SIZE, eval_loader
-from data.loader.features import FeatureLoader
+from data.loader import EVAL_BATCH_SIZE, FeatureLoader, eval_loader
 from models import build_model
 from models.weights import load_whole, read_weights
 from utils.console import say
@@ -26,14 +25,15 @@ from utils.errors import UserError
 from utils.evaluate.clustering import evaluate_clusters
 from utils.evaluate.label_free import silhouette
 from utils.features import cached_features, predict
+from utils.report import sweep_table
 from utils.report.log import read_epochs
-from utils.report.sweep_table import Variant, agreements, plot_variants, table_row, to_csv, to_lines, verdict
-from utils.run.command_line import command, stage_config, stage_parser
+from utils.run import command, stage_config
+from utils.run.command_line import stage_parser
 from utils.run.folder import RunFolder
 from utils.stages import MODEL
 from utils.storage.files import write_whole
 
-SET_HERE = ("seed", "update_cluster_head_only")  # keys that the sweep sets for each run
+SET_HERE = {"seed", "update_cluster_head_only"}  # keys that the sweep sets for each run
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -47,10 +47,10 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     arguments.seeds = [word for word in arguments.seeds if "=" not in word]
     if not arguments.seeds:
         raise UserError("--seeds is empty: give two or more, such as --seeds 0 1 2")
-    for override in arguments.overrides:
-        if override.partition("=")[0] in SET_HERE:
-            raise UserError(f"{override}: the sweep sets this key itself; give seeds as --seeds 0 1 2")
     varied = parse_vary(arguments.vary)
+    given = {override.partition("=")[0] for override in arguments.overrides}
+    if refused := SET_HERE & (varied.keys() | given) | {"root_dir", "run_name"} & varied.keys():
+        raise UserError(f"{', '.join(refused)}: the sweep sets this itself; give seeds as --seeds 0 1 2")
     arguments.variants = [dict(zip(varied, values, strict=True)) for values in product(*varied.values())]
     return arguments
 
@@ -61,12 +61,8 @@ def parse_vary(options: Sequence[str]) -> dict[str, list[str]]:
     for option in options:
         key, _, text = option.partition("=")
         values = [value.strip() for value in re.split(r",(?![^\[]*\])", text)]
-        if not all(values):
-            raise UserError(f"--vary {option} lacks a value: write KEY=v1,v2, such as num_classes=5,10,20")
-        if key in varied:
-            raise UserError(f"--vary {key} is given twice: give all its values at once, {key}=v1,v2,v3")
-        if key in (*SET_HERE, "run_name", "root_dir"):
-            raise UserError(f"--vary {key}: choose another key, this one cannot vary (seeds: --seeds 0 1 2)")
+        if key in varied or not all(values):
+            raise UserError(f"--vary {option}: give a key once, with all its values, as num_classes=5,10,20")
         varied[key] = values
     return varied
 
@@ -81,18 +77,16 @@ def plan(arguments: argparse.Namespace) -> tuple[Path, list[list[list[str]]]]:
     variants = [[f"{key}={value}" for key, value in settings.items()] for settings in arguments.variants]
     base = scan_config([*options, *given, *variants[0]])
     defaults = [f"pretext_dir={base.pretext_dir}", *["cached_views=8"] * (base.cached_views == 0)]
-    commands, configs = [], []
-    for words in variants:
-        commands.append([])
-        for seed in arguments.seeds:
-            name = ",".join([*words, f"seed={seed}"])
-            own = [f"seed={seed}", f"run_name={base.run_name}/sweep/{name.replace('/', '_')}"]
-            commands[-1].append([*options, *defaults, *given, *words, *own])
-            cfg = scan_config(commands[-1][-1])
-            if (settings := {**cfg, "run_name": "", "scan_dir": ""}) in configs:
-                raise UserError(f"{name} is there twice: give each value and each seed once")
-            configs.append(settings)
-            RunFolder(cfg, arguments.restart).start_from()
+    commands, configs = [[] for _ in variants], []
+    for (words, of_seeds), seed in product(zip(variants, commands, strict=True), arguments.seeds):
+        name = ",".join([*words, f"seed={seed}"])
+        own = [f"seed={seed}", f"run_name={base.run_name}/sweep/{name.replace('/', '_')}"]
+        of_seeds.append([*options, *defaults, *given, *words, *own])
+        cfg = scan_config(of_seeds[-1])
+        if (settings := {**cfg, "run_name": "", "scan_dir": ""}) in configs:
+            raise UserError(f"{name} is there twice: give each value and each seed once")
+        configs.append(settings)
+        RunFolder(cfg, arguments.restart).start_from()
     return Path(base.root_dir, base.run_name, "sweep"), commands
 
 
@@ -100,14 +94,16 @@ def scan_config(argv: list[str]) -> EasyDict:
     return stage_config(argv, "scan")[0]
 
 
-def run_variant(settings: dict[str, str], commands: list[list[str]], cache: Path) -> Variant:
+def run_variant(settings: dict[str, str], commands: list[list[str]], cache: Path) -> sweep_table.Variant:
     """Run each command line of scan.py, unless it is finished, and measure the results.
 
     cache: the folder for features."""
+    from sklearn.metrics import adjusted_rand_score
+
     results, clusters = zip(*(run_seed(argv, cache) for argv in commands), strict=True)
     measured = {name: [row[name] for row in results if row[name] is not None] for name in results[0]}
-    measured["agreement"] = agreements(clusters)
-    return Variant(settings, scan_config(commands[0]).num_classes, len(commands), measured)
+    measured["agreement"] = [adjusted_rand_score(*pair) for pair in combinations(clusters, 2)]
+    return sweep_table.Variant(settings, scan_config(commands[0]).num_classes, len(commands), measured)
 
 
 def run_seed(argv: list[str], cache: Path) -> tuple[dict[str, float | None], Tensor]:
@@ -126,14 +122,10 @@ def run_seed(argv: list[str], cache: Path) -> tuple[dict[str, float | None], Ten
     predictions = probabilities.argmax(dim=1)
     metrics = evaluate_clusters(probabilities, val_set.targets)
     losses = [epoch["val/total_loss"] for epoch in read_epochs(folder / "log.jsonl").values()]
-    columns = {
-        "loss": min(losses) / math.log(cfg.num_classes),
-        "used_clusters": metrics["used_clusters"],
-        "effective_clusters": metrics["effective_clusters"],
-        "agreement": None,
-        "silhouette": silhouette(features[0], predictions),
-        "ACC": metrics.get("ACC"),  # for information only
-    }
+    columns = {"loss": min(losses) / math.log(cfg.num_classes)}
+    columns |= {name: metrics[name] for name in ("used_clusters", "effective_clusters")}
+    columns |= {"agreement": None, "silhouette": silhouette(features[0], predictions)}
+    columns["ACC"] = metrics.get("ACC")  # for information only
     return columns, predictions
 
 
@@ -142,11 +134,11 @@ def main(argv: list[str] | None = None) -> None:
     folder, commands = plan(arguments)
     pairs = zip(arguments.variants, commands, strict=True)
     variants = [run_variant(settings, of_seeds, folder) for settings, of_seeds in pairs]
-    rows = [table_row(variant) for variant in variants]
-    suggested, sentence = verdict(rows, list(arguments.variants[0]))
-    write_whole({folder / "sweep.csv": to_csv(rows)})
-    plot_variants(variants, suggested, folder / "sweep.png")
-    for line in (*to_lines(rows), f"{folder} holds sweep.csv, sweep.png and the runs", sentence):
+    rows = [sweep_table.table_row(variant) for variant in variants]
+    suggested, sentence = sweep_table.suggest(rows, list(arguments.variants[0]))
+    write_whole({folder / "sweep.csv": sweep_table.to_csv(rows)})
+    sweep_table.plot_variants(variants, suggested, folder / "sweep.png")
+    for line in (*sweep_table.to_lines(rows), f"{folder} holds sweep.csv, sweep.png and the runs", sentence):
         say(line)
 
 

@@ -2,8 +2,10 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import eval as evaluation
 from tests.small_runs import SCRIPTS, SMALL, config_of, few_digits
@@ -29,7 +31,7 @@ def model(finished, tmp_path):
 def shown(monkeypatch):
     """The pictures that --show opens."""
     paths = []
-    monkeypatch.setattr(evaluation, "show", paths.extend)
+    monkeypatch.setattr(Image.Image, "show", lambda image: paths.append(Path(image.filename)))
     return paths
 
 
@@ -77,6 +79,12 @@ def test_eval_prints_the_figures_before_it_draws(model, capsys, monkeypatch):
     monkeypatch.setattr(drawing, lambda *_: printed.append(capsys.readouterr().out) or [])
     evaluate("scan", model)
     assert "ACC Top-5" in printed[0]
+
+
+def test_a_damaged_config_beside_the_model_is_an_error(model, tmp_path):
+    (tmp_path / "config.yml").write_text("seed: [")
+    with pytest.raises(UserError, match=r"config\.yml"):
+        evaluate("scan", model)
 
 
 @pytest.mark.parametrize("options", [["--show"], ["--show", "--visualize_prototypes"]], ids=len)

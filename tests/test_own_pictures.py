@@ -45,19 +45,21 @@ def runs(folder):
     return folder.parent / "results" / "my digits"
 
 
-def evaluate(runs, folder, *options):
-    model = str(runs / "selflabel" / "model.pth.tar")
-    evaluation.main(["--config_exp", config_of("selflabel"), "--model", model, *settings(folder), *options])
+@pytest.fixture
+def evaluate(runs, folder, capsys):
+    """Runs eval.py on a model, the last stage's unless told otherwise; returns what it prints."""
+
+    def evaluate(*options, of="selflabel"):
+        model = str(runs / of / "model.pth.tar")
+        evaluation.main(["--config_exp", config_of(of), "--model", model, *settings(folder), *options])
+        return capsys.readouterr().out
+
+    return evaluate
 
 
 def rows_of(path):
     with open(path, newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
-
-
-def rows_of_val(runs, folder):
-    evaluate(runs, folder, "--out", str(folder.parent / "val.csv"))
-    return rows_of(folder.parent / "val.csv")
 
 
 def test_without_labels_no_stage_logs_a_figure_that_needs_them(runs):
@@ -70,21 +72,18 @@ def test_without_labels_no_stage_logs_a_figure_that_needs_them(runs):
             assert {"consistency", "entropy", "total_loss", "used_clusters", "effective_clusters"} <= logged
 
 
-def test_every_readable_picture_of_a_folder_has_a_row_in_the_table(runs, folder, capsys):
-    evaluate(runs, folder, "--predict", str(folder), "--out", str(folder.parent / "predictions.csv"))
-    rows = rows_of(folder.parent / "predictions.csv")
+def test_every_readable_picture_of_a_folder_has_a_row_in_the_table(evaluate, folder, tmp_path):
+    printed = evaluate("--predict", str(folder), "--out", str(tmp_path / "predictions.csv"))
+    rows = rows_of(tmp_path / "predictions.csv")
     files = {path.name for path in folder.iterdir()} - {"broken.png", "notes.txt", ".hidden.png"}
     assert [row["path"] for row in rows] == sorted(files)
     assert all(int(row["cluster"]) in range(10) and 0.1 <= float(row["confidence"]) <= 1 for row in rows)
     by_name = {row["path"]: row["cluster"] for row in rows}
     assert len({by_name[name] for name in ("copy.png", "grey.png", "rgba.png", "16-bit.png")}) == 1
-    assert f"on {folder}, {len(files)} images" in capsys.readouterr().out
+    assert f"on {folder}, {len(files)} images" in printed
 
 
-@pytest.mark.usefixtures("no_pictures")
-def test_labels_of_some_pictures_right_or_wrong_judge_with_their_number_and_change_no_weight(
-    runs, folder, tmp_path
-):
+def test_some_labels_right_or_wrong_judge_and_change_no_weight(runs, folder, tmp_path, no_pictures):
     table, names = tmp_path / "labels.csv", sorted(path.name for path in folder.glob("*.PNG"))
     table.write_text("path,label\n" + "".join(f'"{name}",{row % 7}\n' for row, name in enumerate(names[::3])))
     own = settings(folder, "epochs=2", "num_neighbors=5", "run_name=judged", f"folder.labels={table}")
@@ -93,72 +92,64 @@ def test_labels_of_some_pictures_right_or_wrong_judge_with_their_number_and_chan
         there, here = weights(runs / name), weights(runs.parent / "judged" / name)
         assert all(torch.equal(there[tensor], here[tensor]) for tensor in there)
     final = read_results(runs.parent / "judged" / "selflabel" / "log.jsonl")
-    assert final.keys() >= LABEL_METRICS and 0 < final["labelled images"] < len(rows_of_val(runs, folder))
+    assert final.keys() >= LABEL_METRICS and 0 < final["labelled images"] < 0.2 * len(names)
 
 
-def test_in_place_of_labels_the_figures_are_of_the_clusters_themselves(runs, folder, capsys):
-    evaluate(runs, folder)
-    printed = {
-        line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines() if line[:1] == " "
-    }
+def test_in_place_of_labels_the_figures_are_of_the_clusters_themselves(evaluate, folder, tmp_path):
+    lines = evaluate("--out", str(tmp_path / "val.csv")).splitlines()
+    lines = [line.split() for line in lines if line[:1] == " "]
+    printed = {name: list(map(float, values)) for name, *values in lines}
     assert not printed.keys() & LABEL_METRICS
     number = round(0.2 * (len(list(folder.glob("*.[pP][nN][gG]"))) - 2))  # not the broken and the hidden one
-    assert len(rows_of_val(runs, folder)) == number
-    assert sum(map(int, printed["sizes"])) == sum(map(int, printed["confidence_histogram"])) == number
-    assert sum(size != "0" for size in printed["sizes"]) == int(printed["used_clusters"][0])
-    total, consistency, entropy = (
-        float(printed[name][0]) for name in ("total_loss", "consistency", "entropy")
-    )
+    assert len(rows_of(tmp_path / "val.csv")) == number
+    assert sum(printed["sizes"]) == sum(printed["confidence_histogram"]) == number
+    assert [sum(size > 0 for size in printed["sizes"])] == printed["used_clusters"]
+    (total,), (consistency,), (entropy,) = (printed[k] for k in ("total_loss", "consistency", "entropy"))
     assert total == pytest.approx(consistency - entropy, abs=2e-4)
-    assert 0 <= float(printed["neighbor_agreement"][0]) <= 1 and -1 <= float(printed["silhouette"][0]) <= 1
+    assert 0 <= printed["neighbor_agreement"][0] <= 1 and -1 <= printed["silhouette"][0] <= 1
 
 
-def test_the_page_shows_names_copies_and_the_logs_of_every_stage_and_nothing_about_labels(
-    runs, folder, tmp_path, monkeypatch, capsys
-):
+@pytest.fixture
+def names(runs):
+    """names.csv beside the model."""
+    path = runs / "selflabel" / "names.csv"
+    path.write_text("cluster,name\n" + "".join(f"{k},group {k}\n" for k in range(10)))
+    yield path
+    path.unlink()
+
+
+def test_the_page_shows_names_copies_and_all_logs(evaluate, names, folder, tmp_path, monkeypatch):
     monkeypatch.setattr(evaluation, "clustering_warnings", lambda metrics: ["beware"])
-    names = runs / "selflabel" / "names.csv"
-    names.write_text("cluster,name\n3,<b>round & thin</b>\n")
-    evaluate(runs, folder, "--predict", str(folder), "--report", f"root_dir={tmp_path}")
-    names.unlink()
-    page = (runs / "selflabel" / "report.html").read_text()
+    printed = evaluate("--predict", str(folder), "--report", f"root_dir={tmp_path}")
+    page = names.with_name("report.html").read_text()
     assert page.count('<article class="card"') == 10
-    assert "&lt;b&gt;round &amp; thin&lt;/b&gt;" in page and "<b>round" not in page
-    assert 'id="duplicates"' in page and "1 group." in page
+    assert 'id="duplicates"' in page and "1 group." in page and "group 3" in page
     assert all(f"<figcaption>{name}</figcaption>" in page for name in STAGES)
     assert "<h1>my digits</h1>" in page and f"<dd>{folder}</dd>" in page
-    assert 'id="confusion"' not in page and "Commonest classes" not in page
-    assert "warning: beware" in capsys.readouterr().out.splitlines()
+    assert "warning: beware" in printed.splitlines()
 
 
-def test_names_that_a_person_gives_stand_in_the_table(runs, folder, capsys):
-    names = runs / "selflabel" / "names.csv"
-    names.write_text("cluster,name\n" + "".join(f"{k},group {k}\n" for k in range(10)))
-    evaluate(runs, folder, "--predict", str(folder))
-    rows = rows_of(runs / "selflabel" / "predictions.csv")
-    assert "names.csv" not in capsys.readouterr().out
+def test_names_that_a_person_gives_stand_in_the_table_with_a_warning_if_they_are_old(evaluate, names, folder):
+    assert "names.csv" not in evaluate("--predict", str(folder))
+    rows = rows_of(names.with_name("predictions.csv"))
+    assert all(row["name"] == f"group {row['cluster']}" for row in rows)
     os.utime(names, (0, 0))
-    evaluate(runs, folder)
-    assert f"warning: {names}" in capsys.readouterr().out
-    names.unlink()
-    assert {row["name"] for row in rows} == {f"group {row['cluster']}" for row in rows}
+    assert f"warning: {names}" in evaluate()
 
 
-def test_a_view_of_another_size_than_in_training_is_told_with_the_config_that_fits(runs, folder, capsys):
-    evaluate(runs, folder)
-    assert "config.yml" not in capsys.readouterr().out
-    evaluate(runs, folder, "transformation_kwargs.crop_size=20")
-    (line,) = (line for line in capsys.readouterr().out.splitlines() if "config.yml" in line)
+def test_a_view_of_another_size_than_in_training_is_told_with_the_config_that_fits(evaluate, runs):
+    assert "config.yml" not in evaluate()
+    lines = evaluate("transformation_kwargs.crop_size=20").splitlines()
+    (line,) = (line for line in lines if "config.yml" in line)
     assert line.startswith("warning") and "transformation_kwargs.crop_size: 16 -> 20" in line
     assert f"--config_exp {runs / 'selflabel' / 'config.yml'}" in line
 
 
-def test_a_few_new_pictures_that_leave_clusters_empty_speak_of_no_failure(runs, folder, tmp_path, capsys):
+def test_a_few_new_pictures_that_leave_clusters_empty_speak_of_no_failure(evaluate, tmp_path):
     for number in range(2):
         Image.new("RGB", (16, 16), (90 * number, 0, 0)).save(tmp_path / f"{number}.png")
-    evaluate(runs, folder, "--predict", str(tmp_path))
-    output = capsys.readouterr().out
-    assert "smallest_share               0.0000" in output and "warning" not in output
+    printed = evaluate("--predict", str(tmp_path))
+    assert "smallest_share               0.0000" in printed and "warning" not in printed
 
 
 def test_the_command_that_makes_what_is_missing_names_the_pictures(folder):
@@ -171,10 +162,9 @@ def test_the_command_that_makes_what_is_missing_names_the_pictures(folder):
 def test_a_finished_stage_is_that_of_its_pictures_and_of_no_others(folder, tmp_path, capsys):
     own = tmp_path / folder.name
     shutil.copytree(folder, own)
-    options = [*settings(own, "epochs=1", "num_neighbors=5")]  # the run is named after the folder
 
-    def run(name, *overrides):
-        stage(name, [*options, *overrides])
+    def run(name, *overrides):  # is named after the folder
+        stage(name, settings(own, "epochs=1", "num_neighbors=5", *overrides))
         return capsys.readouterr().out
 
     run("pretext")
@@ -190,16 +180,14 @@ def test_a_finished_stage_is_that_of_its_pictures_and_of_no_others(folder, tmp_p
         run("scan")
 
 
-def test_tables_and_pages_are_not_made_of_a_pretext_model(runs, folder):
-    own = ["--config_exp", config_of("pretext"), "--model", str(runs / "pretext" / "model.pth.tar")]
-    for option in (["--out", "x.csv"], ["--report"], ["--visualize_prototypes"], ["--show"]):
-        with pytest.raises(UserError, match=f"pretext.*{option[0]}"):
-            evaluation.main([*own, *option, *settings(folder)])
+@pytest.mark.parametrize("option", ["--out=x.csv", "--report", "--visualize_prototypes", "--show"])
+def test_tables_and_pages_are_not_made_of_a_pretext_model(evaluate, option):
+    with pytest.raises(UserError, match=f"pretext.*{option.partition('=')[0]}"):
+        evaluate(option, of="pretext")
 
 
-def test_the_environment_file_of_eval_is_the_one_that_is_given(runs, folder, tmp_path):
-    env, model = tmp_path / "env.yml", str(runs / "selflabel" / "model.pth.tar")
-    own = ["--config_exp", config_of("selflabel"), "--model", model, *settings(folder)]
+def test_the_environment_file_of_eval_is_the_one_that_is_given(evaluate, tmp_path):
+    env = tmp_path / "env.yml"
     env.write_text("seed: ten\n")
     with pytest.raises(UserError, match=r"env\.yml.*seed.*ten"):
-        evaluation.main(["--config_env", str(env), *own])
+        evaluate("--config_env", str(env))

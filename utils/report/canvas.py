@@ -1,6 +1,7 @@
-"""What all pictures share: colors, resolution, the style of axes, and writing PNG files without a display."""
+"""What all pictures share: colors, resolution, the style of axes, labels, and writing PNG files."""
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 from utils.storage.files import write_whole
@@ -10,10 +11,10 @@ INK, FAINT, BLUE, RED = "#222222", "#8a8a8a", "#2f6db3", "#d62728"
 
 
 def new_figure(width: float, height: float, **options):
-    """An empty matplotlib figure. width, height: inches."""
+    """An empty matplotlib figure, which needs no display. width, height: inches."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), dpi=DPI, **options)
+    return Figure(figsize=(width, height), dpi=DPI, facecolor="white", **options)
 
 
 def quiet(axes) -> None:
@@ -35,11 +36,21 @@ def shorten(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
-def to_png(figure, **options) -> bytes:
+def encoded(save: Callable, kind: str, **options) -> bytes:
+    """The file that a figure's `savefig` or an image's `save` makes."""
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=DPI, facecolor="white", **options)
+    save(file, format=kind, **options)
     return file.getvalue()
 
 
-def save_png(figure, path: Path, **options) -> None:
-    write_whole({path: to_png(figure, **options)})
+def save_png(figure, path: Path, **options) -> bool:
+    """Write a figure, if there is one; returns whether there is."""
+    if figure:
+        write_whole({path: encoded(figure.savefig, "png", **options)})
+    return figure is not None
+
+
+def labels_of(dataset) -> list[str]:
+    """The name of each image's class, "" if it is unknown."""
+    targets = [-1] * len(dataset) if dataset.targets is None else dataset.targets.tolist()
+    return [dataset.classes[target] if target >= 0 else "" for target in targets]

@@ -2,57 +2,41 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from utils.arrays import floats, integers
+from utils.arrays import floats
 from utils.evaluate.clustering import prototypes
 from utils.evaluate.label_free import confidence_histogram
+from utils.report.canvas import labels_of
 
 MOST_CONFIDENT, LEAST_CONFIDENT, CLASSES = 7, 8, 3  # shown of a cluster, beside its prototype
 
 
 class Clustering(NamedTuple):
-    """A clustering to show.
-
-    dataset: `len`, `targets`, `classes`, `get_image(i)`, the file name `name(i)`, and `duplicates()`.
-    probabilities: (N, K) on the CPU, K >= 2. features: (N, D) on any device, not normalised. metrics: of
-    `evaluate_clusters` and others. names: cluster -> the name that a person gave it."""
+    """A clustering to show: probabilities (N, K), K >= 2, on the CPU, and features (N, D), not normalised."""
 
     dataset: Any
     probabilities: Tensor
     features: Tensor
     metrics: Mapping[str, Any]
-    names: Mapping[int, str]
+    names: Mapping[int, str]  # cluster -> the name that a person gave it
 
 
-class Cluster(NamedTuple):
-    """The content of a card. An empty cluster has no images, and no confidence, cohesion and nearest cluster.
+def describe_clusters(clustering: Clustering) -> list[SimpleNamespace]:
+    """What the card of each of the K clusters holds.
 
     confidence: mean over its images. histogram: number of images in each tenth of the confidences. cohesion:
     mean cosine of its features and their mean. nearest: the cluster of the most similar mean feature, and the
-    cosine. classes: the commonest ones, with their share of the labelled images. images: row numbers, the
-    prototype first, then by falling confidence. doubtful: by rising confidence, none of them in `images`."""
-
-    number: int
-    name: str
-    size: int
-    confidence: float | None
-    histogram: list[int]
-    cohesion: float | None
-    nearest: tuple[int, float] | None
-    classes: list[tuple[str, float]]
-    images: list[int]
-    doubtful: list[int]
-
-
-def describe_clusters(clustering: Clustering) -> list[Cluster]:
-    """The card of each of the K clusters."""
+    cosine. classes: the 3 commonest, with their share of the labelled images. images: row numbers, the
+    prototype first, then by falling confidence. doubtful: by rising confidence, none of them in `images`.
+    An empty cluster has no images; its confidence, cohesion and nearest are None."""
     dataset, probabilities, *_ = clustering
-    features = floats(clustering.features)
+    features, labels = floats(clustering.features), labels_of(dataset)
     confidence, predictions = probabilities.max(dim=1)  # (N,) each
     sizes = predictions.bincount(minlength=probabilities.shape[1])  # (K,)
     rising = confidence.argsort(stable=True)  # (N,)
@@ -62,32 +46,20 @@ def describe_clusters(clustering: Clustering) -> list[Cluster]:
     similarity.fill_diagonal_(-torch.inf)
     similarity[:, sizes == 0] = similarity[sizes == 0] = -torch.inf
     confident = prototypes(probabilities, features, companions=MOST_CONFIDENT)
-    targets = None if dataset.targets is None else integers(dataset.targets)  # (N,)
 
-    clusters = []
+    cards = []
     for k, rows in enumerate(members):
-        size = len(rows)
         cosines = F.cosine_similarity(features[rows].double(), means[k : k + 1], dim=1)  # (size,)
         similar, other = similarity[k].max(dim=0)
         images = confident.get(k, [])
         others = [row for row in rows[: LEAST_CONFIDENT + len(images)].tolist() if row not in images]
-        card = Cluster(
-            number=k,
-            name=clustering.names.get(k) or f"cluster {k}",
-            size=size,
-            confidence=confidence[rows].double().mean().item() if size else None,
-            histogram=confidence_histogram(probabilities[rows]),
-            cohesion=cosines.mean().item() if size else None,
-            nearest=(int(other), similar.item()) if similar.isfinite() else None,
-            classes=[] if targets is None else commonest_classes(targets[rows], dataset.classes),
-            images=images,
-            doubtful=others[:LEAST_CONFIDENT],
-        )
-        clusters.append(card)
-    return clusters
-
-
-def commonest_classes(targets: Tensor, classes: list[str]) -> list[tuple[str, float]]:
-    """At most 3, with their shares of the labelled images; targets: (size,), -1 if unknown."""
-    counts = Counter(sorted(targets[targets >= 0].tolist()))
-    return [(classes[label], count / counts.total()) for label, count in counts.most_common(CLASSES)]
+        known = Counter(sorted(labels[row] for row in rows.tolist() if labels[row]))
+        card = {"number": k, "name": clustering.names.get(k) or f"cluster {k}", "size": len(rows)}
+        card["confidence"] = confidence[rows].double().mean().item() if len(rows) else None
+        card["histogram"] = confidence_histogram(probabilities[rows])
+        card["cohesion"] = cosines.mean().item() if len(rows) else None
+        card["nearest"] = (int(other), similar.item()) if similar.isfinite() else None
+        card["classes"] = [(name, count / known.total()) for name, count in known.most_common(CLASSES)]
+        card |= {"images": images, "doubtful": others[:LEAST_CONFIDENT]}
+        cards.append(SimpleNamespace(**card))
+    return cards

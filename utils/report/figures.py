@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from torch import Tensor
 
-from utils.evaluate.clustering import map_clusters
-from utils.report.canvas import BLUE, DPI, FAINT, INK, RED, new_figure, quiet, save_png, shorten, style_panel
-from utils.report.image_grid import Row, draw_grid
+from utils.evaluate.clustering import clustering_warnings, evaluate_clusters, map_clusters
+from utils.report import canvas
+from utils.report.canvas import BLUE, DPI, FAINT, INK, RED, labels_of, save_png
+from utils.report.image_grid import draw_grid
 from utils.report.log import read_epochs
 
 LINE_COLORS = [BLUE, "#e0802b", "#4a9a5b", "#8d6bb8", FAINT]
@@ -20,9 +20,8 @@ TIGHT = {"bbox_inches": "tight", "pad_inches": 0.12}
 
 
 def plot_curves(log_path: Path, path: Path) -> None:
-    """Draw the metrics of a run's `log.jsonl`. Writes nothing if no epoch has a number."""
-    if figure := curves_figure(log_path):
-        save_png(figure, path)
+    """Draw `curves_figure`, if there is one."""
+    save_png(curves_figure(log_path), path)
 
 
 def curves_figure(log_path: Path):
@@ -38,35 +37,32 @@ def curves_figure(log_path: Path):
             panels.setdefault(metric, {}).setdefault(split, []).append((epoch, value))
     if not panels:
         return None
-    splits = list(dict.fromkeys(split for lines in panels.values() for split in lines))
-
     columns = min(len(panels), 3)
     rows = math.ceil(len(panels) / columns)
-    figure = new_figure(0.4 + 2.9 * columns, 0.6 + 2.0 * rows, layout="constrained")
-    axes, legend = None, {}
+    figure = canvas.new_figure(0.4 + 2.9 * columns, 0.6 + 2.0 * rows, layout="constrained")
+    axes, colors, legend = None, {}, {}
     for i, (metric, lines) in enumerate(panels.items()):
         axes = figure.add_subplot(rows, columns, i + 1, sharex=axes)
         for split, points in lines.items():
-            color = LINE_COLORS[splits.index(split) % len(LINE_COLORS)]
+            color = colors.setdefault(split, LINE_COLORS[len(colors) % len(LINE_COLORS)])
             style = {"marker": "o" if len(points) <= 20 else None, "markersize": 3, "linewidth": 1.4}
             (legend[split],) = axes.plot(*zip(*points, strict=True), color=color, **style)
-        style_panel(axes, metric)
+        canvas.style_panel(axes, metric)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
         if i // columns == rows - 1:
             axes.set_xlabel("epoch", fontsize=8, color=INK)
     figure.suptitle("Metrics by epoch", x=0.01, ha="left", fontsize=10, color=INK)
-    named = [split for split in splits if split]
-    lines = [legend[split] for split in named]
-    figure.legend(lines, named, loc="upper right", ncols=5, fontsize=8, frameon=False)
+    legend.pop("", None)  # metrics of no split
+    figure.legend(legend.values(), legend, loc="upper right", ncols=5, fontsize=8, frameon=False)
     return figure
 
 
 def confusion_matrix(targets: Sequence[int], predicted: Sequence[int], num_classes: int) -> np.ndarray:
     """Share of each class (row) that is in the cluster matched to each class (column).
 
-    targets, predicted: (N,) classes below num_classes. Images of target -1 (unknown) are left out. A
-    predicted -1 (a cluster without a class) counts in one more column, which exists only if needed. Returns
-    float64 (C, C) or (C, C + 1). A row sums to 1, or to 0 for a class without images."""
+    targets, predicted: (N,). Images of target -1 (unknown) are left out. A predicted -1 (a cluster without a
+    class) counts in one more column, if needed. Returns float64 (C, C) or (C, C + 1), whose rows sum to 1, or
+    to 0 for a class without images."""
     from sklearn.metrics import confusion_matrix as count_pairs
 
     targets, predicted = np.asarray(targets), np.asarray(predicted)
@@ -77,19 +73,24 @@ def confusion_matrix(targets: Sequence[int], predicted: Sequence[int], num_class
     return shares if shares[:, -1].any() else shares[:, :-1]
 
 
-def confusion_figure(matrix: np.ndarray, classes: Sequence[str]):
-    """What `confusion_matrix` returns, as a figure; classes: C names. Labels lie outside: save it TIGHT."""
+def matching_figure(dataset, predictions: Tensor, metrics: Mapping):
+    """The confusion matrix of clusters (N,) matched by `metrics["hungarian_match"]`, None without labels.
+
+    Labels lie outside of the figure: save it TIGHT."""
     from matplotlib.colors import PowerNorm
 
+    if "hungarian_match" not in metrics:
+        return None
+    matched = map_clusters(predictions, metrics["hungarian_match"])
+    matrix = confusion_matrix(dataset.targets, matched, len(dataset.classes))
     num_rows, num_columns = matrix.shape
     cell = int(np.clip(round(840 / num_rows), 1, max(52, 240 // num_rows)))  # whole pixels: no class is lost
     width, height = cell * num_columns / DPI, cell * num_rows / DPI  # inches
-    figure = new_figure(width, height)
+    figure = canvas.new_figure(width, height)
     axes = figure.add_axes((0, 0, 1, 1))
     gamma = 1 if num_rows <= MAX_NAMED_CLASSES else 0.5  # 0.5: a cell of 1 % is still visible
-    norm = PowerNorm(gamma, vmin=0, vmax=100)
     style = {"cmap": "Blues", "interpolation": "nearest", "aspect": "auto", "zorder": 2.6}
-    image = axes.imshow(100 * matrix, norm=norm, **style)
+    image = axes.imshow(100 * matrix, norm=PowerNorm(gamma, vmin=0, vmax=100), **style)
     bar = figure.colorbar(image, cax=figure.add_axes((1 + 0.15 / width, 0, 0.12 / width, 1)))
     bar.set_label("share of the class (%)", fontsize=8, color=INK)
     axes.set_title("Confusion matrix", fontsize=10, color=INK, loc="left", pad=8)
@@ -97,11 +98,11 @@ def confusion_figure(matrix: np.ndarray, classes: Sequence[str]):
     extra = " (last column: unmatched)" if num_columns > num_rows else ""
     axes.set_xlabel("class matched to the cluster" + extra, fontsize=8, color=INK)
     axes.spines[:].set_position(("outward", 0.6))  # with zorder: the frame hides no cell
-    quiet(axes)
-    quiet(bar.ax)
+    canvas.quiet(axes)
+    canvas.quiet(bar.ax)
 
     if num_rows <= MAX_NAMED_CLASSES:
-        names = [shorten(name, 24) for name in [*classes, "unmatched"]]
+        names = [canvas.shorten(name, 24) for name in [*dataset.classes, "unmatched"]]
         style = {"fontsize": 8 if num_rows <= MAX_NUMBERED_CLASSES else 6, "parse_math": False}
         axes.set_yticks(range(num_rows), names[:num_rows], **style)
         axes.set_xticks(range(num_columns), names[:num_columns], rotation=90, **style)
@@ -113,20 +114,9 @@ def confusion_figure(matrix: np.ndarray, classes: Sequence[str]):
     return figure
 
 
-def matching_figure(dataset, predictions: Tensor, metrics: Mapping):
-    """The confusion matrix of clusters (N,) matched by `metrics["hungarian_match"]`, None without labels."""
-    if "hungarian_match" not in metrics:
-        return None
-    matched = map_clusters(predictions, metrics["hungarian_match"])
-    matrix = confusion_matrix(dataset.targets, matched, len(dataset.classes))
-    return confusion_figure(matrix, dataset.classes)
-
-
 def plot_matching(dataset, predictions: Tensor, metrics: Mapping, path: Path) -> bool:
     """Draw `matching_figure`; returns whether there is one."""
-    if figure := matching_figure(dataset, predictions, metrics):
-        save_png(figure, path, **TIGHT)
-    return figure is not None
+    return save_png(matching_figure(dataset, predictions, metrics), path, **TIGHT)
 
 
 def plot_neighbors(dataset, neighbors: np.ndarray, path: Path, anchors: int = 10, columns: int = 11) -> None:
@@ -134,18 +124,16 @@ def plot_neighbors(dataset, neighbors: np.ndarray, path: Path, anchors: int = 10
 
     neighbors: (N, T + 1) row numbers, column 0 the image itself; the first `columns` are shown. A neighbor of
     another class, where both labels are known, has a red frame."""
-    num_anchors = min(anchors, len(dataset))
-    targets = np.full(len(dataset), -1) if dataset.targets is None else np.asarray(dataset.targets)
+    num_anchors, labels = min(anchors, len(dataset)), labels_of(dataset)
     rows, compared, wrong = [], 0, 0
     for anchor in ((np.arange(num_anchors) + 0.5) * len(dataset) / num_anchors).astype(int):
-        shown = np.asarray(neighbors[anchor][1:columns])
-        known = (targets[anchor] >= 0) & (targets[shown] >= 0)  # (T,)
-        other = known & (targets[shown] != targets[anchor])
-        compared += known.sum()
-        wrong += other.sum()
-        label = f": {dataset.classes[targets[anchor]]}" if targets[anchor] >= 0 else ""
-        frames = [BLUE, *(RED if is_other else None for is_other in other)]
-        rows.append(Row(f"image {dataset.name(anchor)}{label}", [anchor, *shown], frames))
+        shown, label = neighbors[anchor][1:columns].tolist(), labels[anchor]
+        known = [row for row in shown if label and labels[row]]
+        frames = [BLUE, *(RED if row in known and labels[row] != label else None for row in shown)]
+        compared += len(known)
+        wrong += frames.count(RED)
+        caption = f"image {dataset.name(anchor)}" + (f": {label}" if label else "")
+        rows.append((caption, [anchor, *shown], frames))
     note = "Blue: the image; then its neighbors, nearest first."
     if compared:
         note += f" Red: another class ({wrong} of {compared} here)."
@@ -155,30 +143,29 @@ def plot_neighbors(dataset, neighbors: np.ndarray, path: Path, anchors: int = 10
 def plot_prototypes(dataset, prototypes: Mapping, names: Mapping[int, str], path: Path) -> list[Path]:
     """Draw one row per cluster: its prototype, then its companions. Returns the files written.
 
-    prototypes: cluster -> row numbers, the prototype first. names: cluster -> caption of its row. More than
-    50 clusters fill several pages, `prototypes-1.png` and so on."""
-    clusters = [cluster for cluster, images in prototypes.items() if len(images)]
-    pages = [clusters[i : i + ROWS_PER_PAGE] for i in range(0, len(clusters), ROWS_PER_PAGE)]
-    note, paths = "Blue: the cluster's prototype; then others of its most confident images.", []
-    for number, page in enumerate(pages, start=1):
-        title, page_path = "Prototypes", path
-        if len(pages) > 1:
-            title = f"Prototypes, page {number} of {len(pages)}"
-            page_path = page_path.with_name(f"{page_path.stem}-{number}{page_path.suffix}")
-        rows = [Row(names[k], prototypes[k], [BLUE] + [None] * (len(prototypes[k]) - 1)) for k in page]
-        draw_grid(dataset, title, note, rows, page_path)
-        paths.append(page_path)
+    prototypes: cluster -> row numbers, the prototype first. names: cluster -> caption. More than 50 clusters
+    fill several pages, `prototypes-1.png` and so on."""
+    rows = [(names[k], images, [BLUE] + [None] * (len(images) - 1)) for k, images in prototypes.items()]
+    pages = [rows[i : i + ROWS_PER_PAGE] for i in range(0, len(rows), ROWS_PER_PAGE)]
+    titles, paths = ["Prototypes"], [path]
+    if len(pages) > 1:
+        titles = [f"Prototypes, page {number + 1} of {len(pages)}" for number in range(len(pages))]
+        paths = [path.with_stem(f"{path.stem}-{number + 1}") for number in range(len(pages))]
+    note = "Blue: the cluster's prototype; then others of its most confident images."
+    for title, page, page_path in zip(titles, pages, paths, strict=True):
+        draw_grid(dataset, title, note, page, page_path)
     return paths
 
 
-def show(paths: Sequence[Path]) -> None:
-    """Open each picture in a window, and wait until they are closed."""
-    from matplotlib import pyplot as plt
+def conclude(run, title: str, probabilities: Tensor, val_set) -> None:
+    """Log the results on the val split, draw curves.png and, with labels, confusion_matrix.png; then finish.
 
-    for path in paths:
-        picture = Image.open(path)
-        size = picture.width / DPI, picture.height / DPI  # inches
-        axes = plt.figure(path.name, figsize=size).add_axes((0, 0, 1, 1))
-        axes.imshow(picture)
-        axes.set_axis_off()
-    plt.show()
+    run: has `log.final(title, metrics)`, `log.warn(text)`, the folder `path`, and `finish(text)`.
+    probabilities: (N, K)."""
+    metrics = evaluate_clusters(probabilities, val_set.targets)
+    run.log.final(title, metrics)
+    for warning in clustering_warnings(metrics):
+        run.log.warn(warning)
+    drawn = plot_matching(val_set, probabilities.argmax(dim=1), metrics, run.path / "confusion_matrix.png")
+    plot_curves(run.path / "log.jsonl", run.path / "curves.png")
+    run.finish("the model, curves.png and confusion_matrix.png" if drawn else "the model and curves.png")

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import os
 from argparse import Namespace
 from collections.abc import Mapping
 from datetime import datetime
@@ -12,11 +11,11 @@ from typing import Any
 from easydict import EasyDict
 from torch import Tensor
 
-from utils.config import load_config
 from utils.console import say
 from utils.errors import RunError, UserError
 from utils.evaluate.clustering import prototypes
 from utils.evaluate.label_free_report import nearest
+from utils.report.canvas import labels_of
 from utils.report.cluster_cards import Clustering
 from utils.report.figures import plot_matching, plot_prototypes
 from utils.report.page import NEIGHBORS_SHOWN, write_report
@@ -34,26 +33,13 @@ def beside(model: Path, name: str) -> Path:
     return model.with_name(name if model.name == MODEL else f"{stem}-{name}")
 
 
-def training_config(model: Path, default: EasyDict) -> EasyDict:
-    """The config in config.yml beside a model; the default where there is none, as for published models.
-
-    Raises UserError if it cannot be read."""
-    path = model.with_name("config.yml")
-    if not path.exists():
-        return default
-    try:
-        return load_config(os.devnull, path)
-    except UserError as error:
-        raise UserError(f"{error}; mend this config of {model}, or move it away") from error
-
-
 def about_run(cfg: EasyDict, model: Path, images: str) -> dict[str, Any]:
     """What the report says of a model's run: `title`, `summary`, and `logs` of the stages up to its own."""
-    folders = {"pretext": cfg.pretext_dir, "scan": cfg.scan_dir, STAGES[cfg.setup].folder: model.parent}
-    logs = {stage: Path(folder, "log.jsonl") for stage, folder in folders.items()}
-    logs = {stage: log for stage, log in logs.items() if log.is_file()}
     crop_size = cfg.transformation_kwargs.crop_size
-    epochs, batch_size = cfg.get("epochs", "?"), cfg.get("batch_size", "?")
+    epochs, batch_size = (cfg.get(key, "?") for key in ("epochs", "batch_size"))
+    folders = {"pretext": cfg.pretext_dir, "scan": cfg.scan_dir, STAGES[cfg.setup].folder: model.parent}
+    paths = {stage: Path(folder, "log.jsonl") for stage, folder in folders.items()}
+    logs = {stage: path for stage, path in paths.items() if path.is_file()}
     summary = {
         "images": images,
         "model": f"{model} ({cfg.setup})",
@@ -66,30 +52,32 @@ def about_run(cfg: EasyDict, model: Path, images: str) -> dict[str, Any]:
 
 
 def write_outputs(asked: Namespace, cfg: EasyDict, images: str, clustering: Clustering) -> list[Path]:
-    """Write and name what eval.py's command line asks for, and the confusion matrix. Returns the pictures.
+    """Write what eval.py's command line asks for, and the confusion matrix. Returns the pictures.
 
     cfg: of the model's training. images: what they are, in words."""
-    dataset, model, pictures = clustering.dataset, asked.model, []
-    predictions = clustering.probabilities.argmax(dim=1)  # (N,)
-    path = beside(model, "confusion_matrix.png")
+    dataset, probabilities, features, metrics, names = clustering
+    model, pictures = asked.model, []
     try:
-        if plot_matching(dataset, predictions, clustering.metrics, path):
+        path = beside(model, "confusion_matrix.png")
+        if plot_matching(dataset, probabilities.argmax(dim=1), metrics, path):
             pictures.append(path)
             say(f"confusion matrix: {path}")
     except RunError as error:  # nobody asked for it: a model may lie in a folder that cannot be written to
         say(f"no confusion matrix: {error}")
     if asked.predict or asked.out:
         path = asked.out or beside(model, "predictions.csv")
-        write_predictions(path, dataset, clustering.probabilities, clustering.names)
+        write_predictions(path, dataset, probabilities, names)
         say(f"table of {len(dataset)} images: {path}")
     if asked.report:
         path = beside(model, "report.html")
-        neighbors = nearest(clustering.features, NEIGHBORS_SHOWN, cfg.knn_backend)
+        neighbors = nearest(features, NEIGHBORS_SHOWN, cfg.knn_backend)
         write_report(path, clustering, neighbors, about_run(cfg, model, images))
         say(f"page to look at: {path}")
     if asked.visualize_prototypes:
-        chosen = prototypes(clustering.probabilities, clustering.features)
-        pages = plot_prototypes(dataset, chosen, captions(clustering), beside(model, "prototypes.png"))
+        called = {k: dataset.classes[label] for k, label in metrics.get("hungarian_match", [])} | dict(names)
+        chosen = prototypes(probabilities, features)
+        captions = {k: f"cluster {k}: {called[k]}" if k in called else f"cluster {k}" for k in chosen}
+        pages = plot_prototypes(dataset, chosen, captions, beside(model, "prototypes.png"))
         say(f"prototypes: {pages[0]}" + (f" to {pages[-1].name}" if len(pages) > 1 else ""))
         pictures += pages
     return pictures
@@ -100,16 +88,12 @@ def write_predictions(path: Path, dataset, probabilities: Tensor, names: Mapping
 
     probabilities: (N, K). `confidence` is the probability of the likeliest `cluster`, from 0. `name` and
     `label` are empty where none is known. File names keep their bytes, whatever their encoding."""
-    best = probabilities.topk(2, dim=1)  # (N, 2) values and clusters
-    targets = [-1] * len(dataset) if dataset.targets is None else dataset.targets.tolist()
-    rows = zip(best.values.tolist(), best.indices.tolist(), targets, strict=True)
+    shares, clusters = (values.T.tolist() for values in probabilities.topk(2, dim=1))  # 2 lists of N each
+    first, second = ([f"{share:.6f}" for share in column] for column in shares)
+    paths, called = map(dataset.name, range(len(dataset))), (names.get(k, "") for k in clusters[0])
+    columns = paths, clusters[0], first, clusters[1], second, called, labels_of(dataset)
     text = io.StringIO(newline="")
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(CSV_COLUMNS)
-    for row, ((first_share, second_share), (first, second), target) in enumerate(rows):
-        label = dataset.classes[target] if target >= 0 else ""
-        shares = first, f"{first_share:.6f}", second, f"{second_share:.6f}"
-        table.writerow([dataset.name(row), *shares, names.get(first, ""), label])
+    csv.writer(text, lineterminator="\n").writerows([CSV_COLUMNS, *zip(*columns, strict=True)])
     write_whole({path: text.getvalue().encode(errors="surrogateescape")})
 
 
@@ -121,28 +105,19 @@ def read_names(model: Path, num_clusters: int) -> dict[int, str]:
     if not path.exists():
         return {}
     try:
-        text = path.read_bytes().decode("utf-8-sig")
-        rows = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
+        text = io.StringIO(path.read_bytes().decode("utf-8-sig"), newline="")
+        rows = list(csv.DictReader(text, strict=True))
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} cannot be read as CSV in UTF-8 ({error})") from error
-    names = {}
+    names, numbers = {}, {str(k): k for k in range(num_clusters)}
     for row in rows:
-        cluster, name = row.get("cluster") or "", row.get("name")
-        is_cluster = cluster.strip().isdecimal() and int(cluster) < num_clusters
-        if not is_cluster or name is None or None in row:  # None: more cells than columns
+        cluster, name = numbers.get((row.get("cluster") or "").strip()), row.get("name")
+        if cluster is None or name is None or None in row:  # None: more cells than columns
             columns = f"cluster, 0 to {num_clusters - 1}, and name"
-            raise UserError(f"{path}: should have the columns {columns}, but has {dict(row)}")
+            raise UserError(f"{path}: should have the columns {columns}, but has {row}")
         name = name.strip()
-        if name and names.setdefault(int(cluster), name) != name:
-            raise UserError(f"{path}: cluster {cluster} has two names, {names[int(cluster)]} and {name}")
+        if name and names.setdefault(cluster, name) != name:
+            raise UserError(f"{path}: cluster {cluster} has two names, {names[cluster]} and {name}")
     if names and path.stat().st_mtime < model.stat().st_mtime:
         say(f"warning: {path} is older than {model.name}: a new training may have renumbered the clusters")
     return names
-
-
-def captions(clustering: Clustering) -> dict[int, str]:
-    """`cluster 3: cats` by the name that a person gave, else by the matched class, else `cluster 3`."""
-    classes, match = clustering.dataset.classes, clustering.metrics.get("hungarian_match", [])
-    called = {cluster: classes[label] for cluster, label in match} | dict(clustering.names)
-    numbers = range(clustering.probabilities.shape[1])
-    return {k: f"cluster {k}: {called[k]}" if k in called else f"cluster {k}" for k in numbers}

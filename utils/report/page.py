@@ -1,7 +1,6 @@
 """The report: a clustering as one HTML page with all its pictures inside, so that it loads nothing else."""
 
 import base64
-import io
 from collections.abc import Iterable, Mapping
 from itertools import chain, zip_longest
 from pathlib import Path
@@ -10,8 +9,8 @@ from typing import Any, NamedTuple
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from utils.report.canvas import DPI
-from utils.report.cluster_cards import Cluster, Clustering, describe_clusters
+from utils.report.canvas import encoded, labels_of
+from utils.report.cluster_cards import Clustering, describe_clusters
 from utils.report.figures import TIGHT, curves_figure, matching_figure
 from utils.storage.files import write_whole
 
@@ -23,10 +22,8 @@ UNSURE, GROUPS, GROUP_SIZE = 24, 24, 8  # images between clusters; groups of dup
 
 
 class Thumbnail(NamedTuple):
-    """src: a data URI. crisp: enlarged, so that each pixel is a square."""
-
-    src: str
-    crisp: bool
+    src: str  # a data URI
+    crisp: bool  # enlarged, so that each pixel is a square
 
 
 def write_report(path: Path, clustering: Clustering, neighbors: Tensor, about: Mapping[str, Any]) -> None:
@@ -34,45 +31,46 @@ def write_report(path: Path, clustering: Clustering, neighbors: Tensor, about: M
 
     neighbors: int64 (N, T+1), column 0 the image itself. about: the run's `title`, `summary`, {what: text},
     and `logs`, {stage: its log.jsonl}."""
+    from jinja2 import Environment, StrictUndefined
+
     dataset, probabilities, *_ = clustering
     clusters = describe_clusters(clustering)
     predictions = probabilities.argmax(dim=1)  # (N,)
     likeliest = probabilities.topk(2, dim=1).values  # (N, 2)
     unsure = (likeliest[:, 0] - likeliest[:, 1]).argsort(stable=True)[:UNSURE].tolist()
-    duplicates = dataset.duplicates()
-    groups = duplicates[:GROUPS]
+    groups = dataset.duplicates()
     side = 96 if len(clusters) <= 50 else 72 if len(clusters) <= 250 else 48  # pixels
-    others = chain(unsure, *(group[:GROUP_SIZE] for group in groups))
+    others = chain(unsure, *(group[:GROUP_SIZE] for group in groups[:GROUPS]))
     thumbnails = choose_thumbnails(
         clusters, others, neighbors, predictions.tolist(), lambda row: thumbnail(dataset.get_image(row), side)
     )
-    confusion = matching_figure(dataset, predictions, clustering.metrics)
-    curves = {stage: curves_figure(log) for stage, log in about["logs"].items()}
-    page = load_template().render(
+    figures = {stage: curves_figure(log) for stage, log in about["logs"].items()}
+    options = {"undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+    template = Path(__file__).with_name("report.html").read_text("utf-8")
+    page = Environment(autoescape=True, **options).from_string(template)  # names are text, never markup
+    content = page.render(
         **clustering._asdict(),
         **about,
-        curves={stage: to_svg(figure) for stage, figure in curves.items() if figure},
-        confusion=to_svg(confusion) if confusion else None,
+        curves={stage: to_svg(figure) for stage, figure in figures.items() if figure},
+        confusion=to_svg(matching_figure(dataset, predictions, clustering.metrics)),
         clusters=clusters,
         confidences=likeliest[:, 0].tolist(),
         unsure=unsure,
-        groups=groups,
+        groups=groups[:GROUPS],
         group_size=GROUP_SIZE,
-        num_groups=len(duplicates),
+        num_groups=len(groups),
         thumbnails=thumbnails,
         data=describe_images(clustering, clusters, neighbors, thumbnails),
     )
-    write_whole({path: page.encode("utf-8", "replace")})  # a file name may be no text
+    write_whole({path: content.encode("utf-8", "replace")})  # a file name may be no text
 
 
 def choose_thumbnails(clusters, others, neighbors, predictions, thumbnail_of) -> dict[int, Thumbnail]:
     """The images to embed, by row number: at most 48 of each cluster, and at least one.
 
     First come those of the cards: the prototypes, then most and least confident in turn. Then `others`,
-    and the neighbors (N, T+1) of the images on the cards, all first neighbors before the second ones.
-    predictions: the cluster of each image. thumbnail_of: row number -> its thumbnail."""
-    chosen: dict[int, Thumbnail] = {}
-    room = [MAX_THUMBNAILS] * len(clusters)
+    and the neighbors (N, T+1) of the images on the cards, all first neighbors before the second ones."""
+    chosen, room = {}, [MAX_THUMBNAILS] * len(clusters)
     bytes_left = [MAX_BYTES // len(clusters)] * len(clusters)
 
     def take(rows: Iterable[int]) -> None:
@@ -95,11 +93,11 @@ def choose_thumbnails(clusters, others, neighbors, predictions, thumbnail_of) ->
     return chosen
 
 
-def describe_images(clustering: Clustering, clusters: list[Cluster], neighbors: Tensor, thumbnails) -> dict:
+def describe_images(clustering: Clustering, clusters: list, neighbors: Tensor, thumbnails) -> dict[str, dict]:
     """What the dialog shows of each image with a thumbnail, and the names of neighbors without one.
 
     A picture that is on a card is not repeated here. neighbors: (N, T+1)."""
-    dataset = clustering.dataset
+    dataset, labels = clustering.dataset, labels_of(clustering.dataset)
     on_cards = {row for cluster in clusters for row in cluster.images + cluster.doubtful}
     images = {}
     for row, picture in thumbnails.items():
@@ -113,8 +111,8 @@ def describe_images(clustering: Clustering, clusters: list[Cluster], neighbors: 
         }
         if row not in on_cards:
             images[row]["src"] = picture.src
-        if dataset.targets is not None and dataset.targets[row] >= 0:
-            images[row]["label"] = dataset.classes[int(dataset.targets[row])]
+        if labels[row]:
+            images[row]["label"] = labels[row]
     absent = {row for image in images.values() for row in image["neighbors"]} - images.keys()
     return {"images": images, "names": {row: dataset.name(row) for row in sorted(absent)}}
 
@@ -128,32 +126,20 @@ def thumbnail(image: Image.Image, side: int) -> Thumbnail:
     width = shortest * (side // shortest) if crisp else min(side, shortest)
     method = Image.Resampling.NEAREST if crisp else Image.Resampling.BICUBIC
     square = ImageOps.fit(image, (width, width), method)
-    uris = []
-    for kind in ("png", "jpeg"):
-        file = io.BytesIO()
-        square.save(file, kind, quality=82)  # PNG ignores the quality
-        uris.append(data_uri(f"image/{kind}", file.getvalue()))
-    return Thumbnail(min(uris, key=len), crisp)
+    files = {kind: encoded(square.save, kind, quality=82) for kind in ("png", "jpeg")}  # PNG has no quality
+    return Thumbnail(min((data_uri(f"image/{kind}", file) for kind, file in files.items()), key=len), crisp)
 
 
-def to_svg(figure) -> str:
-    """The figure as a data URI, with the same bytes each time."""
+def to_svg(figure) -> str | None:
+    """The figure, if there is one, as a data URI, with the same bytes each time."""
     from matplotlib import rc_context
 
-    file = io.BytesIO()
+    if figure is None:
+        return None
     with rc_context({"svg.hashsalt": "report"}):
-        figure.savefig(file, format="svg", dpi=DPI, transparent=True, metadata={"Date": None}, **TIGHT)
-    return data_uri("image/svg+xml", file.getvalue())
+        svg = encoded(figure.savefig, "svg", transparent=True, metadata={"Date": None}, **TIGHT)
+    return data_uri("image/svg+xml", svg)
 
 
 def data_uri(kind: str, content: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def load_template():
-    """The page's template. It escapes values: names are text, never markup."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    options = {"undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
-    folder = FileSystemLoader(Path(__file__).parent)
-    return Environment(loader=folder, autoescape=True, **options).get_template("report.html")

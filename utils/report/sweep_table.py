@@ -1,4 +1,4 @@
-"""A sweep's results: agreement of seeds, the suggested number of clusters, a table and a picture.
+"""A sweep's results: the suggested number of clusters, a table and a picture.
 
 docs/number-of-clusters.md explains the criterion."""
 
@@ -7,11 +7,8 @@ import io
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
-
-from numpy.typing import ArrayLike
 
 from utils.report.canvas import BLUE, FAINT, INK, RED, new_figure, save_png, shorten, style_panel
 
@@ -26,22 +23,12 @@ PANELS = {
 
 
 class Variant(NamedTuple):
-    """One combination of the varied keys, and the results of its runs.
+    """One combination of the varied keys, and the results of its runs."""
 
-    settings: varied key -> value as given. measured: column -> a number for each seed (agreement: each pair
-    of seeds), without undefined ones."""
-
-    settings: dict[str, str]
+    settings: dict[str, str]  # varied key -> value as given
     num_classes: int
     seeds: int
-    measured: dict[str, list[float]]
-
-
-def agreements(predictions: Sequence[ArrayLike]) -> list[float]:
-    """Adjusted Rand index of each pair of clusterings, (N,) each: 1 for the same clusters, 0 for chance."""
-    from sklearn.metrics import adjusted_rand_score
-
-    return [float(adjusted_rand_score(first, second)) for first, second in combinations(predictions, 2)]
+    measured: dict[str, list[float]]  # column -> its known values, by seed (agreement: by pair of seeds)
 
 
 def table_row(variant: Variant) -> dict[str, str | int | float | None]:
@@ -54,34 +41,27 @@ def table_row(variant: Variant) -> dict[str, str | int | float | None]:
     return row
 
 
-def suggest(rows: Sequence[Mapping]) -> int | None:
-    """The largest number of clusters whose mean agreement is within 0.05 of the highest.
+def suggest(rows: Sequence[Mapping], varied: Sequence[str]) -> tuple[int | None, str]:
+    """The suggested number of clusters, and a sentence that says so or why there is none.
 
-    Only rows count in which every seed uses all its clusters; None without any."""
-    full = [row for row in rows if row["used_clusters"] == row["num_classes"]]
-    enough = max((row["agreement"] for row in full), default=0) - TOLERANCE - 1e-9  # for rounding
-    return max((row["num_classes"] for row in full if row["agreement"] >= enough), default=None)
-
-
-def verdict(rows: Sequence[Mapping], varied: Sequence[str]) -> tuple[int | None, str]:
-    """The suggested number of clusters, and a sentence that says so or why there is none."""
+    It is the largest one whose mean agreement is within 0.05 of the highest, among those of which every seed
+    uses all clusters."""
     if any(row["agreement"] is None for row in rows):
         return None, "no suggestion: it needs the agreement between two seeds or more (--seeds 0 1)"
     if list(varied) != ["num_classes"]:
         return None, "no suggestion: it needs a sweep that varies num_classes and nothing else"
-    if (clusters := suggest(rows)) is None:
+    full = [row for row in rows if row["used_clusters"] == row["num_classes"]]
+    if not full:
         return None, "no suggestion: with no number of clusters does every seed use all its clusters"
-    return clusters, (
-        f"suggested number of clusters: {clusters}, the largest one that every seed uses in full and whose "
-        f"agreement is within {TOLERANCE} of the highest"
-    )
+    enough = max(row["agreement"] for row in full) - TOLERANCE - 1e-9  # for rounding
+    clusters = max(row["num_classes"] for row in full if row["agreement"] >= enough)
+    reason = f"the largest that every seed uses in full, with an agreement within {TOLERANCE} of the highest"
+    return clusters, f"suggested number of clusters: {clusters}, {reason}"
 
 
 def to_csv(rows: Sequence[Mapping]) -> bytes:
     text = io.StringIO()
-    table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    table.writeheader()
-    table.writerows(rows)
+    csv.writer(text, lineterminator="\n").writerows([rows[0], *(row.values() for row in rows)])
     return text.getvalue().encode()
 
 
@@ -91,7 +71,7 @@ def to_lines(rows: Sequence[Mapping]) -> list[str]:
     def cell(value) -> str:
         return "-" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
 
-    lines = [list(rows[0]), *([cell(value) for value in row.values()] for row in rows)]
+    lines = [list(rows[0]), *(list(map(cell, row.values())) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return ["  ".join(map(str.rjust, line, widths)) for line in lines]
 

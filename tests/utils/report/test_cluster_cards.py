@@ -1,7 +1,5 @@
 """What the report says of each cluster, against slow loops and by hand."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
@@ -9,8 +7,13 @@ import torch
 from utils.report.cluster_cards import Clustering, describe_clusters
 
 
+class Labels(list):
+    """A data set of unseen images."""
+
+
 def described(probabilities, features, names=(), targets=None):
-    dataset = SimpleNamespace(targets=targets, classes="abcd")
+    dataset = Labels(probabilities)
+    dataset.targets, dataset.classes = targets, "abcd"
     return describe_clusters(Clustering(dataset, probabilities, features, {}, dict(names)))
 
 
@@ -44,11 +47,7 @@ def test_size_confidence_histogram_cohesion_and_nearest_equal_a_slow_loop():
 def test_cohesion_is_measured_to_the_mean_of_the_features_as_they_are():
     (first, *_) = described(assigned(0, 0), torch.tensor([[3.0, 0.0], [0.0, 4.0]]))
     assert first.cohesion == pytest.approx((3 / 5 + 4 / 5) / 2)  # mean (1.5, 2); of unit rows it were 0.71
-
-
-def test_full_confidence_falls_in_the_last_tenth():
-    (first, *_) = described(assigned(0, 0), torch.eye(2))
-    assert first.histogram == [0] * 9 + [2]
+    assert first.histogram == [0] * 9 + [2]  # full confidence falls in the last tenth
 
 
 def test_an_empty_cluster_has_no_figures_and_is_not_the_nearest_of_any():
@@ -57,11 +56,6 @@ def test_an_empty_cluster_has_no_figures_and_is_not_the_nearest_of_any():
     assert [cluster.nearest for cluster in found] == [(2, pytest.approx(-1)), None, (0, pytest.approx(-1))]
     assert (found[1].size, found[1].confidence, found[1].cohesion, found[1].images) == (0, None, None, [])
     assert [cluster.nearest for cluster in described(assigned(1, 1), torch.eye(2))] == [None] * 3
-
-
-def test_a_cluster_has_the_name_it_was_given_or_its_number():
-    found = described(assigned(0), torch.ones(1, 1), {1: "cats", 2: ""})
-    assert [cluster.name for cluster in found] == ["cluster 0", "cats", "cluster 2"]
 
 
 def test_the_images_are_the_prototype_7_of_the_most_and_8_of_the_least_confident():
@@ -80,7 +74,8 @@ def test_a_small_cluster_shows_no_image_twice():
     assert (first.images, first.doubtful) == ([3, 0, 6, 1, 7, 2, 5, 4], [9, 8])
 
 
-def test_the_commonest_classes_are_shares_of_the_labelled_images():
+def test_a_card_has_the_name_given_and_the_commonest_classes_as_shares_of_the_labelled_images():
     targets = torch.tensor([0, 1, 1, 1, -1, 2, 3, -1])
-    found = described(assigned(0, 0, 0, 0, 0, 0, 0, 1), torch.ones(8, 2), targets=targets)
+    found = described(assigned(0, 0, 0, 0, 0, 0, 0, 1), torch.ones(8, 2), {1: "cats", 2: ""}, targets)
     assert [cluster.classes for cluster in found] == [[("b", 3 / 6), ("a", 1 / 6), ("c", 1 / 6)], [], []]
+    assert [cluster.name for cluster in found] == ["cluster 0", "cats", "cluster 2"]

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from types import SimpleNamespace
 
 import matplotlib
 import numpy as np
@@ -9,17 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from utils.report.canvas import save_png
-from utils.report.figures import (
-    TIGHT,
-    confusion_figure,
-    confusion_matrix,
-    plot_curves,
-    plot_matching,
-    plot_neighbors,
-    plot_prototypes,
-    show,
-)
+from utils.report import figures
+from utils.report.figures import confusion_matrix, plot_neighbors, plot_prototypes
 
 BLUE, ORANGE, RED = (47, 109, 179), (224, 128, 43), (214, 39, 40)
 DARKEST = (8, 48, 107)  # a cell of 100 %
@@ -34,28 +26,19 @@ class ColorDataset:
     def __init__(self, size, targets=None, picture=None):
         self.size, self.picture = size, picture
         self.targets = None if targets is None else torch.tensor(targets)
+        self.name, self.color = str, lambda index: (3, 1, 20 + index)
+        self.colors = [self.color(index) for index in range(size)]
 
     def __len__(self):
         return self.size
 
-    def color(self, index):
-        return (3, 1, 20 + index)
-
-    def colors(self):
-        return [self.color(index) for index in range(self.size)]
-
     def get_image(self, index):
         return self.picture or Image.new("RGB", (8, 8), self.color(index))
 
-    def name(self, index):
-        return str(index)
-
 
 @pytest.fixture
-def folder(tmp_path):
-    folder = tmp_path / "mes résultats 1"
-    folder.mkdir()
-    return folder
+def path(tmp_path):
+    return tmp_path / "é 1.png"
 
 
 def pixels(path):
@@ -79,21 +62,24 @@ def corner(path, color):
 def draw_curves(path, *lines):
     log = path.with_name("log.jsonl")
     log.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
-    plot_curves(log, path)
+    figures.plot_curves(log, path)
     return path
 
 
-def draw_confusion(path, matrix, classes):
-    save_png(confusion_figure(matrix, classes), path, **TIGHT)
-    return path
+def draw_confusion(path, classes):
+    """An image of each class, alone in a cluster, which is matched to its class."""
+    rows, match = torch.arange(len(classes)), [(k, k) for k in range(len(classes))]
+    dataset = SimpleNamespace(targets=rows, classes=classes)
+    assert figures.plot_matching(dataset, rows, {"hungarian_match": match}, path)
+    return pixels(path)
 
 
 # Curves
 
 
-def test_metrics_of_the_same_name_share_a_panel(folder):
+def test_metrics_of_the_same_name_share_a_panel(path):
     def size(*names):
-        return pixels(draw_curves(folder / "a.png", {"epoch": 0} | dict.fromkeys(names, 1.0))).shape
+        return pixels(draw_curves(path, {"epoch": 0} | dict.fromkeys(names, 1.0))).shape
 
     one, two, four = size("train/loss"), size("train/loss", "val/entropy"), size(*"abcd")
     assert size("train/loss", "val/loss") == one
@@ -101,15 +87,14 @@ def test_metrics_of_the_same_name_share_a_panel(folder):
     assert four[1] == size(*"abc")[1] and four[0] > one[0]  # at most three columns, then a second row
 
 
-def test_train_and_val_have_one_color_each_in_every_panel(folder):
+def test_train_and_val_have_one_color_each_in_every_panel(path):
     lines = [{"epoch": e, "train/a": 1.0, "val/a": 2.0, "val/b": 3.0} for e in range(30)]
-    blue, orange = count(draw_curves(folder / "both.png", *lines), BLUE, ORANGE)
+    blue, orange = count(draw_curves(path, *lines), BLUE, ORANGE)
     assert blue > 0 and orange > 1.5 * blue  # two lines against one
 
 
-@pytest.mark.parametrize("lines", [[], [{"note": 1}], [{"epoch": 0}, {"epoch": 1, "sizes": [3]}]])
-def test_curves_without_a_number_write_nothing(folder, lines):
-    assert not draw_curves(folder / "curves.png", *lines).exists()
+def test_curves_without_a_number_write_nothing(path):
+    assert not draw_curves(path, {"note": 1}, {"epoch": 0}, {"epoch": 1, "sizes": [3]}).exists()
 
 
 # Confusion matrix
@@ -124,65 +109,42 @@ def test_curves_without_a_number_write_nothing(folder, lines):
         ([0, 0, 1, 1], [0, -1, -1, -1], [[0.5, 0, 0.5], [0, 0, 1]]),  # clusters matched to no class
     ],
 )
-@pytest.mark.parametrize("kind", [list, torch.tensor])
-def test_confusion_cells_are_shares_of_the_class(kind, targets, predicted, shares):
-    np.testing.assert_array_equal(confusion_matrix(kind(targets), kind(predicted), 2), shares)
+def test_confusion_cells_are_shares_of_the_class(targets, predicted, shares):
+    np.testing.assert_array_equal(confusion_matrix(torch.tensor(targets), predicted, 2), shares)
 
 
 @pytest.mark.parametrize("num_classes", [2, 20, 60, 1000])
-def test_the_confusion_picture_stays_small_and_loses_no_class(folder, num_classes):
-    names = [f"class {i}" for i in range(num_classes)]
-    path = draw_confusion(folder / "confusion.png", np.eye(num_classes), names)
-    height, width, _ = pixels(path).shape
+def test_the_confusion_picture_stays_small_and_loses_no_class(path, num_classes):
+    picture = draw_confusion(path, [f"class {i}" for i in range(num_classes)])
+    height, width, _ = picture.shape
     assert 240 < height < 1400 and 240 < width < 1400 and path.stat().st_size < 300_000
-    diagonal = (pixels(path) == DARKEST).all(axis=2)[:, : width - 100]  # without the color bar
+    diagonal = (picture == DARKEST).all(axis=2)[:, : width - 100]  # without the color bar
     assert diagonal.any(axis=0).sum() >= num_classes and diagonal.any(axis=1).sum() >= num_classes
 
 
-def test_the_unmatched_column_is_one_cell_wide(folder):
-    square = draw_confusion(folder / "square.png", np.zeros((61, 61)), [""] * 61)
-    wide = draw_confusion(folder / "wide.png", np.zeros((61, 62)), [""] * 61)
-    assert abs(pixels(wide).shape[1] - pixels(square).shape[1] - 14) <= 1  # 61 classes on about 840 pixels
-
-
-def test_class_names_are_no_formulas_and_long_ones_are_cut(folder):
-    path = draw_confusion(folder / "confusion.png", np.eye(3), ["$x_{$", "été", "shark " * 50])
-    assert pixels(path).shape[1] < 700
-
-
-def test_the_confusion_of_a_matching_is_drawn_where_labels_gave_one(folder):
-    dataset, clusters = ColorDataset(4, [0, 0, 1, -1]), torch.tensor([1, 1, 0, 0])
-    assert not plot_matching(dataset, clusters, {}, folder / "unlabelled.png")
-    assert plot_matching(dataset, clusters, {"hungarian_match": [(0, 1), (1, 0)]}, folder / "matched.png")
-    expected = draw_confusion(folder / "expected.png", np.eye(2), dataset.classes)
-    assert not (folder / "unlabelled.png").exists()
-    assert (folder / "matched.png").read_bytes() == expected.read_bytes()
+def test_class_names_are_no_formulas_and_long_ones_are_cut(path):
+    assert draw_confusion(path, ["$x_{$", "été", "shark " * 50]).shape[1] < 700
 
 
 # Neighbors
 
 
-def test_the_image_comes_first_then_its_neighbors_nearest_first(folder):
-    dataset, path = ColorDataset(4), folder / "neighbors.png"
+def test_the_image_comes_first_then_its_neighbors_nearest_first(path):
+    dataset = ColorDataset(4)
     neighbors = np.array([[0, 1, 2], [1, 0, 2], [2, 3, 0], [3, 0, 1]])
     plot_neighbors(dataset, neighbors, path, anchors=1)  # image 2 is the middle of four
-    assert count(path, *dataset.colors()) == [64**2, 0, 64**2, 64**2]
+    assert count(path, *dataset.colors) == [64**2, 0, 64**2, 64**2]
     left, second, third = (corner(path, dataset.color(i))[1] for i in (2, 3, 0))
     assert second - left > third - second == 70  # a gap after the image, none between the neighbors
 
 
-def test_anchors_are_spread_evenly_and_columns_limit_the_neighbors(folder):
-    dataset, path = ColorDataset(40), folder / "neighbors.png"
-    neighbors = (np.arange(40)[:, None] + np.arange(6)) % 40
+@pytest.mark.parametrize(("size", "middles"), [(40, (5, 15, 25, 35)), (3, (0, 1, 2))])
+def test_anchors_are_spread_evenly_and_columns_limit_the_neighbors(path, size, middles):
+    dataset = ColorDataset(size)
+    neighbors = (np.arange(size)[:, None] + np.arange(6)) % size
     plot_neighbors(dataset, neighbors, path, anchors=4, columns=3)
-    shown = {i for i, number in enumerate(count(path, *dataset.colors())) if number}
-    assert shown == {start + i for start in (5, 15, 25, 35) for i in range(3)}  # middles of four quarters
-
-
-def test_a_data_set_of_fewer_images_than_anchors_is_drawn_whole(folder):
-    dataset, path = ColorDataset(3), folder / "neighbors.png"
-    plot_neighbors(dataset, np.arange(3)[:, None], path)
-    assert count(path, *dataset.colors()) == [64**2] * 3
+    shown = {i for i, number in enumerate(count(path, *dataset.colors)) if number}
+    assert shown == {(middle + i) % size for middle in middles for i in range(3)}
 
 
 @pytest.mark.parametrize(
@@ -194,8 +156,8 @@ def test_a_data_set_of_fewer_images_than_anchors_is_drawn_whole(folder):
         (None, 0),
     ],
 )
-def test_neighbors_of_another_class_have_a_red_frame(folder, targets, wrong):
-    dataset, path = ColorDataset(4, targets), folder / "neighbors.png"
+def test_neighbors_of_another_class_have_a_red_frame(path, targets, wrong):
+    dataset = ColorDataset(4, targets)
     plot_neighbors(dataset, np.array([[9] * 4, [9] * 4, [2, 0, 1, 3], [9] * 4]), path, anchors=1)
     assert count(path, RED) == [wrong * FRAME]
     if wrong:
@@ -210,79 +172,78 @@ def draw_prototypes(dataset, prototypes, path, name=""):
     return plot_prototypes(dataset, prototypes, dict.fromkeys(prototypes, name), path)
 
 
-def test_small_images_are_enlarged_to_crisp_pixels(folder):
+def test_small_images_are_enlarged_to_crisp_pixels(path):
     image = Image.new("RGB", (8, 8))
     colors = [(100 + x, 10 * y, 7) for y in range(8) for x in range(8)]
     image.putdata(colors)
-    draw_prototypes(ColorDataset(1, picture=image), {0: [0]}, folder / "p.png")
-    assert count(folder / "p.png", *colors) == [64] * 64  # each pixel became 8 x 8
+    draw_prototypes(ColorDataset(1, picture=image), {0: [0]}, path)
+    assert count(path, *colors) == [64] * 64  # each pixel became 8 x 8
 
 
-def test_large_images_are_cut_to_the_centre_square_and_shrunk(folder):
+def test_large_images_are_cut_to_the_centre_square_and_shrunk(path):
     image = Image.new("RGB", (400, 200), (0, 200, 0))
     image.paste((200, 0, 200), (100, 0, 300, 200))
-    draw_prototypes(ColorDataset(1, picture=image), {0: [0]}, folder / "p.png")
-    inside, outside = count(folder / "p.png", (200, 0, 200), (0, 200, 0))
+    draw_prototypes(ColorDataset(1, picture=image), {0: [0]}, path)
+    inside, outside = count(path, (200, 0, 200), (0, 200, 0))
     assert 92 * 96 <= inside <= 96**2 and outside == 0  # smoothing may touch the columns at the cut
 
 
-def test_each_cluster_has_one_framed_prototype(folder):
-    dataset, path = ColorDataset(30), folder / "prototypes.png"
-    prototypes = {cluster: [3 * cluster, 3 * cluster + 1, 3 * cluster + 2] for cluster in range(10)}
+def test_each_cluster_has_one_framed_prototype(path):
+    dataset, prototypes = ColorDataset(30), {k: [3 * k, 3 * k + 1, 3 * k + 2] for k in range(10)}
     assert draw_prototypes(dataset, prototypes, path, "cluster $x_{{$") == [path]
-    assert count(path, BLUE, *dataset.colors()) == [10 * FRAME] + [64**2] * 30
-    for cluster in (0, 4, 9):
-        top, left = corner(path, dataset.color(3 * cluster))
-        assert tuple(pixels(path)[top - 1, left - 1]) == BLUE
+    assert count(path, BLUE, *dataset.colors) == [10 * FRAME] + [64**2] * 30
+    top, left = corner(path, dataset.color(12))
+    assert tuple(pixels(path)[top - 1, left - 1]) == BLUE
 
 
-def test_many_clusters_are_drawn_in_two_columns_and_none_is_lost(folder):
-    dataset, path = ColorDataset(21), folder / "prototypes.png"
+def test_many_clusters_are_drawn_in_two_columns_and_none_is_lost(path):
+    dataset = ColorDataset(21)
     draw_prototypes(dataset, {c: [c] for c in range(21)}, path, "name " * 99)
-    assert count(path, *dataset.colors()) == [64**2] * 21
+    assert count(path, *dataset.colors) == [64**2] * 21
     lefts = [corner(path, dataset.color(cluster))[1] for cluster in (0, 10, 11, 20)]
     assert lefts[0] == lefts[1] < lefts[2] == lefts[3]
 
 
-def test_very_many_clusters_fill_numbered_pages(folder):
-    dataset = ColorDataset(51)
-    paths = draw_prototypes(dataset, {c: [c] for c in range(51)}, folder / "p.q.png")
-    assert paths == sorted(folder.iterdir()) == [folder / "p.q-1.png", folder / "p.q-2.png"]
-    assert count(paths[0], *dataset.colors()) == [64**2] * 50 + [0]
-    assert count(paths[1], *dataset.colors()) == [0] * 50 + [64**2]
+def test_very_many_clusters_fill_numbered_pages(tmp_path):
+    dataset, paths = ColorDataset(51), [tmp_path / "p.q-1.png", tmp_path / "p.q-2.png"]
+    assert draw_prototypes(dataset, {c: [c] for c in range(51)}, tmp_path / "p.q.png") == paths
+    found = [count(path, *dataset.colors) for path in paths]
+    assert found == [[64**2] * 50 + [0], [0] * 50 + [64**2]]
 
 
-def test_clusters_without_images_are_left_out(folder):
-    path = folder / "prototypes.png"
-    assert draw_prototypes(ColorDataset(2), {0: []}, path) == [] and not path.exists()
-    assert draw_prototypes(ColorDataset(2), {0: [], 1: [1]}, path) == [path]
-    assert count(path, BLUE) == [FRAME]
-
-
-# Files
-
-
-def test_show_opens_a_window_for_each_picture(folder, monkeypatch):
-    from matplotlib import pyplot as plt
-
-    plt.switch_backend("agg")
-    shown = []
-    monkeypatch.setattr(plt, "show", lambda: shown.extend(plt.get_figlabels()))
-    paths = [folder / "a.png", folder / "b.png"]
-    for path in paths:
-        Image.new("RGB", (64, 64)).save(path)
-    show(paths)
-    plt.close("all")
-    assert shown == ["a.png", "b.png"]
-
-
-def test_pictures_need_no_display_and_no_window_system(folder, monkeypatch):
+def test_pictures_need_no_display_and_no_window_system(tmp_path, monkeypatch):
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.setenv("MPLBACKEND", "tkagg")
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)  # importing it is an error now
     monkeypatch.delattr(matplotlib, "pyplot", raising=False)
-    draw_confusion(folder / "confusion.png", np.eye(2), ["a", "b"])
-    draw_curves(folder / "curves.png", {"epoch": 0, "$x_{$": 1.0})
-    plot_neighbors(ColorDataset(2), np.array([[0, 1], [1, 0]]), folder / "neighbors.png")
-    draw_prototypes(ColorDataset(2), {0: [0, 1]}, folder / "prototypes.png")
-    assert len(list(folder.glob("*.png"))) == 4
+    draw_confusion(tmp_path / "confusion.png", ["a", "b"])
+    draw_curves(tmp_path / "curves.png", {"epoch": 0, "$x_{$": 1.0})
+    draw_prototypes(ColorDataset(2), {0: [0, 1]}, tmp_path / "prototypes.png")
+    assert len(list(tmp_path.glob("*.png"))) == 3
+
+
+# The end of a stage
+
+
+def concluded(folder, targets, *predictions):
+    """The results, warnings and last words of a run, and the pictures that it drew."""
+    (folder / "log.jsonl").write_text('{"epoch": 1, "train/loss": 1.0}\n')
+    results, warnings, ends = {}, [], []
+    log = SimpleNamespace(final=results.__setitem__, warn=warnings.append)
+    run, val_set = SimpleNamespace(path=folder, log=log, finish=ends.append), ColorDataset(3, targets)
+    figures.conclude(run, "SCAN", 0.8 * torch.eye(2)[list(predictions)] + 0.1, val_set)
+    return results["SCAN"], warnings, ends[0], {path.name for path in folder.glob("*.png")}
+
+
+def test_results_are_logged_and_both_pictures_drawn_where_labels_are_known(tmp_path):
+    results, warnings, end, drawn = concluded(tmp_path, [1, 0, 0], 0, 1, 1)
+    assert results["ACC"] == 1 and results["mean_confidence"] == pytest.approx(0.9) and warnings == []
+    assert drawn == {"curves.png", "confusion_matrix.png"} and all(name in end for name in drawn)
+    expected = draw_confusion(tmp_path / "expected.png", ColorDataset.classes)
+    np.testing.assert_array_equal(pixels(tmp_path / "confusion_matrix.png"), expected)
+
+
+def test_without_labels_there_is_no_confusion_matrix_but_a_warning_of_collapsed_clusters(tmp_path):
+    results, warnings, end, drawn = concluded(tmp_path, None, 1, 1, 1)
+    assert "ACC" not in results and drawn == {"curves.png"} and "confusion_matrix.png" not in end
+    assert any("used_clusters" in warning for warning in warnings)

@@ -4,7 +4,7 @@ import csv
 import os
 from argparse import Namespace
 from pathlib import Path
-from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -15,15 +15,7 @@ from utils.config import load_config
 from utils.errors import RunError, UserError
 from utils.report import outputs
 from utils.report.cluster_cards import Clustering
-from utils.report.outputs import (
-    about_run,
-    beside,
-    captions,
-    read_names,
-    training_config,
-    write_outputs,
-    write_predictions,
-)
+from utils.report.outputs import about_run, beside, read_names
 
 PROBABILITIES = torch.tensor([[0.1, 0.7, 0.2], [0.25, 0.15, 0.6], [0.5, 0.5, 0.0]])
 
@@ -35,7 +27,7 @@ def data_set(files, targets=None, classes=()):
 
 def written(folder, dataset, names=()):
     path = folder / "out.csv"
-    write_predictions(path, dataset, PROBABILITIES, dict(names))
+    outputs.write_predictions(path, dataset, PROBABILITIES, dict(names))
     with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
         return list(csv.DictReader(file))
 
@@ -58,11 +50,6 @@ def test_names_of_files_and_clusters_come_back_whatever_is_in_them(tmp_path):
     assert [row["name"] for row in rows[:2]] == ['x, "y"', "é"] and all(row["label"] == "" for row in rows)
 
 
-def test_images_without_files_are_known_by_their_place(tmp_path):
-    dataset = ResidentDataset(torch.zeros(3, 3, 8, 8, dtype=torch.uint8), None, [])
-    assert [row["path"] for row in written(tmp_path, dataset)] == ["0", "1", "2"]
-
-
 @pytest.fixture
 def model(tmp_path):
     path = tmp_path / "model.pth.tar"
@@ -81,9 +68,8 @@ def test_names_are_read_by_cluster_and_empty_ones_are_none(model):
     ("table", "problem"),
     [
         (b"cluster,name\n3,x\n", "'3'"),
-        (b"cluster,name\n-1,x\n", "'-1'"),
-        (b"1,x\n2,y\n", "columns"),
-        (b"cluster,name\n1\n", "columns"),
+        (b"1,x\n2,y\n", "cluster"),
+        (b"cluster,name\n1\n", "'1'"),
         (b"cluster,name\n1,cats, dogs\n", "dogs"),
         (b"cluster,name\n1,cats\n1,dogs\n", "cats and dogs"),
         (b'cluster,name\n1,"cats\n2,dogs\n', "CSV"),
@@ -96,13 +82,6 @@ def test_names_that_fit_no_cluster_are_refused(table, problem, model):
     with pytest.raises(UserError, match=problem) as error:
         read_names(model, 3)
     assert str(path) in str(error.value)
-
-
-def test_a_cluster_is_called_by_the_name_given_else_by_the_class_it_is_matched_to():
-    dataset = SimpleNamespace(classes=["cat", "dog"])
-    metrics = {"hungarian_match": [(0, 1), (1, 0)]}
-    found = captions(Clustering(dataset, PROBABILITIES, None, metrics, {1: "trees"}))
-    assert found == {0: "cluster 0: dog", 1: "cluster 1: trees", 2: "cluster 2"}
 
 
 @pytest.mark.parametrize("stage", ["scan", "selflabel"])
@@ -120,27 +99,18 @@ def test_the_page_shows_the_logs_of_the_stages_up_to_the_models_own(stage, tmp_p
     assert "pretext" not in about_run(cfg, tmp_path / stage / "model.pth.tar", "")["logs"]
 
 
-def test_a_model_has_the_config_beside_it_or_none_but_never_an_unreadable_one(model):
-    cfg, path = load_config(None, "configs/scan/scan_digits.yml", ["seed=1"]), model.with_name("config.yml")
-    assert training_config(model, cfg) is cfg
-    path.write_text("seed: 7\n")
-    assert training_config(model, cfg).seed == 7
-    for damaged in (b"seed: [", b"sed: 7", b"\xff\xfe\x00", b"7"):
-        path.write_bytes(damaged)
-        with pytest.raises(UserError, match=r"config\.yml.* move it away"):
-            training_config(model, cfg)
-
-
-def test_a_folder_that_cannot_be_written_to_costs_the_confusion_matrix_alone(model, monkeypatch, capsys):
-    def fails(*_):
-        raise RunError("read-only")
-
-    monkeypatch.setattr(outputs, "plot_matching", fails)
-    asked = Namespace(model=model, predict=None, out=model.with_name("a.csv"), report=False)
-    asked.visualize_prototypes = False
+def test_clusters_have_captions_and_a_folder_that_cannot_be_written_to_costs_the_confusion_matrix_alone(
+    model, monkeypatch, capsys
+):
+    monkeypatch.setattr(outputs, "plot_matching", Mock(side_effect=RunError("read-only")))
+    monkeypatch.setattr(outputs, "plot_prototypes", plot_prototypes := Mock(return_value=[model]))
+    options = {"predict": None, "report": False, "visualize_prototypes": True}
+    asked = Namespace(model=model, out=model.with_name("a.csv"), **options)
     dataset = data_set([b"a.png", b"b.png", b"c.png"], torch.tensor([0, 1, 0]), ["cat", "dog"])
-    clustering = Clustering(dataset, PROBABILITIES, None, {"hungarian_match": [(0, 1), (1, 0)]}, {})
-    assert write_outputs(asked, None, "3 images", clustering) == []
+    metrics = {"hungarian_match": [(0, 1), (1, 0)]}
+    clustering = Clustering(dataset, torch.eye(3), torch.eye(3), metrics, {1: "trees"})
+    assert outputs.write_outputs(asked, None, "3 images", clustering) == [model]
+    assert plot_prototypes.call_args.args[2] == {0: "cluster 0: dog", 1: "cluster 1: trees", 2: "cluster 2"}
     assert asked.out.is_file() and "read-only" in capsys.readouterr().out
 
 
@@ -148,8 +118,8 @@ def test_a_folder_that_cannot_be_written_to_costs_the_confusion_matrix_alone(mod
     ("model", "place"),
     [
         ("a/model.pth.tar", "a/names.csv"),
-        ("a/scan_stl-10.pth.tar", "a/scan_stl-10-names.csv"),
-        ("a/x.pth", "a/x-names.csv"),
+        ("a/stl-10.pth.tar", "a/stl-10-names.csv"),
+        ("x.pth", "x-names.csv"),
     ],
 )
 def test_files_beside_a_model_carry_its_name_unless_it_is_that_of_a_stage(model, place):

@@ -1,48 +1,19 @@
-"""What is made of measured runs: agreement, the suggested number of clusters, rows, table and picture."""
+"""What is made of measured runs: the suggested number of clusters, rows, table and picture."""
 
 import csv
 import io
 import math
-from itertools import combinations
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from utils.report.sweep_table import (
-    Variant,
-    agreements,
-    plot_variants,
-    suggest,
-    table_row,
-    to_csv,
-    to_lines,
-    verdict,
-)
+from utils.report.sweep_table import Variant, plot_variants, suggest, table_row, to_csv, to_lines
 
 
-def rand_index_adjusted_for_chance(first, second):
-    """Hubert and Arabie's, over all pairs of images, one by one."""
-    pairs = list(combinations(range(len(first)), 2))
-    together = [(first[i] == first[j], second[i] == second[j]) for i, j in pairs]
-    both = sum(a and b for a, b in together)
-    in_first, in_second = (sum(column) for column in zip(*together, strict=True))
-    expected = in_first * in_second / len(pairs)
-    return (both - expected) / ((in_first + in_second) / 2 - expected)
-
-
-def test_agreement_is_the_adjusted_rand_index_of_each_pair_of_seeds():
-    predictions = torch.randint(3, (3, 20), generator=torch.Generator().manual_seed(0))
-    predictions[1, :15] = predictions[0, :15]
-    expected = [rand_index_adjusted_for_chance(*pair) for pair in combinations(predictions.tolist(), 2)]
-    assert agreements(list(predictions)) == pytest.approx(expected) and expected[0] > 0.3
-    assert agreements([predictions[0], (predictions[0] + 1) % 3]) == [1.0]  # numbered in another way
-    assert agreements([predictions[0]]) == []
-
-
-def rows_of(*rows):
-    return [dict(zip(("num_classes", "used_clusters", "agreement"), row, strict=True)) for row in rows]
+def suggested(rows, *varied):
+    rows = [dict(zip(("num_classes", "used_clusters", "agreement"), row, strict=True)) for row in rows]
+    return suggest(rows, varied or ["num_classes"])
 
 
 @pytest.mark.parametrize(
@@ -57,51 +28,40 @@ def rows_of(*rows):
         ([(5, 5, -0.02), (10, 10, -0.03)], 10),
         ([(5, 5, 0.70), (10, 9, 0.75)], 5),  # an unused cluster
         ([(5, 5, 0.70), (8, 8, 0.66), (10, 9, 0.99)], 8),  # whose agreement does not count
-        ([(5, 4, 0.70), (10, 9, 0.75)], None),
     ],
 )
 def test_the_largest_number_is_suggested_whose_agreement_is_within_a_twentieth_of_the_highest(rows, expected):
-    assert suggest(rows_of(*rows)) == expected
+    clusters, sentence = suggested(rows)
+    assert clusters == expected and str(expected) in sentence
 
 
-def test_the_verdict_says_why_nothing_is_suggested():
-    full = rows_of((5, 5, 0.7), (10, 10, 0.9))
-    suggested, sentence = verdict(full, ["num_classes"])
-    assert suggested == 10 and "suggested number of clusters: 10" in sentence
-    for rows, varied, reason in [
-        (rows_of((5, 4, 0.7)), ["num_classes"], "all its clusters"),
-        (rows_of((5, 5, None)), ["num_classes"], "--seeds"),
-        (full, ["num_heads"], "num_classes"),
-        (full, ["num_classes", "num_heads"], "num_classes"),
-    ]:
-        suggested, sentence = verdict(rows, varied)
-        assert suggested is None and "no suggestion" in sentence and reason in sentence
+@pytest.mark.parametrize(
+    ("rows", "varied", "reason"),
+    [
+        ([(5, 4, 0.7), (10, 9, 0.9)], ["num_classes"], "all its clusters"),
+        ([(5, 5, None)], ["num_classes"], "--seeds"),
+        ([(5, 5, 0.7), (10, 10, 0.9)], ["num_heads"], "num_classes"),
+        ([(5, 5, 0.7), (10, 10, 0.9)], ["num_classes", "num_heads"], "num_classes"),
+    ],
+)
+def test_the_reason_is_told_where_nothing_is_suggested(rows, varied, reason):
+    clusters, sentence = suggested(rows, *varied)
+    assert clusters is None and reason in sentence
 
 
 def variant(settings, num_classes=4, silhouette=(0.25, 0.75), accuracy=()):
-    measured = {
-        "loss": [-0.5, -0.7],
-        "used_clusters": [num_classes, num_classes - 1],
-        "agreement": [0.5],
-        "silhouette": list(silhouette),
-        "ACC": list(accuracy),
-    }
+    measured = {"loss": [-0.5, -0.7], "used_clusters": [num_classes, num_classes - 1], "agreement": [0.5]}
+    measured |= {"silhouette": list(silhouette), "ACC": list(accuracy)}
     return Variant(settings, num_classes, 2, measured)
 
 
 def test_a_row_has_means_and_sample_deviations_the_least_used_clusters_and_none_for_what_is_unknown():
-    assert table_row(variant({"num_heads": "1"})) == {
-        "num_heads": "1",
-        "num_classes": 4,
-        "seeds": 2,
-        "loss": pytest.approx(-0.6),
-        "loss_std": pytest.approx(0.2 / math.sqrt(2)),
-        "used_clusters": 3,
-        "agreement": 0.5,
-        "agreement_std": None,
-        "silhouette": 0.5,
-        "silhouette_std": pytest.approx(0.5 / math.sqrt(2)),
-        "ACC": None,
+    row = table_row(variant({"num_heads": "1"}))
+    assert row.pop("loss") == pytest.approx(-0.6) and row.pop("loss_std") == pytest.approx(0.2 / math.sqrt(2))
+    assert row == {
+        **{"num_heads": "1", "num_classes": 4, "seeds": 2, "used_clusters": 3, "ACC": None},
+        **{"agreement": 0.5, "agreement_std": None},
+        **{"silhouette": 0.5, "silhouette_std": pytest.approx(0.5 / math.sqrt(2))},
     }
 
 
