@@ -13,8 +13,6 @@ from torch import Tensor, nn
 from utils.device import full_precision
 from utils.storage.files import fresh_manifest, new_array
 
-IN_MEMORY = 4 * 2**30  # bytes; cached features that take more are memory-mapped
-
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
@@ -54,7 +52,7 @@ def cached_features(folder: Path, name: str, model: nn.Module, loader, passes: i
     """model(images) in `passes` passes over a loader, each with its own views: (passes, N, D) float32.
 
     Cached as `<folder>/<name>-<hash>.npy`; the hash covers images, weights, network, transform, seed, passes:
-    one name stands for one content, so runs may share a folder. Memory-mapped above IN_MEMORY bytes."""
+    one name stands for one content, so runs may share a folder. Memory-mapped: may be larger than memory."""
     metadata = {
         "images_sha256": loader.dataset.fingerprint,
         "weights_sha256": weights_sha256(model),
@@ -66,8 +64,7 @@ def cached_features(folder: Path, name: str, model: nn.Module, loader, passes: i
     path = folder / f"{name}-{digest[:12]}.npy"
     if fresh_manifest(path, metadata) is None:
         _write(path, metadata, model, loader, passes)
-    mode = "c" if path.stat().st_size > IN_MEMORY else None  # copy on write: PyTorch wants writable memory
-    return torch.from_numpy(np.load(path, mmap_mode=mode))
+    return torch.from_numpy(np.load(path, mmap_mode="c"))  # copy on write: PyTorch wants writable memory
 
 
 def _write(path: Path, metadata: dict, model: nn.Module, loader, passes: int) -> None:

@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from utils.arrays import floats, integers, share
-from utils.evaluate.label_free import cluster_report
+from utils.evaluate.label_free import cluster_sizes
 
 PROTOTYPE_CANDIDATES = 10  # most confident images of a cluster, one of which is its prototype
 
@@ -68,9 +68,17 @@ def map_clusters(predictions: ArrayLike, hungarian_match: list[tuple[int, int]])
 
 
 def evaluate_clusters(probabilities: Tensor, targets: Tensor | None) -> dict:
-    """`cluster_report` and, as far as targets are known, `clustering_metrics` of probabilities (N, K)."""
-    metrics = clustering_metrics(probabilities.argmax(dim=1), targets, probabilities)
-    return cluster_report(probabilities) | metrics
+    """What clusters (probabilities, (N, K)) look like and, if targets are known, `clustering_metrics`.
+
+    effective_clusters: exp of the entropy of the clusters' shares of the images."""
+    shares = torch.tensor(cluster_sizes(probabilities)).double() / len(probabilities)  # (K,)
+    return {
+        "used_clusters": int((shares > 0).sum()),
+        "effective_clusters": torch.special.entr(shares).sum().exp().item(),
+        "smallest_share": shares.min().item(),
+        "largest_share": shares.max().item(),
+        "mean_confidence": share(floats(probabilities).amax(dim=1)),
+    } | clustering_metrics(probabilities.argmax(dim=1), targets, probabilities)
 
 
 def clustering_warnings(report: dict) -> list[str]:
@@ -113,8 +121,7 @@ def prototypes(probabilities: ArrayLike, features: ArrayLike, companions: int = 
     for cluster, members in enumerate(order.split(predictions.bincount().tolist())):
         if len(members) > 0:
             candidates = features[members[:PROTOTYPE_CANDIDATES]]  # (10, D)
-            nearest = (candidates - candidates.mean(dim=0)).norm(dim=1).argmin()
-            prototype = int(members[nearest])
+            prototype = int(members[(candidates - candidates.mean(dim=0)).norm(dim=1).argmin()])
             others = [row for row in members[: companions + 1].tolist() if row != prototype]
             chosen[cluster] = [prototype, *others[:companions]]
     return chosen

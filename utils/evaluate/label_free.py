@@ -37,18 +37,6 @@ def scan_validation(
     return {"consistency": consistency, "entropy": entropy, "total_loss": consistency - entropy}
 
 
-def cluster_report(probabilities: ArrayLike) -> dict[str, float]:
-    """What clusters (probabilities, (N, K)) look like. effective_clusters: exp of the shares' entropy."""
-    shares = torch.tensor(cluster_sizes(probabilities)).double() / len(probabilities)  # (K,)
-    return {
-        "used_clusters": int((shares > 0).sum()),
-        "effective_clusters": torch.special.entr(shares).sum().exp().item(),
-        "smallest_share": shares.min().item(),
-        "largest_share": shares.max().item(),
-        "mean_confidence": share(floats(probabilities).amax(dim=1)),
-    }
-
-
 def cluster_sizes(probabilities: ArrayLike) -> list[int]:
     """How many images (probabilities, (N, K)) each of the K clusters holds by argmax."""
     probs = floats(probabilities)

@@ -39,8 +39,8 @@ def check_index(index: str, num_images: int) -> None:
     form = FORMS.fullmatch(index)
     if not form or int(form[1] or 0) > num_images:
         raise UserError(
-            f"knn_index {index!r} does not fit {num_images} images: set it to Flat, IVFn,Flat (n lists, at most one "
-            "an image, such as IVF1024,Flat) or HNSWn (n links, 2 to 999, such as HNSW32)"
+            f"knn_index {index!r} does not fit {num_images} images: set it to Flat, IVFn,Flat (n lists, up "
+            "to one an image) or HNSWn (n links, 2 to 999, such as HNSW32)"
         )
 
 

@@ -77,9 +77,11 @@ def check_features(features: Tensor) -> None:
     norms = torch.cat([rows.norm(dim=1) for rows in features.split(MAX_ROWS)])  # (N,)
     bad = (~norms.isfinite() | (norms == 0)).nonzero().flatten().tolist()
     if bad:
-        rows = ", ".join(map(str, bad[:5])) + ", ..." * (len(bad) > 5)
         found = f"{len(bad)} of {len(features)} features are NaN, infinite or all zero"
-        raise UserError(f"{found} (rows {rows}): check the model and these images")
+        rows = ", ".join(map(str, bad[:5]))
+        raise UserError(
+            f"{found}, such as rows {rows}, and have no neighbors: check the model and these images"
+        )
 
 
 def itself_first(candidates: Tensor, images: Tensor) -> Tensor:
@@ -96,14 +98,14 @@ def exact_neighbors(features: Tensor, topk: int, rows: Tensor) -> Tensor:
     """The images `rows` (Q,) and their topk nearest by falling inner product: int64 (Q, topk + 1) on the CPU.
 
     features: (N, D) fp32, searched on their device in bounded memory."""
-    nearest, block = [], min(rows_at_once(len(features)), len(rows))
-    buffer = features.new_empty(block, len(features))  # (B, N), reused: takes half the time
+    nearest, block = torch.empty(len(rows), topk + 1, dtype=torch.int64), rows_at_once(len(features))
+    buffer = features.new_empty(min(block, len(rows)), len(features))  # (B, N), reused: takes half the time
     with full_precision():
-        for images in rows.split(max(1, block)):
-            queries = features[images]  # (B, D)
+        for start in range(0, len(rows), block):
+            queries = features[rows[start : start + block]]  # (B, D)
             similarity = torch.mm(queries, features.T, out=buffer[: len(queries)])  # (B, N)
-            nearest.append(similarity.topk(topk + 1, dim=1).indices.cpu())
-    return itself_first(torch.cat(nearest), rows)
+            nearest[start : start + block] = similarity.topk(topk + 1, dim=1).indices
+    return itself_first(nearest, rows)
 
 
 def rows_at_once(num_images: int) -> int:
