@@ -1,5 +1,4 @@
 import math
-import os
 from functools import partial
 
 import numpy as np
@@ -84,11 +83,9 @@ def test_predictions_are_the_softmax_of_every_image_for_each_head(loader):
 def tf32(request):
     """The settings for matrix products and convolutions, as a user left them."""
     before = [backend.allow_tf32 for backend in TF32]
-    for values in (request.param, before):
-        for backend, allowed in zip(TF32, values, strict=True):
-            backend.allow_tf32 = allowed
-        if values is request.param:
-            yield request.param
+    TF32[0].allow_tf32, TF32[1].allow_tf32 = request.param
+    yield request.param
+    TF32[0].allow_tf32, TF32[1].allow_tf32 = before
 
 
 @pytest.mark.parametrize("fails", [False, True], ids=["ends well", "raises"])
@@ -243,14 +240,12 @@ def test_a_run_that_is_broken_off_removes_its_own_temporary_file_and_no_other(lo
     assert [path.name for path in tmp_path.iterdir()] == ["features-0123456789ab.npy.1.part"]
 
 
-def test_a_run_beside_another_gives_the_same_features_and_one_whole_file(loader, tmp_path, monkeypatch):
+def test_a_run_beside_another_gives_the_same_features_and_one_whole_file(loader, tmp_path):
     network, others = Backbone(), []
 
     def run_beside(*_):
         if not others:
-            with monkeypatch.context() as patch:
-                patch.setattr(os, "getpid", lambda: 1)
-                others.append(cached_features(tmp_path, "features", Backbone(), loader))
+            others.append(cached_features(tmp_path, "features", Backbone(), loader))
 
     network.frozen.register_forward_hook(run_beside)
     found = cached_features(tmp_path, "features", network, loader)
@@ -273,19 +268,11 @@ def test_each_pass_draws_its_own_views_by_its_number_and_the_seed(tmp_path):
     assert len(cached_files(tmp_path)) == 2
 
 
-# -- batches of cached features (how they are drawn is tested in tests/data/loader)
-
-
-def loaders_of_the_same(neighbors=None):
-    """50 images in batches of 16, as views and as cached features: image i in view v is 50 v + i."""
-    features = torch.arange(150.0).view(3, 50, 1)
-    views = build_loader(images_of(50), [TO_UNIT] * 2, 16, train=True, neighbors=neighbors, seed=7)
-    return views, FeatureLoader(features, images_of(50), [None, None], 16, "cpu", True, neighbors, 7)
-
-
-def test_a_batch_of_features_has_the_images_and_neighbors_that_a_batch_of_views_has():
+def test_a_batch_of_cached_features_has_the_images_and_neighbors_of_a_batch_of_views():
     neighbors = torch.stack([(torch.arange(50) + shift) % 50 for shift in (0, 7, 13)], dim=1)
-    views, features = loaders_of_the_same(neighbors)
+    numbers = torch.arange(150.0).view(3, 50, 1)  # image i in view v is 50 v + i
+    views = build_loader(images_of(50), [TO_UNIT] * 2, 16, train=True, neighbors=neighbors, seed=7)
+    features = FeatureLoader(numbers, images_of(50), [None, None], 16, "cpu", True, neighbors, 7)
     for epoch in range(2):
         views.set_epoch(epoch)
         features.set_epoch(epoch)
@@ -293,12 +280,3 @@ def test_a_batch_of_features_has_the_images_and_neighbors_that_a_batch_of_views_
             assert torch.equal(batch.index, other.index) and torch.equal(batch.target, other.target)
             shown = [(255 * view[:, 1, 0, 0]).round() for view in batch.views]  # the numbers, from the green
             assert all(map(torch.equal, shown, [view[:, 0] % 50 for view in other.views]))
-
-
-def test_a_pass_over_features_goes_on_in_its_middle_as_a_whole_one():
-    _, loader = loaders_of_the_same()
-    loader.set_epoch(1)
-    whole = list(loader)
-    loader.set_epoch(1, first_step=2)
-    (last,) = loader
-    assert all(map(torch.equal, last.views, whole[2].views))

@@ -1,7 +1,6 @@
 """What mining writes and reports; how neighbors are found is tested in tests/utils/neighbors."""
 
 import io
-import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +9,6 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tests.small_runs import few_digits, run_stage
 from utils import mining
 from utils.errors import UserError
 from utils.mining import check_before_training, knn_accuracy, mine
@@ -129,14 +127,7 @@ def test_imagenet_50_has_its_k_means_and_imagenet_100_has_none():
 )
 def test_what_would_stop_the_mining_is_known_before_training(settings, key):
     check_before_training(206, 52, 20, "torch", "Flat")
+    if import_faiss():
+        check_before_training(206, 52, 20, "auto", "IVF206,Flat")  # of train: val may have fewer images
     with pytest.raises(UserError, match=key):
         check_before_training(*settings)
-
-
-@needs_faiss
-def test_a_whole_pretext_run_takes_an_index_for_its_train_split(monkeypatch, tmp_path):
-    few_digits(monkeypatch)
-    folder = run_stage("pretext", tmp_path, "knn_index=IVF206,Flat", epochs=1)  # more lists than val images
-    notes = [json.loads(line).get("note", "") for line in (folder / "log.jsonl").read_text().splitlines()]
-    assert any("IVF206" in note and "206 images" in note for note in notes)
-    assert any("206 train images" in note and "faiss" in note for note in notes)

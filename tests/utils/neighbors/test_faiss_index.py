@@ -73,13 +73,6 @@ def test_an_index_finds_what_it_can_and_minus_1_for_the_rest():
 
 
 @needs_faiss
-@pytest.mark.parametrize("index", ["IVF32,Flat", "HNSW16"])
-def test_two_builds_on_one_thread_give_the_same_neighbors(index):
-    once, again = (faiss_search(unit_features(600), 10, index) for _ in range(2))
-    assert torch.equal(once, again)
-
-
-@needs_faiss
 def test_lists_are_trained_on_64_evenly_spaced_rows_each_and_on_65536_at_least(monkeypatch):
     rows, trained_on = torch.arange(140_000.0)[:, None], []
     monkeypatch.setattr(faiss.IndexIVFFlat, "train", lambda _, rows: trained_on.append(rows[:, 0].tolist()))

@@ -10,14 +10,7 @@ from tests.utils.neighbors.features import brute_force, unit_features
 from utils.errors import UserError
 from utils.neighbors import search
 from utils.neighbors.faiss_index import import_faiss
-from utils.neighbors.search import (
-    check_minable,
-    choose_backend,
-    load_neighbors,
-    mine_neighbors,
-    recall,
-    weighted_knn,
-)
+from utils.neighbors.search import load_neighbors, mine_neighbors, recall, weighted_knn
 
 needs_faiss = pytest.mark.skipif(import_faiss() is None, reason="faiss is not installed")
 
@@ -106,7 +99,7 @@ def test_without_faiss_auto_and_torch_search_with_torch(no_faiss):
 @needs_faiss
 def test_auto_takes_faiss_on_the_cpu_where_it_is_installed(products):
     mine_neighbors(unit_features(), 3)
-    assert choose_backend(unit_features(), "auto") == "faiss" and products == []
+    assert search.choose_backend(unit_features(), "auto") == "faiss" and products == []
 
 
 GPU_CHOICES = [(True, "Flat", "faiss"), (False, "Flat", "torch"), (False, "HNSW32", "faiss")]
@@ -118,7 +111,7 @@ def test_on_a_gpu_auto_takes_faiss_if_it_searches_there_or_the_index_needs_it(
 ):
     monkeypatch.setattr(search, "import_faiss", lambda: "faiss")
     monkeypatch.setattr(search, "faiss_has_gpu", lambda faiss: has_gpu)
-    assert choose_backend(SimpleNamespace(is_cuda=True), "auto", index) == chosen
+    assert search.choose_backend(SimpleNamespace(is_cuda=True), "auto", index) == chosen
 
 
 # -- what is known before there are features
@@ -126,16 +119,16 @@ def test_on_a_gpu_auto_takes_faiss_if_it_searches_there_or_the_index_needs_it(
 
 @pytest.mark.parametrize("split, key", [("train", "num_neighbors"), ("val", "folder.val_share")])
 def test_too_few_images_are_an_error_with_both_numbers_and_the_key_that_helps(split, key):
-    check_minable(21, 20, "torch", split)
+    search.check_minable(21, 20, "torch", split)
     with pytest.raises(UserError, match=rf"20 {split} .* 20 neighbors.* 21 .*{key}"):
-        check_minable(20, 20, "torch", split)
+        search.check_minable(20, 20, "torch", split)
 
 
 @pytest.mark.parametrize("backend, index", [("faiss", "Flat"), ("auto", "HNSW32"), ("torch", "HNSW32")])
 def test_a_search_that_needs_faiss_without_it_is_an_error_with_the_keys(backend, index, no_faiss):
     named = rf"knn_index '{index}'.*knn_backend {backend}.*knn_index=Flat knn_backend=torch"
     with pytest.raises(UserError, match=named):
-        check_minable(40, 3, backend, index=index)
+        search.check_minable(40, 3, backend, index=index)
 
 
 # -- approximate indexes
@@ -222,10 +215,6 @@ def test_the_similarities_held_at_once_are_bounded_whatever_the_number_of_images
     monkeypatch.setattr(search, "MAX_SIMILARITIES", bound)
     assert torch.equal(mine_neighbors(unit_features(300), 3, "torch"), brute_force(unit_features(300), 3))
     assert {shape for shape, _ in products} == {(rows, 300)}
-
-
-def test_imagenet_takes_a_gibibyte_of_similarities():
-    assert search.rows_at_once(1_281_167) == 209  # 209 x 1,281,167 x 4 bytes = 1.07e9
 
 
 # -- weighted kNN
