@@ -185,13 +185,12 @@ def other_network(network, loader):
     return loader
 
 
+SHIFTED = (Normalize([0.5] * 3, [1.0] * 3),)
 OTHERS = {
     "weights": other_weights,
     "network": other_network,
     "images": lambda network, loader: eval_loader(images_of(change=1), TO_UNIT, "cpu"),
-    "transform": lambda network, loader: eval_loader(
-        loader.dataset, (Normalize([0.5] * 3, [1.0] * 3),), "cpu"
-    ),
+    "transform": lambda network, loader: eval_loader(loader.dataset, SHIFTED, "cpu"),
     "seed": lambda network, loader: build_loader(loader.dataset, loader.views, EVAL_BATCH_SIZE, seed=1),
 }
 
@@ -255,10 +254,8 @@ def test_a_run_beside_another_gives_the_same_features_and_one_whole_file(loader,
 
 
 def test_each_pass_draws_its_own_views_by_its_number_and_the_seed(tmp_path):
-    network, loader = (
-        Backbone(),
-        build_loader(images_of(40, change=1), [(*TO_UNIT, Cutout(1, 4))], 16, seed=3),
-    )
+    network = Backbone()
+    loader = build_loader(images_of(40, change=1), [(*TO_UNIT, Cutout(1, 4))], 16, seed=3)
     cached = cached_features(tmp_path, "views", network, loader, passes=3)
     for number in range(3):
         loader.set_epoch(number)

@@ -51,15 +51,9 @@ def mined(**settings):
 
     log = SimpleNamespace(note=notes.append, final=finals.__setitem__)
     folder = SimpleNamespace(save_neighbors=save_neighbors)
-    run = {
-        "cfg": SimpleNamespace(**cfg),
-        "device": "cpu",
-        "path": Path("no picture"),
-        "log": log,
-        "folder": folder,
-    }
+    run = SimpleNamespace(cfg=SimpleNamespace(**cfg), device="cpu", path=Path(), log=log, folder=folder)
     features, splits = features_and_splits()
-    mine(SimpleNamespace(**run), features, splits["train"], splits["val"])
+    mine(run, features, splits["train"], splits["val"])
     return SimpleNamespace(notes=notes, finals=finals, shapes=shapes)
 
 

@@ -12,9 +12,7 @@ from utils.evaluate.label_free import cluster_sizes
 PROTOTYPE_CANDIDATES = 10  # most confident images of a cluster, one of which is its prototype
 
 
-def clustering_metrics(
-    predictions: ArrayLike, targets: ArrayLike | None, probabilities: ArrayLike | None = None
-) -> dict:
+def clustering_metrics(predictions: ArrayLike, targets: ArrayLike | None, probabilities=None) -> dict:
     """Agreement of clusters (predictions, (N,)) with classes (targets, (N,); images of -1 are left out).
 
     ACC: share of images whose cluster is matched to their class, one to one (Hungarian method,
@@ -127,12 +125,10 @@ def prototypes(probabilities: ArrayLike, features: ArrayLike, companions: int = 
     return chosen
 
 
-def kmeans_accuracy(
-    features: ArrayLike, eval_features: ArrayLike, eval_targets: ArrayLike, num_clusters: int, seed: int
-) -> float:
+def kmeans_accuracy(features, eval_features, eval_targets, num_clusters: int, seed: int) -> float:
     """The baseline for SCAN: k-means fitted on features (N, D), ACC of its clusters on eval_features (M, D).
 
-    NaN if eval_targets have fewer than two classes."""
+    NaN if eval_targets, (M,), have fewer than two classes."""
     from sklearn.cluster import KMeans
 
     kmeans = KMeans(num_clusters, n_init=5, random_state=seed).fit(floats(features).numpy())

@@ -1,7 +1,5 @@
 """Numbers that judge a clustering without labels: arrays in, plain Python out."""
 
-from collections.abc import Sequence
-
 import torch
 from numpy.typing import ArrayLike
 from torch.nn import functional as F
@@ -13,9 +11,7 @@ PRODUCTS_AT_ONCE = 2**17  # numbers in a block of scan_validation: it stays in t
 SILHOUETTE_IMAGES = 2000  # the distances between them take a moment
 
 
-def scan_validation(
-    probabilities: ArrayLike, neighbors: ArrayLike, cluster_prior: Sequence[float] | None = None
-) -> dict[str, float]:
+def scan_validation(probabilities: ArrayLike, neighbors: ArrayLike, cluster_prior=None) -> dict[str, float]:
     """The SCAN loss that selects the model, without labels (arXiv:2005.12320, eq. 2, weight 1), in nats.
 
     probabilities: (N, K), neighbors: (N, T+1) row numbers, column 0 the image itself.

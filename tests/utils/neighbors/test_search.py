@@ -21,11 +21,6 @@ def backend(request):
 
 
 @pytest.fixture
-def no_faiss(monkeypatch):
-    monkeypatch.setattr(search, "import_faiss", lambda: None)
-
-
-@pytest.fixture
 def products(monkeypatch):
     """Of each matrix product of similarities the shape, and whether it may be rounded."""
     seen, multiply = [], torch.mm
@@ -90,28 +85,22 @@ def test_rows_without_neighbors_are_an_error_that_counts_them_and_names_five(val
 
 # -- the choice of a backend
 
-
-def test_without_faiss_auto_and_torch_search_with_torch(no_faiss):
-    for backend in ("auto", "torch"):
-        assert torch.equal(mine_neighbors(unit_features(), 3, backend), brute_force(unit_features(), 3))
-
-
-@needs_faiss
-def test_auto_takes_faiss_on_the_cpu_where_it_is_installed(products):
-    mine_neighbors(unit_features(), 3)
-    assert search.choose_backend(unit_features(), "auto") == "faiss" and products == []
+CHOICES = [  # on a GPU, faiss, index, what auto takes
+    (False, None, "Flat", "torch"),
+    (False, "of CPUs", "Flat", "faiss"),
+    (True, "of CPUs", "Flat", "torch"),
+    (True, "of CPUs", "HNSW32", "faiss"),
+    (True, "of GPUs", "Flat", "faiss"),
+]
 
 
-GPU_CHOICES = [(True, "Flat", "faiss"), (False, "Flat", "torch"), (False, "HNSW32", "faiss")]
-
-
-@pytest.mark.parametrize("has_gpu, index, chosen", GPU_CHOICES)
-def test_on_a_gpu_auto_takes_faiss_if_it_searches_there_or_the_index_needs_it(
-    has_gpu, index, chosen, monkeypatch
+@pytest.mark.parametrize("is_cuda, faiss, index, chosen", CHOICES)
+def test_auto_takes_faiss_if_it_searches_on_that_device_or_the_index_needs_it(
+    is_cuda, faiss, index, chosen, monkeypatch
 ):
-    monkeypatch.setattr(search, "import_faiss", lambda: "faiss")
-    monkeypatch.setattr(search, "faiss_has_gpu", lambda faiss: has_gpu)
-    assert search.choose_backend(SimpleNamespace(is_cuda=True), "auto", index) == chosen
+    monkeypatch.setattr(search, "import_faiss", lambda: faiss)
+    monkeypatch.setattr(search, "faiss_has_gpu", lambda faiss: faiss == "of GPUs")
+    assert search.choose_backend(SimpleNamespace(is_cuda=is_cuda), "auto", index) == chosen
 
 
 # -- what is known before there are features
@@ -125,7 +114,8 @@ def test_too_few_images_are_an_error_with_both_numbers_and_the_key_that_helps(sp
 
 
 @pytest.mark.parametrize("backend, index", [("faiss", "Flat"), ("auto", "HNSW32"), ("torch", "HNSW32")])
-def test_a_search_that_needs_faiss_without_it_is_an_error_with_the_keys(backend, index, no_faiss):
+def test_a_search_that_needs_faiss_without_it_is_an_error_with_the_keys(backend, index, monkeypatch):
+    monkeypatch.setattr(search, "import_faiss", lambda: None)
     named = rf"knn_index '{index}'.*knn_backend {backend}.*knn_index=Flat knn_backend=torch"
     with pytest.raises(UserError, match=named):
         search.check_minable(40, 3, backend, index=index)
