@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from utils.device import full_precision
-from utils.storage.files import fresh_manifest, new_array
+from utils.errors import RunError
+from utils.storage.files import new_array, read_manifest
+
+IN_MEMORY = 4 * 2**30  # bytes; cached features that take more are memory-mapped
 
 
 @contextmanager
@@ -52,7 +55,7 @@ def cached_features(folder: Path, name: str, model: nn.Module, loader, passes: i
     """model(images) in `passes` passes over a loader, each with its own views: (passes, N, D) float32.
 
     Cached as `<folder>/<name>-<hash>.npy`; the hash covers images, weights, network, transform, seed, passes:
-    one name stands for one content, so runs may share a folder. Memory-mapped: may be larger than memory."""
+    one name stands for one content, so runs may share a folder. Memory-mapped above IN_MEMORY bytes."""
     metadata = {
         "images_sha256": loader.dataset.fingerprint,
         "weights_sha256": weights_sha256(model),
@@ -62,9 +65,18 @@ def cached_features(folder: Path, name: str, model: nn.Module, loader, passes: i
     }
     digest = hashlib.sha256(json.dumps(metadata).encode()).hexdigest()
     path = folder / f"{name}-{digest[:12]}.npy"
-    if fresh_manifest(path, metadata) is None:
+    if not _is_cached(path, metadata):
         _write(path, metadata, model, loader, passes)
-    return torch.from_numpy(np.load(path, mmap_mode="c"))  # copy on write: PyTorch wants writable memory
+    mode = "c" if path.stat().st_size > IN_MEMORY else None  # copy on write: PyTorch wants writable memory
+    return torch.from_numpy(np.load(path, mmap_mode=mode))
+
+
+def _is_cached(path: Path, metadata: dict) -> bool:
+    """Whether the whole file is there. It is not hashed, which takes minutes for ImageNet."""
+    with suppress(RunError, OSError):  # a damaged manifest; no file
+        manifest = read_manifest(path) or {}
+        return manifest.items() >= {**metadata, "bytes": path.stat().st_size}.items()
+    return False
 
 
 def _write(path: Path, metadata: dict, model: nn.Module, loader, passes: int) -> None:

@@ -11,6 +11,7 @@ from data.dataset import ResidentDataset
 from data.loader import build_loader
 from data.loader.build import EVAL_BATCH_SIZE, eval_loader
 from data.loader.features import FeatureLoader
+from utils import features as module
 from utils.features import cached_features, extract_features, predict
 from utils.storage.files import manifest_path, read_manifest
 
@@ -165,7 +166,8 @@ def test_cached_features_are_those_that_are_extracted_and_the_network_is_run_onc
     assert path.name.startswith("features-train-") and np.array_equal(np.load(path), first.numpy())
 
 
-def test_they_are_memory_mapped_and_cannot_be_changed_on_disk(loader, tmp_path, monkeypatch):
+def test_above_the_budget_they_are_memory_mapped_and_cannot_be_changed_on_disk(loader, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "IN_MEMORY", COUNT * 3 * 4)  # bytes of the features without the file's header
     opened, load = [], np.load
     monkeypatch.setattr(np, "load", lambda path, mmap_mode: opened.append(mmap_mode) or load(path, mmap_mode))
     features = cached_features(tmp_path, "features", Backbone(), loader)
@@ -206,37 +208,24 @@ def test_what_they_depend_on_is_in_the_name_so_no_run_takes_those_of_another(cha
     assert len(cached_files(tmp_path)) == 2 and path.read_bytes() == content
 
 
-def manifest_of_others(path):
-    manifest = manifest_path(path)
-    manifest.write_bytes(manifest.read_bytes().replace(b'"seed": 0', b'"seed": 1'))
-
-
 SPOILED = {
-    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-1]),
-    "a flipped bit": lambda path: path.write_bytes(path.read_bytes()[:-1] + b"\1"),
-    "gone": lambda path: path.unlink(),
-    "damaged manifest": lambda path: manifest_path(path).write_bytes(b"{"),
-    "manifest of others": manifest_of_others,
-    "no manifest": lambda path: manifest_path(path).unlink(),
+    "truncated": lambda path, manifest: path.write_bytes(path.read_bytes()[:-1]),
+    "gone": lambda path, manifest: path.unlink(),
+    "damaged manifest": lambda path, manifest: manifest.write_bytes(b"{"),
+    "manifest of others": lambda path, manifest: manifest.write_text(
+        manifest.read_text().replace(": 0,", ": 1,")
+    ),
+    "no manifest": lambda path, manifest: manifest.unlink(),
 }
 
 
 @pytest.mark.parametrize("spoil", SPOILED.values(), ids=SPOILED)
 def test_a_file_that_is_not_whole_is_extracted_again(spoil, loader, tmp_path):
-    whole = cached_features(tmp_path, "features", Backbone(), loader).clone()
+    whole = cached_features(tmp_path, "features", Backbone(), loader)
     (path,) = cached_files(tmp_path)
-    spoil(path)
+    spoil(path, manifest_path(path))
     assert torch.equal(cached_features(tmp_path, "features", Backbone(), loader), whole)
     assert np.array_equal(np.load(path), whole.numpy()) and read_manifest(path)["seed"] == 0
-
-
-def test_a_run_that_is_broken_off_removes_its_own_temporary_file_and_no_other(loader, tmp_path):
-    (tmp_path / "features-0123456789ab.npy.1.part").write_bytes(b"of a run beside it")
-    network = Backbone()
-    network.frozen.register_forward_hook(lambda *_: 1 / 0 if len(network.calls) == 2 else None)
-    with pytest.raises(ZeroDivisionError):
-        cached_features(tmp_path, "features", network, loader)
-    assert [path.name for path in tmp_path.iterdir()] == ["features-0123456789ab.npy.1.part"]
 
 
 def test_a_run_beside_another_gives_the_same_features_and_one_whole_file(loader, tmp_path):

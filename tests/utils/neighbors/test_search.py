@@ -198,13 +198,10 @@ def test_mining_recall_and_knn_make_no_tensor_of_the_features_size(compute, monk
     assert 0 < allocations.largest <= 2**18
 
 
-@pytest.mark.parametrize("bound, rows", [(1000, 3), (10, 1)])
-def test_the_similarities_held_at_once_are_bounded_whatever_the_number_of_images(
-    bound, rows, monkeypatch, products
-):
-    monkeypatch.setattr(search, "MAX_SIMILARITIES", bound)
-    assert torch.equal(mine_neighbors(unit_features(300), 3, "torch"), brute_force(unit_features(300), 3))
-    assert {shape for shape, _ in products} == {(rows, 300)}
+def test_one_row_of_similarities_is_held_at_least(monkeypatch, products):
+    monkeypatch.setattr(search, "MAX_SIMILARITIES", 10)
+    assert torch.equal(mine_neighbors(unit_features(), 3, "torch"), brute_force(unit_features(), 3))
+    assert [shape for shape, _ in products] == [(1, 40)] * 40
 
 
 # -- weighted kNN
@@ -223,7 +220,8 @@ def loop_knn(memory, memory_targets, queries, num_classes, k, temperature):
 
 
 @pytest.mark.parametrize("k, temperature", [(1, 0.1), (10, 0.1), (10, 1.0), (60, 0.5)])
-def test_weighted_knn_equals_a_loop_over_queries(k, temperature):
+def test_weighted_knn_equals_a_loop_in_which_unlabelled_rows_do_not_vote(k, temperature, monkeypatch):
+    monkeypatch.setattr(search, "MAX_SIMILARITIES", 7 * 60)  # blocks of 7 queries
     memory, queries = unit_features(count=60, seed=1), unit_features(count=30, seed=2)
     targets = torch.randint(-1, 4, (60,), generator=torch.Generator().manual_seed(3))
     found = weighted_knn(memory, targets, queries, 4, k=k, temperature=temperature)
@@ -248,16 +246,9 @@ def test_votes_do_not_overflow_at_a_low_temperature():
     assert found.tolist() == [1]
 
 
-def test_unlabelled_memory_rows_neither_vote_nor_take_a_place_among_the_k():
-    memory, targets = torch.eye(3)[[0, 0, 0, 1]], torch.tensor([-1, -1, -1, 2])
-    assert weighted_knn(memory, targets, torch.eye(3)[:1], 3, k=2).tolist() == [2]
+def test_a_memory_without_labels_is_an_error():
     with pytest.raises(ValueError, match="labelled"):
-        weighted_knn(memory, torch.full((4,), -1), torch.eye(3)[:1], 3)
-
-
-def test_queries_are_answered_in_order_across_blocks():
-    classes = torch.arange(1100) % 5
-    assert torch.equal(weighted_knn(torch.eye(5), torch.arange(5), torch.eye(5)[classes], 5, k=1), classes)
+        weighted_knn(torch.eye(3), torch.full((3,), -1), torch.eye(3), 3)
 
 
 # -- neighbor files
@@ -276,12 +267,10 @@ def test_a_neighbor_file_gives_back_its_first_columns(tmp_path):
     [
         (b"", None, "n.npy.*0 bytes"),
         (b"no array", None, "n.npy.*8 bytes"),
-        (b"PK\x03\x04 as a .npz begins", None, "n.npy"),
         (np.array([None]), None, "n.npy"),  # pickled objects
         (np.zeros((4, 2), np.int64), None, r"n.npy.*3 images.*\(4, 2\)"),
         (np.zeros((3, 2)), None, "n.npy.*float64"),
         (np.zeros((3, 0), np.int64), None, "n.npy"),
-        (np.zeros(3, np.int64), None, "n.npy"),
         (np.full((3, 2), 7), None, r"n.npy.*\b7\b.*0 to 2"),
         (np.full((3, 2), -1), None, "n.npy.*-1.*0 to 2"),
         (np.zeros((3, 2), np.int64), 2, "num_neighbors 2 .*1 mined.*n.npy.*num_neighbors=2"),
