@@ -51,7 +51,7 @@ def predict(model: nn.Module, loader) -> list[Tensor]:
     return [head.contiguous() for head in heads.unbind(dim=1)]
 
 
-def cached_features(folder: Path, name: str, model: nn.Module, loader, passes: int = 1) -> Tensor:
+def cached_features(folder: Path | str, name: str, model: nn.Module, loader, passes: int = 1) -> Tensor:
     """model(images) in `passes` passes over a loader, each with its own views: (passes, N, D) float32.
 
     Cached as `<folder>/<name>-<hash>.npy`; the hash covers images, weights, network, transform, seed, passes:
@@ -64,7 +64,7 @@ def cached_features(folder: Path, name: str, model: nn.Module, loader, passes: i
         "passes": passes,
     }
     digest = hashlib.sha256(json.dumps(metadata).encode()).hexdigest()
-    path = folder / f"{name}-{digest[:12]}.npy"
+    path = Path(folder, f"{name}-{digest[:12]}.npy")
     if not _is_cached(path, metadata):
         _write(path, metadata, model, loader, passes)
     mode = "c" if path.stat().st_size > IN_MEMORY else None  # copy on write: PyTorch wants writable memory

@@ -146,16 +146,12 @@ def test_images_for_which_the_index_finds_too_few_are_searched_exactly(monkeypat
 # -- recall
 
 
-def test_recall_is_the_share_of_the_exact_neighbors_whatever_their_order():
+def test_recall_is_the_share_of_the_exact_neighbors_in_any_order_of_an_evenly_spaced_sample():
     features = unit_features()
     neighbors = brute_force(features, 10)
     assert recall(neighbors[:, [0, *range(10, 0, -1)]], features) == 1
     neighbors[:, 8:] = brute_force(features, 39)[:, -3:]  # the three farthest in place of three of ten
     assert recall(neighbors, features) == pytest.approx(0.7)
-
-
-def test_recall_judges_an_evenly_spaced_sample():
-    features = unit_features()
     neighbors = brute_force(features, 5)
     neighbors[1::2, 1:] = brute_force(features, 39)[1::2, -5:]  # every second image has the farthest
     assert recall(neighbors, features, sample=20) == 1  # images 0, 2, 4, ...
