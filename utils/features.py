@@ -56,9 +56,13 @@ def cached_features(folder: Path | str, name: str, model: nn.Module, loader, pas
 
     Cached as `<folder>/<name>-<hash>.npy`; the hash covers images, weights, network, transform, seed, passes:
     one name stands for one content, so runs may share a folder. Memory-mapped above IN_MEMORY bytes."""
+    weights = hashlib.sha256(repr(model).encode())
+    for key, value in model.state_dict().items():
+        weights.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
+        weights.update(value.cpu().contiguous().numpy())
     metadata = {
         "images_sha256": loader.dataset.fingerprint,
-        "weights_sha256": weights_sha256(model),
+        "weights_sha256": weights.hexdigest(),
         "transform": repr(loader.views[0]),
         "seed": loader.seed,
         "passes": passes,
@@ -91,12 +95,3 @@ def _write(path: Path, metadata: dict, model: nn.Module, loader, passes: int) ->
                     shape = (passes, len(loader.dataset), rows.shape[1])
                     array = stack.enter_context(new_array(path, shape, np.float32, metadata))
                 array[number, batch.index] = rows
-
-
-def weights_sha256(model: nn.Module) -> str:
-    """SHA-256 of the network's form, and of the names and values of its weights and buffers."""
-    digest = hashlib.sha256(repr(model).encode())
-    for name, value in model.state_dict().items():
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.cpu().contiguous().numpy())
-    return digest.hexdigest()

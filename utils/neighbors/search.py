@@ -55,7 +55,7 @@ def choose_backend(features: Tensor, backend: str, index: str = "Flat") -> str:
     return "faiss" if usable or index != "Flat" else "torch"
 
 
-def check_minable(num_images: int, topk: int, backend: str, split: str = "", index: str = "Flat") -> None:
+def check_minable(num_images: int, topk: int, backend: str, split="train", index="Flat") -> None:
     """Raise UserError for too few images, an unsupported index, or faiss needed but missing."""
     if num_images <= topk:
         remedy = "lower num_neighbors" if split == "train" else "raise folder.val_share"
