@@ -364,13 +364,13 @@ def test_the_weak_view_is_the_plain_one_and_the_strong_view_the_same_images(
 def test_neighbors_are_mined_on_unit_features_after_the_mlp_20_in_train_and_5_in_val(
     stage, finished, tmp_path, monkeypatch
 ):
-    mined, search = [], mining.search.mine_neighbors
+    mined, search = [], mining.mine_neighbors
 
     def watched(features, topk, *rest):
         mined.append((features, topk))
         return search(features, topk, *rest)
 
-    monkeypatch.setattr(mining.search, "mine_neighbors", watched)
+    monkeypatch.setattr(mining, "mine_neighbors", watched)
     run_watched(stage, finished, tmp_path, monkeypatch, untrained)
     assert [(tuple(features.shape), topk) for features, topk in mined] == [((206, 128), 20), ((52, 128), 5)]
     assert all(torch.allclose(features.norm(dim=1), torch.ones(len(features))) for features, _ in mined)

@@ -5,6 +5,7 @@ from torch import Tensor
 from utils.arrays import share
 from utils.evaluate.clustering import kmeans_accuracy, neighbor_accuracy
 from utils.neighbors import search
+from utils.neighbors.search import VAL_NEIGHBORS, mine_neighbors
 from utils.report.figures import plot_neighbors
 
 RECALL_SAMPLE = 1000  # images that are searched exactly, to judge an approximate index
@@ -14,7 +15,7 @@ KMEANS_LIMIT = 1e10  # images x feature size x classes; a larger k-means takes l
 def check_before_training(num_train: int, num_val: int, num_neighbors: int, backend: str, index: str) -> None:
     """Raise UserError for what would otherwise stop the mining after the last epoch."""
     search.check_minable(num_train, num_neighbors, backend, "train", index)
-    search.check_minable(num_val, search.VAL_NEIGHBORS, backend, "val")
+    search.check_minable(num_val, VAL_NEIGHBORS, backend, "val")
 
 
 def knn_accuracy(features: dict[str, Tensor], train_set, val_set, device) -> float:
@@ -33,11 +34,11 @@ def mine(run, features: dict[str, Tensor], train_set, val_set) -> None:
     cfg = run.cfg
     for split, dataset, topk, index in (
         ("train", train_set, cfg.num_neighbors, cfg.knn_index),
-        ("val", val_set, search.VAL_NEIGHBORS, "Flat"),
+        ("val", val_set, VAL_NEIGHBORS, "Flat"),
     ):
         vectors = features[split].to(run.device)
         backend = search.choose_backend(vectors, cfg.knn_backend, index)
-        neighbors = search.mine_neighbors(vectors, topk, backend, index)  # (N, T + 1)
+        neighbors = mine_neighbors(vectors, topk, backend, index)  # (N, T + 1)
         run.folder.save_neighbors(split, search.neighbors_to_bytes(neighbors), topk)
         run.log.note(f"mined the {topk} nearest neighbors of {len(dataset)} {split} images with {backend}")
         if index != "Flat":

@@ -59,13 +59,13 @@ def mined(**settings):
 
 @needs_faiss
 def test_the_train_split_is_mined_with_the_index_and_the_val_split_always_exactly(monkeypatch):
-    asked, find = [], search.mine_neighbors
+    asked, find = [], mining.mine_neighbors
 
     def watched(features, *how):
         asked.append((len(features), *how))
         return find(features, *how)
 
-    monkeypatch.setattr(search, "mine_neighbors", watched)
+    monkeypatch.setattr(mining, "mine_neighbors", watched)
     run = mined(knn_index="IVF8,Flat")
     assert asked == [(TRAIN, 10, "faiss", "IVF8,Flat"), (VAL, 5, "faiss", "Flat")]
     assert run.shapes == {"train": ((TRAIN, 11), 10), "val": ((VAL, 6), 5)}
