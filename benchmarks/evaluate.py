@@ -26,7 +26,7 @@ from data.augment.steps import Normalize
 from data.dataset import ResidentDataset
 from data.loader.build import eval_loader
 from models.heads import ClusteringModel
-from utils.evaluate.clustering import contingency_table, evaluate_clusters, prototypes
+from utils.evaluate.clustering import evaluate_clusters, prototypes
 from utils.evaluate.label_free import scan_validation
 from utils.features import predict
 from utils.report.figures import plot_matching, plot_prototypes
@@ -86,7 +86,7 @@ def published_matching(predictions: Tensor, targets: Tensor, number: int) -> lis
 
 
 def our_matching(predictions: Tensor, targets: Tensor, number: int) -> list[tuple]:
-    table = contingency_table(predictions, targets, number)
+    table = (predictions * number + targets).bincount(minlength=number**2).view(number, number)
     return list(zip(*linear_sum_assignment(table.numpy(), maximize=True), strict=True))
 
 

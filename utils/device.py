@@ -72,6 +72,14 @@ def float32_precision(precision: str) -> Iterator[None]:
         matmul.allow_tf32, cudnn.allow_tf32 = before
 
 
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """In the block float32 is computed in full: no TF32, no autocast."""
+    off = {"enabled": False}
+    with float32_precision("fp32"), torch.autocast("cpu", **off), torch.autocast("cuda", **off):
+        yield
+
+
 def autocast(device: torch.device, precision: str) -> AbstractContextManager:
     """A context in which networks compute in bfloat16, if `precision` is bf16."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")

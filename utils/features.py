@@ -5,13 +5,12 @@ import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from utils.arrays import full_precision
+from utils.device import full_precision
 from utils.errors import RunError
 from utils.storage.files import new_array, read_manifest
 
@@ -31,62 +30,60 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def extract_features(model: nn.Module, loader, autocast=nullcontext) -> Tensor:
+def extract_features(model: nn.Module, loader, autocast=nullcontext, read=Tensor.float) -> Tensor:
     """model(images) for all N images: (N, D) float32 on the CPU.
 
-    Computed in fp32 even inside an autocast block; `autocast` may open one that counts, for monitoring."""
-    features = None
+    Computed in fp32 even inside an autocast block; `autocast` may open one that counts, for monitoring.
+    read: what is kept of the model's output for a batch, (B, ...)."""
+    outputs = None
     with evaluating(model), autocast():
         for batch in loader:
-            rows = model(batch.views[0]).float()  # (B, D)
-            if features is None:
-                features = torch.empty(len(loader.dataset), rows.shape[1])
-            features[batch.index] = rows.cpu()
-    return features
+            rows = read(model(batch.views[0]))
+            if outputs is None:
+                outputs = torch.empty(len(loader.dataset), *rows.shape[1:])
+            outputs[batch.index] = rows.cpu()
+    return outputs
 
 
 def predict(model: nn.Module, loader) -> list[Tensor]:
     """Softmax of a clustering model's logits for all N images: float32 (N, K) on the CPU, for each head."""
-    heads = []
-    with evaluating(model):
-        for batch in loader:
-            batch_heads = [logits.float().softmax(dim=1) for logits in model(batch.views[0])]  # (B, K) each
-            heads = heads or [torch.empty(len(loader.dataset), head.shape[1]) for head in batch_heads]
-            for head, rows in zip(heads, batch_heads, strict=True):
-                head[batch.index] = rows.cpu()
-    return heads
+    heads = extract_features(model, loader, read=lambda heads: torch.stack(heads, 1).float().softmax(dim=2))
+    return [head.contiguous() for head in heads.unbind(dim=1)]
 
 
-def cached_features(folder: Path, name: str, model: nn.Module, loader, passes: int = 1) -> Tensor:
+def cached_features(folder: Path | str, name: str, model: nn.Module, loader, passes: int = 1) -> Tensor:
     """model(images) in `passes` passes over a loader, each with its own views: (passes, N, D) float32.
 
-    Kept as `<folder>/<name>-<hash>.npy`, where the hash covers images, weights, network, transform, seed and
-    passes: one name stands for one content, so runs may share a folder. A file is taken if its manifest
-    agrees and its size is right, without hashing it: this detects a truncated file, but not a flipped bit.
-    On the CPU, memory-mapped above IN_MEMORY bytes."""
+    Cached as `<folder>/<name>-<hash>.npy`; the hash covers images, weights, network, transform, seed, passes:
+    one name stands for one content, so runs may share a folder. Memory-mapped above IN_MEMORY bytes."""
+    weights = hashlib.sha256(repr(model).encode())
+    for key, value in model.state_dict().items():
+        weights.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
+        weights.update(value.cpu().contiguous().numpy())
     metadata = {
         "images_sha256": loader.dataset.fingerprint,
-        "weights_sha256": weights_sha256(model),
+        "weights_sha256": weights.hexdigest(),
         "transform": repr(loader.views[0]),
         "seed": loader.seed,
         "passes": passes,
     }
     digest = hashlib.sha256(json.dumps(metadata).encode()).hexdigest()
-    path = folder / f"{name}-{digest[:12]}.npy"
+    path = Path(folder, f"{name}-{digest[:12]}.npy")
     if not _is_cached(path, metadata):
         _write(path, metadata, model, loader, passes)
     mode = "c" if path.stat().st_size > IN_MEMORY else None  # copy on write: PyTorch wants writable memory
     return torch.from_numpy(np.load(path, mmap_mode=mode))
 
 
-def _is_cached(path: Path, metadata: dict[str, Any]) -> bool:
+def _is_cached(path: Path, metadata: dict) -> bool:
+    """Whether the whole file is there. It is not hashed, which takes minutes for ImageNet."""
     with suppress(RunError, OSError):  # a damaged manifest; no file
         manifest = read_manifest(path) or {}
-        return manifest.items() >= metadata.items() and manifest.get("bytes") == path.stat().st_size
+        return manifest.items() >= {**metadata, "bytes": path.stat().st_size}.items()
     return False
 
 
-def _write(path: Path, metadata: dict[str, Any], model: nn.Module, loader, passes: int) -> None:
+def _write(path: Path, metadata: dict, model: nn.Module, loader, passes: int) -> None:
     array = None
     with ExitStack() as stack:
         stack.enter_context(evaluating(model))
@@ -98,12 +95,3 @@ def _write(path: Path, metadata: dict[str, Any], model: nn.Module, loader, passe
                     shape = (passes, len(loader.dataset), rows.shape[1])
                     array = stack.enter_context(new_array(path, shape, np.float32, metadata))
                 array[number, batch.index] = rows
-
-
-def weights_sha256(model: nn.Module) -> str:
-    """SHA-256 of the network's form, and of the names and values of its weights and buffers."""
-    digest = hashlib.sha256(repr(model).encode())
-    for name, value in model.state_dict().items():
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.cpu().contiguous().numpy())
-    return digest.hexdigest()

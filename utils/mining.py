@@ -4,15 +4,8 @@ from torch import Tensor
 
 from utils.arrays import share
 from utils.evaluate.clustering import kmeans_accuracy, neighbor_accuracy
-from utils.neighbors.search import (
-    VAL_NEIGHBORS,
-    check_minable,
-    choose_backend,
-    mine_neighbors,
-    neighbors_to_bytes,
-    recall,
-    weighted_knn,
-)
+from utils.neighbors import search
+from utils.neighbors.search import VAL_NEIGHBORS, mine_neighbors
 from utils.report.figures import plot_neighbors
 
 RECALL_SAMPLE = 1000  # images that are searched exactly, to judge an approximate index
@@ -21,40 +14,36 @@ KMEANS_LIMIT = 1e10  # images x feature size x classes; a larger k-means takes l
 
 def check_before_training(num_train: int, num_val: int, num_neighbors: int, backend: str, index: str) -> None:
     """Raise UserError for what would otherwise stop the mining after the last epoch."""
-    check_minable(num_train, num_neighbors, backend, "train", index)
-    check_minable(num_val, VAL_NEIGHBORS, backend, "val")
+    search.check_minable(num_train, num_neighbors, backend, "train", index)
+    search.check_minable(num_val, VAL_NEIGHBORS, backend, "val")
 
 
 def knn_accuracy(features: dict[str, Tensor], train_set, val_set, device) -> float:
-    """Share of labelled val images that a weighted kNN over the train features classifies correctly.
-
-    features: (N, D) of `train` and `val`, unit length. For information only."""
+    """Accuracy on labelled val images of a weighted kNN over the train features, (N, D) of unit length."""
     labelled = val_set.targets >= 0
     memory, queries = features["train"].to(device), features["val"][labelled].to(device)
-    predictions = weighted_knn(memory, train_set.targets, queries, len(train_set.classes)).cpu()
+    predictions = search.weighted_knn(memory, train_set.targets, queries, len(train_set.classes)).cpu()
     return share(predictions == val_set.targets[labelled])
 
 
 def mine(run, features: dict[str, Tensor], train_set, val_set) -> None:
     """Write both neighbor files and neighbors.png; where labels are known, report how good the features are.
 
-    features: (N, D) of un-augmented images of `train` and `val`, unit length. `knn_index` is for the train
-    split; the val split is small and always searched exactly.
-    run: of it `cfg`, `device`, `folder`, `log` and `path` are used."""
+    features: (N, D) of un-augmented images of `train` and `val`, unit length. The val split is always
+    searched exactly. run: its `cfg`, `device`, `folder`, `log` and `path` are used."""
     cfg = run.cfg
     for split, dataset, topk, index in (
         ("train", train_set, cfg.num_neighbors, cfg.knn_index),
         ("val", val_set, VAL_NEIGHBORS, "Flat"),
     ):
         vectors = features[split].to(run.device)
-        backend = choose_backend(vectors, cfg.knn_backend, index)
+        backend = search.choose_backend(vectors, cfg.knn_backend, index)
         neighbors = mine_neighbors(vectors, topk, backend, index)  # (N, T + 1)
-        run.folder.save_neighbors(split, neighbors_to_bytes(neighbors), topk)
+        run.folder.save_neighbors(split, search.neighbors_to_bytes(neighbors), topk)
         run.log.note(f"mined the {topk} nearest neighbors of {len(dataset)} {split} images with {backend}")
         if index != "Flat":
-            found = f"{100 * recall(neighbors, vectors, RECALL_SAMPLE):.1f} % of the exact {topk} nearest"
-            sample = min(RECALL_SAMPLE, len(dataset))
-            run.log.note(f"knn_index {index} found {found} neighbors of {sample:,} images")
+            found = f"{search.recall(neighbors, vectors, RECALL_SAMPLE):.1%} of the exact neighbors"
+            run.log.note(f"knn_index {index} found {found} of {min(RECALL_SAMPLE, len(dataset)):,} images")
         if dataset.is_labelled:
             accuracy = neighbor_accuracy(neighbors, dataset.targets, topk)
             run.log.final(f"neighbors of the {split} split", {f"right among the top {topk}": accuracy})

@@ -13,16 +13,13 @@ OPTIMIZERS = {  # name: class, and the optimizer_kwargs that it reads
 
 
 def build_optimizer(name: str, kwargs, parameters: Iterable[torch.nn.Parameter]) -> Optimizer:
-    """Plain SGD or Adam over all parameters given, weight decay on biases and batch norms too (as published).
-
-    Fused: one kernel for all parameters. It expects each gradient in the memory layout of its parameter, as
-    autograd makes it."""
+    """Plain SGD or Adam, weight decay on biases and batch norms too (as published); one fused kernel."""
     optimizer, reads = OPTIMIZERS[name]
     return optimizer(parameters, fused=True, **{key: kwargs[key] for key in reads})
 
 
 def learning_rate(cfg, epoch: int) -> float:
-    """The learning-rate schedule: the rate of epoch 0, 1, ...
+    """The learning rate of epoch 0, 1, ...
 
     cosine: half a period from lr to lr * lr_decay_rate ** 3, which it would reach at epoch `epochs`.
     step: lr, times lr_decay_rate for each milestone of lr_decay_epochs before this epoch. constant: lr."""
@@ -35,9 +32,7 @@ def learning_rate(cfg, epoch: int) -> float:
     return lr
 
 
-def set_learning_rate(optimizer: Optimizer, cfg, epoch: int) -> float:
-    """Give every parameter group the rate of this epoch, and return it."""
-    lr = learning_rate(cfg, epoch)
+def set_learning_rate(optimizer: Optimizer, cfg, epoch: int) -> None:
+    """Give every parameter group the learning rate of this epoch."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
-    return lr
+        group["lr"] = learning_rate(cfg, epoch)

@@ -1,5 +1,4 @@
 import math
-import os
 from functools import partial
 
 import numpy as np
@@ -18,18 +17,19 @@ from utils.storage.files import manifest_path, read_manifest
 
 COUNT = EVAL_BATCH_SIZE + 1  # the last batch is a single image
 TO_UNIT = (Normalize(mean=[0.0, 0.0, 0.0], std=[1.0, 1.0, 1.0]),)
+COLORS = [[i // 256, i % 256, 0] for i in range(COUNT)]
+TF32 = torch.backends.cuda.matmul, torch.backends.cudnn
 
 
-def numbered_images():
+def images_of(count=COUNT, change=0):
     """Image i is all i // 256 in red, i % 256 in green and 0 in blue."""
-    number = torch.arange(COUNT)
-    colors = torch.stack([number // 256, number % 256, torch.zeros_like(number)], dim=1)  # (N, 3)
-    return colors[:, :, None, None].expand(-1, -1, 2, 2).to(torch.uint8)
+    images = torch.tensor(COLORS[:count], dtype=torch.uint8)[:, :, None, None].expand(-1, -1, 2, 2) ^ change
+    return ResidentDataset(images.contiguous(), torch.arange(count) % 5, list("abcde"))
 
 
 @pytest.fixture
 def loader():
-    return eval_loader(ResidentDataset(numbered_images(), None, []), TO_UNIT, "cpu")
+    return eval_loader(images_of(), TO_UNIT, "cpu")
 
 
 class Backbone(nn.Module):
@@ -41,8 +41,8 @@ class Backbone(nn.Module):
         self.calls = []
 
     def forward(self, images):
-        flags = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-        self.calls.append((len(images), self.training, torch.is_grad_enabled(), *flags))
+        flags = (self.training, torch.is_grad_enabled(), *(each.allow_tf32 for each in TF32))
+        self.calls.append((len(images), *flags))
         return self.frozen(self.dropout(self.norm(255 * images.mean(dim=(2, 3)))))
 
 
@@ -65,44 +65,34 @@ def network_and_call(request):
     return network, getattr(network, "backbone", network), request.param
 
 
-def colors_of_all():
-    return [[i // 256, i % 256, 0] for i in range(COUNT)]
-
-
 def test_features_hold_every_image_once_in_order_the_last_odd_one_too(loader):
     features = extract_features(Backbone(), loader)
     assert features.dtype == torch.float32 and features.device.type == "cpu" and not features.requires_grad
-    assert features.round().tolist() == colors_of_all()
+    assert features.round().tolist() == COLORS
 
 
 def test_predictions_are_the_softmax_of_every_image_for_each_head(loader):
     first, second = predict(Heads(), loader)
     for head, sign, precision in ((first, 1, 1e-4), (second, -1, 0.05)):  # bfloat16 has 3 digits
-        assert head.dtype == torch.float32 and head.shape == (COUNT, 3) and not head.requires_grad
-        torch.testing.assert_close(head.sum(dim=1), torch.ones(COUNT), rtol=0, atol=1e-6)
+        assert head.dtype == torch.float32 and head.shape == (COUNT, 3) and head.is_contiguous()
         for image in (0, 1, 255, 256, COUNT - 1):
-            powers = [math.exp(sign * color / 32) for color in colors_of_all()[image]]
+            powers = [math.exp(sign * color / 32) for color in COLORS[image]]
             assert head[image].tolist() == pytest.approx([p / sum(powers) for p in powers], rel=precision)
-
-
-def test_the_network_is_called_in_eval_mode_without_gradients_and_tf32(network_and_call, loader):
-    network, backbone, call = network_and_call
-    call(network, loader)
-    assert backbone.calls == [(EVAL_BATCH_SIZE, False, False, False, False), (1, False, False, False, False)]
 
 
 @pytest.fixture(params=[(True, False), (False, True)], ids=str)
 def tf32(request):
     """The settings for matrix products and convolutions, as a user left them."""
-    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = products.allow_tf32, convolutions.allow_tf32
-    products.allow_tf32, convolutions.allow_tf32 = request.param
+    before = [backend.allow_tf32 for backend in TF32]
+    TF32[0].allow_tf32, TF32[1].allow_tf32 = request.param
     yield request.param
-    products.allow_tf32, convolutions.allow_tf32 = before
+    TF32[0].allow_tf32, TF32[1].allow_tf32 = before
 
 
 @pytest.mark.parametrize("fails", [False, True], ids=["ends well", "raises"])
-def test_modes_tf32_settings_and_batch_norm_buffers_are_as_before(network_and_call, loader, tf32, fails):
+def test_the_network_is_in_eval_mode_without_gradients_and_tf32_and_afterwards_as_before(
+    network_and_call, loader, tf32, fails
+):
     network, backbone, call = network_and_call
     network.train()
     backbone.frozen.eval()  # frozen inside a network in training
@@ -114,10 +104,10 @@ def test_modes_tf32_settings_and_batch_norm_buffers_are_as_before(network_and_ca
             call(network, loader)
     else:
         call(network, loader)
+        assert backbone.calls == [(size, False, False, False, False) for size in (EVAL_BATCH_SIZE, 1)]
     assert {name: module.training for name, module in network.named_modules()} == modes
     assert all(torch.equal(buffer, buffers[name]) for name, buffer in network.named_buffers())
-    assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32) == tf32
-    assert torch.is_grad_enabled()
+    assert tuple(backend.allow_tf32 for backend in TF32) == tf32 and torch.is_grad_enabled()
 
 
 # -- mixed precision
@@ -144,20 +134,14 @@ class FineHead(Fine):
         return [super().forward(images)]
 
 
-def test_features_are_fp32_also_in_a_bf16_run_so_that_mining_is(loader, tmp_path):
+def test_features_and_predictions_are_fp32_also_in_a_bf16_run_so_that_mining_is(loader, tmp_path):
     with BF16():
         features = extract_features(Fine(), loader)
         (cached,) = cached_features(tmp_path, "features", Fine(), loader)
+        (probabilities,) = predict(FineHead(), loader)
         assert torch.is_autocast_enabled("cpu")  # afterwards as before
     assert features.tolist() == cached.tolist() == [[1, FINE]] * COUNT
-
-
-def test_predictions_are_fp32_also_in_a_bf16_run(loader):
-    with BF16():
-        (probabilities,) = predict(FineHead(), loader)
-    assert (
-        probabilities[:, 1] > probabilities[:, 0]
-    ).all()  # exp(FINE) against exp(1); rounded, they are equal
+    assert (probabilities[:, 1] > probabilities[:, 0]).all()  # of FINE and 1; rounded, they are equal
 
 
 def test_features_for_monitoring_may_be_computed_in_bf16(loader):
@@ -182,63 +166,56 @@ def test_cached_features_are_those_that_are_extracted_and_the_network_is_run_onc
     assert path.name.startswith("features-train-") and np.array_equal(np.load(path), first.numpy())
 
 
-def test_above_the_budget_they_stay_on_disk_and_cannot_be_changed_there(loader, tmp_path, monkeypatch):
-    whole = cached_features(tmp_path, "features", Backbone(), loader)
-    monkeypatch.setattr(module, "IN_MEMORY", whole.nbytes)
+def test_above_the_budget_they_are_memory_mapped_and_cannot_be_changed_on_disk(loader, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "IN_MEMORY", COUNT * 3 * 4)  # bytes of the features without the file's header
     opened, load = [], np.load
     monkeypatch.setattr(np, "load", lambda path, mmap_mode: opened.append(mmap_mode) or load(path, mmap_mode))
-    mapped = cached_features(tmp_path, "features", Backbone(), loader)
-    assert torch.equal(mapped, whole) and opened == ["c"]
+    features = cached_features(tmp_path, "features", Backbone(), loader)
     (path,) = cached_files(tmp_path)
     before = path.read_bytes()
-    mapped += 1
-    assert path.read_bytes() == before
+    features += 1
+    assert path.read_bytes() == before and opened == ["c"]
 
 
 def other_weights(network, loader):
     nn.init.constant_(network.norm.weight, 2.0)
-    return network, loader
+    return loader
 
 
 def other_network(network, loader):
     network.dropout = nn.Identity()  # without weights, as the dropout is
-    return network, loader
+    return loader
 
 
-def other_images(network, loader):
-    images = loader.dataset.images ^ 1
-    return network, eval_loader(ResidentDataset(images, None, []), TO_UNIT, "cpu")
+SHIFTED = (Normalize([0.5] * 3, [1.0] * 3),)
+OTHERS = {
+    "weights": other_weights,
+    "network": other_network,
+    "images": lambda network, loader: eval_loader(images_of(change=1), TO_UNIT, "cpu"),
+    "transform": lambda network, loader: eval_loader(loader.dataset, SHIFTED, "cpu"),
+    "seed": lambda network, loader: build_loader(loader.dataset, loader.views, EVAL_BATCH_SIZE, seed=1),
+}
 
 
-def other_transform(network, loader):
-    return network, eval_loader(loader.dataset, (Normalize(mean=[0.5] * 3, std=[1.0] * 3),), "cpu")
-
-
-def other_seed(network, loader):
-    return network, build_loader(loader.dataset, loader.views, EVAL_BATCH_SIZE, seed=1)
-
-
-@pytest.mark.parametrize("change", [other_weights, other_network, other_images, other_transform, other_seed])
-def test_what_they_depend_on_is_in_the_name_so_no_run_takes_or_replaces_those_of_another(
-    change, loader, tmp_path
-):
+@pytest.mark.parametrize("change", OTHERS.values(), ids=OTHERS)
+def test_what_they_depend_on_is_in_the_name_so_no_run_takes_those_of_another(change, loader, tmp_path):
     network = Backbone()
     cached_features(tmp_path, "features", network, loader)
     (path,) = cached_files(tmp_path)
-    content, (network, loader) = path.read_bytes(), change(network, loader)
+    content, loader = path.read_bytes(), change(network, loader)
     other = cached_features(tmp_path, "features", network, loader)
     assert torch.equal(other[0], extract_features(network, loader))
     assert len(cached_files(tmp_path)) == 2 and path.read_bytes() == content
 
 
 SPOILED = {
-    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-1]),
-    "gone": lambda path: path.unlink(),
-    "damaged manifest": lambda path: manifest_path(path).write_bytes(b"{"),
-    "manifest of others": lambda path: manifest_path(path).write_bytes(
-        manifest_path(path).read_bytes().replace(b'"seed": 0', b'"seed": 1')
+    "truncated": lambda path, manifest: path.write_bytes(path.read_bytes()[:-1]),
+    "gone": lambda path, manifest: path.unlink(),
+    "damaged manifest": lambda path, manifest: manifest.write_bytes(b"{"),
+    "manifest of others": lambda path, manifest: manifest.write_text(
+        manifest.read_text().replace(": 0,", ": 1,")
     ),
-    "no manifest": lambda path: manifest_path(path).unlink(),
+    "no manifest": lambda path, manifest: manifest.unlink(),
 }
 
 
@@ -246,28 +223,17 @@ SPOILED = {
 def test_a_file_that_is_not_whole_is_extracted_again(spoil, loader, tmp_path):
     whole = cached_features(tmp_path, "features", Backbone(), loader)
     (path,) = cached_files(tmp_path)
-    spoil(path)
+    spoil(path, manifest_path(path))
     assert torch.equal(cached_features(tmp_path, "features", Backbone(), loader), whole)
     assert np.array_equal(np.load(path), whole.numpy()) and read_manifest(path)["seed"] == 0
 
 
-def test_a_run_that_is_broken_off_removes_its_own_temporary_file_and_no_other(loader, tmp_path):
-    (tmp_path / "features-0123456789ab.npy.1.part").write_bytes(b"of a run beside it")
-    network = Backbone()
-    network.frozen.register_forward_hook(lambda *_: 1 / 0 if len(network.calls) == 2 else None)
-    with pytest.raises(ZeroDivisionError):
-        cached_features(tmp_path, "features", network, loader)
-    assert [path.name for path in tmp_path.iterdir()] == ["features-0123456789ab.npy.1.part"]
-
-
-def test_a_run_beside_another_gives_the_same_features_and_one_whole_file(loader, tmp_path, monkeypatch):
+def test_a_run_beside_another_gives_the_same_features_and_one_whole_file(loader, tmp_path):
     network, others = Backbone(), []
 
     def run_beside(*_):
         if not others:
-            with monkeypatch.context() as patch:
-                patch.setattr(os, "getpid", lambda: 1)
-                others.append(cached_features(tmp_path, "features", Backbone(), loader))
+            others.append(cached_features(tmp_path, "features", Backbone(), loader))
 
     network.frozen.register_forward_hook(run_beside)
     found = cached_features(tmp_path, "features", network, loader)
@@ -276,14 +242,10 @@ def test_a_run_beside_another_gives_the_same_features_and_one_whole_file(loader,
     assert set(tmp_path.iterdir()) == {path, manifest_path(path)}
 
 
-CUT = (*TO_UNIT, Cutout(1, 4))
-
-
 def test_each_pass_draws_its_own_views_by_its_number_and_the_seed(tmp_path):
-    dataset = ResidentDataset(numbered_images()[:40] + 1, None, [])
-    network, loader = Backbone(), build_loader(dataset, [CUT], 16, seed=3)
+    network = Backbone()
+    loader = build_loader(images_of(40, change=1), [(*TO_UNIT, Cutout(1, 4))], 16, seed=3)
     cached = cached_features(tmp_path, "views", network, loader, passes=3)
-    assert cached.shape == (3, 40, 3)
     for number in range(3):
         loader.set_epoch(number)
         assert torch.equal(cached[number], extract_features(network, loader))
@@ -292,20 +254,11 @@ def test_each_pass_draws_its_own_views_by_its_number_and_the_seed(tmp_path):
     assert len(cached_files(tmp_path)) == 2
 
 
-# -- batches of cached features (how they are drawn is tested in tests/data/loader)
-
-
-def loaders_of_the_same(neighbors=None):
-    """50 images in batches of 16, as views and as cached features: image i in view v is 50 v + i."""
-    dataset = ResidentDataset(numbered_images()[:50], torch.arange(50) % 5, list("abcde"))
-    features = torch.arange(150.0).view(3, 50, 1)
-    views = build_loader(dataset, [TO_UNIT] * 2, 16, train=True, neighbors=neighbors, seed=7)
-    return views, FeatureLoader(features, dataset, [None, None], 16, "cpu", True, neighbors, 7)
-
-
-def test_a_batch_of_features_has_the_images_and_neighbors_that_a_batch_of_views_has():
+def test_a_batch_of_cached_features_has_the_images_and_neighbors_of_a_batch_of_views():
     neighbors = torch.stack([(torch.arange(50) + shift) % 50 for shift in (0, 7, 13)], dim=1)
-    views, features = loaders_of_the_same(neighbors)
+    numbers = torch.arange(150.0).view(3, 50, 1)  # image i in view v is 50 v + i
+    views = build_loader(images_of(50), [TO_UNIT] * 2, 16, train=True, neighbors=neighbors, seed=7)
+    features = FeatureLoader(numbers, images_of(50), [None, None], 16, "cpu", True, neighbors, 7)
     for epoch in range(2):
         views.set_epoch(epoch)
         features.set_epoch(epoch)
@@ -313,12 +266,3 @@ def test_a_batch_of_features_has_the_images_and_neighbors_that_a_batch_of_views_
             assert torch.equal(batch.index, other.index) and torch.equal(batch.target, other.target)
             shown = [(255 * view[:, 1, 0, 0]).round() for view in batch.views]  # the numbers, from the green
             assert all(map(torch.equal, shown, [view[:, 0] % 50 for view in other.views]))
-
-
-def test_a_pass_over_features_goes_on_in_its_middle_as_a_whole_one():
-    _, loader = loaders_of_the_same()
-    loader.set_epoch(1)
-    whole = list(loader)
-    loader.set_epoch(1, first_step=2)
-    (last,) = loader
-    assert all(map(torch.equal, last.views, whole[2].views))

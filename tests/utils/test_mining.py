@@ -1,42 +1,30 @@
 """What mining writes and reports; how neighbors are found is tested in tests/utils/neighbors."""
 
-import json
+import io
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
-from tests.small_runs import few_digits, run_stage
 from utils import mining
 from utils.errors import UserError
 from utils.mining import check_before_training, knn_accuracy, mine
+from utils.neighbors import search
 from utils.neighbors.faiss_index import import_faiss
 
 needs_faiss = pytest.mark.skipif(import_faiss() is None, reason="faiss is not installed")
 TRAIN, VAL, CLASSES = 120, 30, 3
+BASELINES = "pretext features, accuracy on the val split"
 pytestmark = pytest.mark.usefixtures("no_pictures")
-
-
-class RecordedRun:
-    """What `mine` uses of a run: nothing is written, only noted."""
-
-    device, folder = torch.device("cpu"), Path("of no picture")
-
-    def __init__(self, cfg):
-        self.cfg, self.neighbors, self.notes, self.finals = cfg, {}, [], {}
-        self.log = SimpleNamespace(note=self.notes.append, final=self.finals.__setitem__)
-
-    def save_neighbors(self, split, neighbors):
-        self.neighbors[split] = neighbors
 
 
 class Split:
     """Labels alone: no picture is drawn here."""
 
-    classes = tuple("abc"[:CLASSES])
-    is_labelled = True
+    classes, is_labelled = tuple("abc"[:CLASSES]), True
 
     def __init__(self, count):
         self.targets = torch.arange(count) % CLASSES
@@ -54,46 +42,52 @@ def features_and_splits():
 
 
 def mined(**settings):
-    """The run after mining."""
-    cfg = {"num_neighbors": 10, "knn_backend": "auto", "knn_index": "Flat", "seed": 0}
-    run, (features, splits) = RecordedRun(SimpleNamespace(**cfg | settings)), features_and_splits()
+    """What mining notes, reports and writes: nothing is written to disk."""
+    cfg = {"num_neighbors": 10, "knn_backend": "auto", "knn_index": "Flat", "seed": 0} | settings
+    notes, finals, shapes = [], {}, {}
+
+    def save_neighbors(split, content, topk):
+        shapes[split] = np.load(io.BytesIO(content)).shape, topk
+
+    log = SimpleNamespace(note=notes.append, final=finals.__setitem__)
+    folder = SimpleNamespace(save_neighbors=save_neighbors)
+    run = SimpleNamespace(cfg=SimpleNamespace(**cfg), device="cpu", path=Path(), log=log, folder=folder)
+    features, splits = features_and_splits()
     mine(run, features, splits["train"], splits["val"])
-    return run
+    return SimpleNamespace(notes=notes, finals=finals, shapes=shapes)
 
 
 @needs_faiss
 def test_the_train_split_is_mined_with_the_index_and_the_val_split_always_exactly(monkeypatch):
-    asked, search = [], mining.mine_neighbors
+    asked, find = [], mining.mine_neighbors
 
-    def watched(features, topk, backend, index):
-        asked.append((len(features), topk, backend, index))
-        return search(features, topk, backend, index)
+    def watched(features, *how):
+        asked.append((len(features), *how))
+        return find(features, *how)
 
     monkeypatch.setattr(mining, "mine_neighbors", watched)
     run = mined(knn_index="IVF8,Flat")
     assert asked == [(TRAIN, 10, "faiss", "IVF8,Flat"), (VAL, 5, "faiss", "Flat")]
-    assert run.neighbors["train"].shape == (TRAIN, 11) and run.neighbors["val"].shape == (VAL, 6)
+    assert run.shapes == {"train": ((TRAIN, 11), 10), "val": ((VAL, 6), 5)}
 
 
 @needs_faiss
-@pytest.mark.parametrize("found, told", [(0.98749, "98.7 %"), (1.0, "100.0 %")])
+@pytest.mark.parametrize("found, told", [(0.98749, "98.7%"), (1.0, "100.0%")])
 def test_the_log_tells_how_many_of_the_exact_neighbors_an_index_found(found, told, monkeypatch):
     monkeypatch.setattr(mining, "RECALL_SAMPLE", 100)
-    monkeypatch.setattr(mining, "recall", lambda neighbors, features, sample: found if sample == 100 else 0)
+    monkeypatch.setattr(search, "recall", lambda neighbors, features, sample: found if sample == 100 else 0)
     (note,) = [note for note in mined(knn_index="IVF8,Flat").notes if "IVF8,Flat" in note]
     assert told in note and "100 images" in note
 
 
-def test_flat_is_exact_and_its_share_is_not_told():
-    assert not [note for note in mined().notes if "%" in note]
-
-
 def test_where_labels_are_known_the_right_neighbors_and_the_accuracy_of_both_baselines_are_told():
-    assert mined().finals == {
+    run = mined()
+    assert run.finals == {
         "neighbors of the train split": {"right among the top 10": 1},
         "neighbors of the val split": {"right among the top 5": 1},
-        "pretext features, accuracy on the val split": {"weighted kNN": 1, "k-means": 1},
+        BASELINES: {"weighted kNN": 1, "k-means": 1},
     }
+    assert not [note for note in run.notes if "%" in note]  # Flat finds all
 
 
 def test_knn_accuracy_is_of_the_labelled_val_images_only():
@@ -103,14 +97,13 @@ def test_knn_accuracy_is_of_the_labelled_val_images_only():
     assert knn_accuracy(features, splits["train"], splits["val"], "cpu") == 0.75
 
 
-def test_k_means_is_left_out_where_it_takes_long_and_the_log_says_so(monkeypatch):
-    title, size = "pretext features, accuracy on the val split", TRAIN * 8 * CLASSES
-    monkeypatch.setattr(mining, "KMEANS_LIMIT", size)
-    assert mined().finals[title].keys() == {"weighted kNN", "k-means"}
-    monkeypatch.setattr(mining, "KMEANS_LIMIT", size - 1)
+@pytest.mark.parametrize("lacking, told", [(0, {"weighted kNN", "k-means"}), (1, {"weighted kNN"})])
+def test_k_means_is_left_out_where_it_takes_long_and_the_log_says_so(lacking, told, monkeypatch):
+    monkeypatch.setattr(mining, "KMEANS_LIMIT", TRAIN * 8 * CLASSES - lacking)
     run = mined()
-    assert run.finals[title].keys() == {"weighted kNN"}
-    assert [note for note in run.notes if "k-means" in note and all(n in note for n in ("120", "8", "3"))]
+    assert run.finals[BASELINES].keys() == told
+    notes = [note for note in run.notes if "k-means" in note and all(n in note for n in ("120", "8", "3"))]
+    assert len(notes) == lacking
 
 
 def test_imagenet_50_has_its_k_means_and_imagenet_100_has_none():
@@ -123,25 +116,12 @@ def test_imagenet_50_has_its_k_means_and_imagenet_100_has_none():
         ((20, 52, 20, "torch", "Flat"), "num_neighbors"),
         ((206, 5, 20, "torch", "Flat"), r"val.*folder\.val_share"),
         ((206, 52, 20, "auto", "IVF207,Flat"), "knn_index 'IVF207,Flat'.*206"),
-        ((206, 52, 20, "auto", "PQ64"), "knn_index 'PQ64'"),
         ((206, 52, 20, "torch", "HNSW32"), "knn_index 'HNSW32'.*knn_backend"),
     ],
 )
 def test_what_would_stop_the_mining_is_known_before_training(settings, key):
     check_before_training(206, 52, 20, "torch", "Flat")
+    if import_faiss():
+        check_before_training(206, 52, 20, "auto", "IVF206,Flat")  # of train: val may have fewer images
     with pytest.raises(UserError, match=key):
         check_before_training(*settings)
-
-
-@needs_faiss
-def test_an_index_is_for_the_train_split_so_val_may_have_fewer_images_than_lists():
-    check_before_training(206, 52, 20, "auto", "IVF206,Flat")
-
-
-@needs_faiss
-def test_a_whole_pretext_run_takes_an_index(monkeypatch, tmp_path):
-    few_digits(monkeypatch)
-    folder = run_stage("pretext", tmp_path, "knn_index=HNSW16", epochs=1)
-    notes = [json.loads(line).get("note", "") for line in (folder / "log.jsonl").read_text().splitlines()]
-    assert any("HNSW16" in note and "206 images" in note for note in notes)
-    assert any("206 train images" in note and "faiss" in note for note in notes)

@@ -17,45 +17,26 @@ def config(path, *overrides):
 # -- optimizers, against loops over single numbers
 
 
-def network():
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(1, 2, 2), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(2, 3)).double()
-
-
-def gradients_for(model, step):
-    generator = torch.Generator().manual_seed(step)
-    return [torch.randn(p.shape, generator=generator, dtype=torch.float64) for p in model.parameters()]
-
-
-def train(cfg, steps=4):
-    model = network()
-    optimizer = build_optimizer(cfg.optimizer, cfg.optimizer_kwargs, model.parameters())
-    for step in range(steps):
-        for parameter, gradient in zip(model.parameters(), gradients_for(model, step), strict=True):
-            parameter.grad = gradient
-        optimizer.step()
-    return model
-
-
-def by_hand(update, steps=4):
-    """`update(weight, gradient, memory, step)` on every weight of the network, biases and batch norms too."""
-    model = network()
-    weights = [parameter.detach().flatten().tolist() for parameter in model.parameters()]
-    memories = [[{} for _ in tensor] for tensor in weights]
-    for step in range(steps):
-        for tensor, memory, gradient in zip(weights, memories, gradients_for(model, step), strict=True):
-            for place, g in enumerate(gradient.flatten().tolist()):
-                tensor[place] = update(tensor[place], g, memory[place], step + 1)
-    return weights
-
-
-def check(model, weights):
-    for (name, parameter), expected in zip(model.named_parameters(), weights, strict=True):
-        assert parameter.detach().flatten().tolist() == pytest.approx(expected, rel=1e-9), name
-
-
 def built(cfg, parameters):
     return build_optimizer(cfg.optimizer, cfg.optimizer_kwargs, parameters)
+
+
+def check(cfg, update):
+    """Four steps are `update(weight, gradient, memory, step)` on every weight, biases and batch norms too."""
+    torch.manual_seed(0)
+    layers = nn.Conv2d(1, 2, 2), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(2, 3)
+    parameters = list(nn.Sequential(*layers).double().parameters())
+    expected = [parameter.detach().flatten().tolist() for parameter in parameters]
+    memories = [[{} for _ in tensor] for tensor in expected]
+    optimizer = built(cfg, parameters)
+    for step in range(1, 5):
+        for parameter, tensor, memory in zip(parameters, expected, memories, strict=True):
+            parameter.grad = torch.randn_like(parameter)
+            for place, gradient in enumerate(parameter.grad.flatten().tolist()):
+                tensor[place] = update(tensor[place], gradient, memory[place], step)
+        optimizer.step()
+    for parameter, tensor in zip(parameters, expected, strict=True):
+        assert parameter.detach().flatten().tolist() == pytest.approx(tensor, rel=1e-9)
 
 
 @pytest.mark.parametrize("path", [ADAM, SGD])
@@ -70,7 +51,7 @@ def test_adam_is_plain_with_l2_in_the_gradient_of_every_parameter_also_in_a_file
         return weight - lr * m / (math.sqrt(v) + 1e-8)
 
     values = [f"optimizer_kwargs.lr={lr}", f"optimizer_kwargs.weight_decay={decay}"]
-    check(train(config(path, "optimizer=adam", *values)), by_hand(update))
+    check(config(path, "optimizer=adam", *values), update)
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
@@ -83,8 +64,7 @@ def test_sgd_has_momentum_with_nesterov_if_asked_and_l2_in_the_gradient_of_every
         return weight - lr * (gradient + momentum * memory["v"] if nesterov else memory["v"])
 
     values = {"lr": lr, "weight_decay": decay, "momentum": momentum, "nesterov": nesterov}
-    cfg = config(SGD, *(f"optimizer_kwargs.{name}={value}" for name, value in values.items()))
-    check(train(cfg), by_hand(update))
+    check(config(SGD, *(f"optimizer_kwargs.{name}={value}" for name, value in values.items())), update)
 
 
 def test_adams_guard_against_a_division_by_zero_is_1e_8():
@@ -111,30 +91,32 @@ def test_weights_in_channels_last_are_stepped_like_others(optimizer):
 
 # -- learning rates
 
-
-def rates(cfg):
-    return [learning_rate(cfg, epoch) for epoch in range(cfg.epochs)]
-
-
-def test_cosine_falls_over_half_a_period_from_lr_towards_lr_times_the_cube_of_the_decay_rate():
-    half = math.sqrt(0.5)  # cosine of an eighth of a turn
-    middle, swing = 0.2002, 0.1998  # between 0.4 and 0.4 * 0.1 ** 3 = 0.0004
-    expected = [0.4, middle + swing * half, middle, middle - swing * half]
-    assert rates(config(SGD, "epochs=4")) == pytest.approx(expected, rel=1e-12)
-
-
-def test_step_multiplies_for_each_milestone_strictly_before_the_epoch():
-    step = ["scheduler=step", "scheduler_kwargs.lr_decay_epochs=[1, 3]", "epochs=6"]
-    assert rates(config(SGD, *step)) == pytest.approx([0.4, 0.4, 0.04, 0.04, 0.004, 0.004], rel=1e-12)
-
-
-def test_constant_is_lr_in_every_epoch():
-    assert rates(config(ADAM, "epochs=3")) == [0.0001] * 3
+STEP = ("scheduler=step", "scheduler_kwargs.lr_decay_epochs=[1, 3]", "epochs=6")
+MIDDLE, SWING = 0.2002, 0.1998  # between 0.4 and 0.4 * 0.1 ** 3 = 0.0004
+HALF = math.sqrt(0.5)  # cosine of an eighth of a turn
+SCHEDULES = {
+    "cosine falls over half a period towards lr times the cube of the decay rate": (
+        config(SGD, "epochs=4"),
+        [0.4, MIDDLE + SWING * HALF, MIDDLE, MIDDLE - SWING * HALF],
+    ),
+    "step multiplies for each milestone strictly before the epoch": (
+        config(SGD, *STEP),
+        [0.4, 0.4, 0.04, 0.04, 0.004, 0.004],
+    ),
+    "constant is lr in every epoch": (config(ADAM, "epochs=3"), [0.0001] * 3),
+}
 
 
-def test_the_rate_of_the_epoch_is_given_to_every_parameter_group_and_returned():
-    cfg = config(SGD, "epochs=2")
-    first, second = network().parameters(), network().parameters()
-    optimizer = torch.optim.SGD([{"params": list(first)}, {"params": list(second), "lr": 7.0}], lr=3.0)
-    assert set_learning_rate(optimizer, cfg, 1) == pytest.approx(0.2002)
-    assert [group["lr"] for group in optimizer.param_groups] == [learning_rate(cfg, 1)] * 2
+@pytest.mark.parametrize("cfg, rates", SCHEDULES.values(), ids=SCHEDULES)
+def test_schedule(cfg, rates):
+    assert [learning_rate(cfg, epoch) for epoch in range(cfg.epochs)] == pytest.approx(rates, rel=1e-12)
+
+
+def test_the_rate_of_the_epoch_is_given_to_every_parameter_group():
+    groups = [
+        {"params": [nn.Parameter(torch.zeros(1))]},
+        {"params": [nn.Parameter(torch.ones(1))], "lr": 7.0},
+    ]
+    optimizer = torch.optim.SGD(groups, lr=3.0)
+    set_learning_rate(optimizer, config(SGD, "epochs=2"), 1)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.2002] * 2)

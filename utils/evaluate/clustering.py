@@ -7,14 +7,12 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from utils.arrays import floats, integers, share
-from utils.evaluate.label_free import cluster_report
+from utils.evaluate.label_free import cluster_sizes
 
 PROTOTYPE_CANDIDATES = 10  # most confident images of a cluster, one of which is its prototype
 
 
-def clustering_metrics(
-    predictions: ArrayLike, targets: ArrayLike | None, probabilities: ArrayLike | None = None
-) -> dict:
+def clustering_metrics(predictions: ArrayLike, targets: ArrayLike | None, probabilities=None) -> dict:
     """Agreement of clusters (predictions, (N,)) with classes (targets, (N,); images of -1 are left out).
 
     ACC: share of images whose cluster is matched to their class, one to one (Hungarian method,
@@ -24,35 +22,28 @@ def clustering_metrics(
     ACC Top-5: with probabilities (N, K), one of the 5 likeliest clusters is matched to the class.
     ACC many-to-one: a cluster counts as its commonest class. It rises with K: not comparable with ACC.
     labelled images: their number, if some are labelled and some are not.
-
-    Without probabilities K is the largest prediction + 1. Returns {} for fewer than two classes. Raises
-    ValueError if lengths differ or a prediction is none of the K clusters."""
+    Without probabilities K is the largest prediction + 1. Returns {} for fewer than two classes."""
     from scipy.optimize import linear_sum_assignment
     from sklearn import metrics as sklearn_metrics
 
-    if targets is None:
-        return {}
-    predictions, targets = integers(predictions), integers(targets)
-    if predictions.shape != targets.shape:
-        raise ValueError(f"{len(predictions)} predictions do not fit {len(targets)} targets")
+    predictions, targets = integers(predictions), integers([] if targets is None else targets)
     labelled = targets >= 0  # (N,)
-    if len(targets[labelled].unique()) < 2:
+    classes = targets[labelled].unique()
+    if len(classes) < 2:
         return {}
-    low, high = int(predictions.min()), int(predictions.max())
-    num_clusters = high + 1 if probabilities is None else floats(probabilities).shape[1]
-    if low < 0 or high >= num_clusters:
-        raise ValueError(f"predictions reach from {low} to {high} for {num_clusters} clusters")
+    num_clusters = int(predictions.max()) + 1 if probabilities is None else floats(probabilities).shape[1]
     predictions, targets = predictions[labelled], targets[labelled]
 
-    table = contingency_table(predictions, targets, num_clusters)  # (K, C)
-    clusters, classes = linear_sum_assignment(table.numpy(), maximize=True)
-    match = list(zip(clusters.tolist(), classes.tolist(), strict=True))
+    shape = num_clusters, int(classes.max()) + 1
+    table = (predictions * shape[1] + targets).bincount(minlength=math.prod(shape)).view(shape)  # (K, C)
+    pairs = linear_sum_assignment(table.numpy(), maximize=True)
+    match = [(int(cluster), int(label)) for cluster, label in zip(*pairs, strict=True)]
     _, recall, f1, _ = sklearn_metrics.precision_recall_fscore_support(
-        targets, map_clusters(predictions, match), labels=targets.unique(), average="macro", zero_division=0
+        targets, map_clusters(predictions, match), labels=classes, average="macro", zero_division=0
     )
     metrics = {} if labelled.all() else {"labelled images": len(targets)}
     metrics |= {
-        "ACC": table[clusters, classes].sum().item() / len(targets),
+        "ACC": table[pairs].sum().item() / len(targets),
         "balanced ACC": float(recall),
         "macro-F1": float(f1),
         "NMI": float(sklearn_metrics.normalized_mutual_info_score(targets, predictions)),
@@ -67,13 +58,6 @@ def clustering_metrics(
     return metrics
 
 
-def contingency_table(predictions: Tensor, targets: Tensor, num_clusters: int) -> Tensor:
-    """How many images of each class each cluster holds, int64 (K, C), from (N,) clusters and (N,) classes."""
-    num_classes = int(targets.max()) + 1
-    pairs = predictions * num_classes + targets  # (N,)
-    return pairs.bincount(minlength=num_clusters * num_classes).view(num_clusters, num_classes)
-
-
 def map_clusters(predictions: ArrayLike, hungarian_match: list[tuple[int, int]]) -> Tensor:
     """The class each predicted cluster is matched to, int64 in the predictions' shape; -1 if unmatched."""
     predictions = integers(predictions)
@@ -82,40 +66,41 @@ def map_clusters(predictions: ArrayLike, hungarian_match: list[tuple[int, int]])
 
 
 def evaluate_clusters(probabilities: Tensor, targets: Tensor | None) -> dict:
-    """`cluster_report` and, as far as targets are known, `clustering_metrics` of probabilities (N, K)."""
-    metrics = clustering_metrics(probabilities.argmax(dim=1), targets, probabilities)
-    return cluster_report(probabilities) | metrics
+    """What clusters (probabilities, (N, K)) look like and, if targets are known, `clustering_metrics`.
+
+    effective_clusters: exp of the entropy of the clusters' shares of the images."""
+    shares = torch.tensor(cluster_sizes(probabilities)).double() / len(probabilities)  # (K,)
+    return {
+        "used_clusters": int((shares > 0).sum()),
+        "effective_clusters": torch.special.entr(shares).sum().exp().item(),
+        "smallest_share": shares.min().item(),
+        "largest_share": shares.max().item(),
+        "mean_confidence": share(floats(probabilities).amax(dim=1)),
+    } | clustering_metrics(probabilities.argmax(dim=1), targets, probabilities)
 
 
 def clustering_warnings(report: dict) -> list[str]:
     """Signs of a failed clustering in a report of `evaluate_clusters`, a sentence each."""
-    found = []
-    if report["largest_share"] > 0.9:
-        found.append(
-            f"one cluster holds {100 * report['largest_share']:.1f} % of the images: unless one class is as "
-            "common, they have collapsed; train scan.py with a larger batch_size or entropy_weight"
-        )
-    if report.get("NMI", 1) < 0.05 and report["ACC"] > 0.5:
-        found.append(
-            f"ACC {report['ACC']:.3f} is high only because a class is common (NMI {report['NMI']:.3f}): "
-            "look at balanced ACC and macro-F1"
-        )
-    if report["smallest_share"] == 0:
-        found.append(
-            f"used_clusters is {report['used_clusters']}, less than num_classes, the others are empty: "
-            "train scan.py with a larger batch_size, or ask for fewer clusters"
-        )
-    return found
+    largest, acc, nmi = report["largest_share"], report.get("ACC", 0), report.get("NMI", 1)
+    collapse = (
+        f"one cluster holds {largest:.1%} of the images: unless a class is as common, they have collapsed; "
+        "train scan.py with a larger batch_size or entropy_weight"
+    )
+    common = f"ACC {acc:.3f} is high only as a class is common (NMI {nmi:.3f}): see balanced ACC and macro-F1"
+    empty = (
+        f"used_clusters is {report['used_clusters']}, less than num_classes, the others are empty: train "
+        "scan.py with a larger batch_size, or ask for fewer clusters"
+    )
+    signs = {collapse: largest > 0.9, common: acc > 0.5 and nmi < 0.05, empty: report["smallest_share"] == 0}
+    return [warning for warning, is_there in signs.items() if is_there]
 
 
 def neighbor_accuracy(neighbors: ArrayLike, targets: ArrayLike, topk: int) -> float:
     """Share of the first topk neighbors that have their anchor's label.
 
     neighbors: (N, T+1), column 0, the image itself, is left out; targets: (N,), pairs with a -1 on either
-    side are left out; NaN if no pair is left. Raises ValueError for topk > T."""
+    side are left out; NaN if no pair is left."""
     neighbors, targets = integers(neighbors), integers(targets)
-    if topk > neighbors.shape[1] - 1:
-        raise ValueError(f"topk is {topk}, but {neighbors.shape[1] - 1} neighbors of each image were mined")
     others, anchors = targets[neighbors[:, 1 : topk + 1]], targets[:, None]  # (N, topk), (N, 1)
     return share((others == anchors)[(others >= 0) & (anchors >= 0)])
 
@@ -134,19 +119,16 @@ def prototypes(probabilities: ArrayLike, features: ArrayLike, companions: int = 
     for cluster, members in enumerate(order.split(predictions.bincount().tolist())):
         if len(members) > 0:
             candidates = features[members[:PROTOTYPE_CANDIDATES]]  # (10, D)
-            nearest = (candidates - candidates.mean(dim=0)).norm(dim=1).argmin()
-            prototype = int(members[nearest])
+            prototype = int(members[(candidates - candidates.mean(dim=0)).norm(dim=1).argmin()])
             others = [row for row in members[: companions + 1].tolist() if row != prototype]
             chosen[cluster] = [prototype, *others[:companions]]
     return chosen
 
 
-def kmeans_accuracy(
-    features: ArrayLike, eval_features: ArrayLike, eval_targets: ArrayLike, num_clusters: int, seed: int
-) -> float:
+def kmeans_accuracy(features, eval_features, eval_targets, num_clusters: int, seed: int) -> float:
     """The baseline for SCAN: k-means fitted on features (N, D), ACC of its clusters on eval_features (M, D).
 
-    NaN if eval_targets have fewer than two classes."""
+    NaN if eval_targets, (M,), have fewer than two classes."""
     from sklearn.cluster import KMeans
 
     kmeans = KMeans(num_clusters, n_init=5, random_state=seed).fit(floats(features).numpy())

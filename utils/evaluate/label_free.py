@@ -1,29 +1,24 @@
-"""Numbers that judge a clustering without labels: arrays in, plain Python out; no model, no config."""
-
-from collections.abc import Sequence
+"""Numbers that judge a clustering without labels: arrays in, plain Python out."""
 
 import torch
 from numpy.typing import ArrayLike
 from torch.nn import functional as F
 
 from losses import cluster_entropy
-from utils.arrays import floats, share
+from utils.arrays import floats, integers, share
 
 PRODUCTS_AT_ONCE = 2**17  # numbers in a block of scan_validation: it stays in the processor's cache
 SILHOUETTE_IMAGES = 2000  # the distances between them take a moment
 
 
-def scan_validation(
-    probabilities: ArrayLike, neighbors: ArrayLike, cluster_prior: Sequence[float] | None = None
-) -> dict[str, float]:
+def scan_validation(probabilities: ArrayLike, neighbors: ArrayLike, cluster_prior=None) -> dict[str, float]:
     """The SCAN loss that selects the model, without labels (arXiv:2005.12320, eq. 2, weight 1), in nats.
 
     probabilities: (N, K), neighbors: (N, T+1) row numbers, column 0 the image itself.
         consistency = mean over all N (T+1) pairs of -log <p_i, p_j>     (log bounded below by -100)
         entropy     = -sum_k pbar_k log pbar_k, pbar = mean_i p_i        (under a prior see `cluster_entropy`)
         total_loss  = consistency - entropy                              (at least -ln K)
-    Computed on the probabilities' device, in blocks, so memory is linear in N.
-    """
+    Computed on the probabilities' device, in blocks, so memory is linear in N."""
     probs = torch.as_tensor(probabilities).float()  # (N, K)
     neighbors = torch.as_tensor(neighbors).to(probs.device).long()  # (N, T+1)
     log_sum = usage = 0
@@ -38,32 +33,15 @@ def scan_validation(
     return {"consistency": consistency, "entropy": entropy, "total_loss": consistency - entropy}
 
 
-def cluster_report(probabilities: ArrayLike) -> dict[str, float]:
-    """What clusters (probabilities, (N, K)) look like.
-
-    `used_clusters`: those with at least one image; `effective_clusters`: exp of the entropy of the shares;
-    `smallest_share`, `largest_share`: of the N images; `mean_confidence`: mean of the maxima.
-    """
-    probs = torch.as_tensor(probabilities).float()  # (N, K)
-    shares = torch.tensor(cluster_sizes(probs), dtype=torch.float64) / len(probs)  # (K,)
-    return {
-        "used_clusters": int((shares > 0).sum()),
-        "effective_clusters": torch.special.entr(shares).sum().exp().item(),
-        "smallest_share": shares.min().item(),
-        "largest_share": shares.max().item(),
-        "mean_confidence": probs.amax(dim=1).double().mean().item(),
-    }
-
-
 def cluster_sizes(probabilities: ArrayLike) -> list[int]:
     """How many images (probabilities, (N, K)) each of the K clusters holds by argmax."""
-    probs = torch.as_tensor(probabilities)  # (N, K)
+    probs = floats(probabilities)
     return probs.argmax(dim=1).bincount(minlength=probs.shape[1]).tolist()
 
 
 def confidence_histogram(probabilities: ArrayLike) -> list[int]:
     """How many images (probabilities, (N, K)) have their maximum in [0, 0.1), [0.1, 0.2), ... [0.9, 1]."""
-    confidence = torch.as_tensor(probabilities).float().amax(dim=1)  # (N,)
+    confidence = floats(probabilities).amax(dim=1)  # (N,)
     return (10 * confidence).long().clamp(max=9).bincount(minlength=10).tolist()
 
 
@@ -71,9 +49,8 @@ def neighbor_agreement(predictions: ArrayLike, neighbors: ArrayLike) -> float:
     """Share of the pairs of an image and a neighbor that lie in one cluster; NaN without neighbors.
 
     predictions: (N,); neighbors: (N, T+1), column 0, the image itself, is left out."""
-    predictions = torch.as_tensor(predictions)
-    others = torch.as_tensor(neighbors).to(predictions.device).long()[:, 1:]  # (N, T)
-    return share(predictions[others] == predictions[:, None])
+    predictions = integers(predictions)
+    return share(predictions[integers(neighbors)[:, 1:]] == predictions[:, None])
 
 
 def silhouette(features: ArrayLike, predictions: ArrayLike, seed: int = 0) -> float | None:
@@ -83,7 +60,7 @@ def silhouette(features: ArrayLike, predictions: ArrayLike, seed: int = 0) -> fl
     these have fewer than two clusters, or as many clusters as images."""
     from sklearn.metrics import silhouette_score
 
-    features, predictions = floats(features), torch.as_tensor(predictions).cpu()
+    features, predictions = floats(features), integers(predictions)
     order = torch.randperm(len(features), generator=torch.Generator().manual_seed(seed))
     drawn = order[:SILHOUETTE_IMAGES].sort().values
     if not 2 <= len(predictions[drawn].unique()) < len(drawn):

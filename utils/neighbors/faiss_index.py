@@ -4,6 +4,7 @@ import re
 from functools import cache
 from types import ModuleType
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,17 +21,15 @@ def import_faiss() -> ModuleType | None:
     """faiss, or None if it is missing or broken; the console says once what is wrong with a broken one."""
     try:
         import faiss
-        from faiss import METRIC_INNER_PRODUCT, index_factory  # noqa: F401, a broken module may lack them
     except Exception as error:
-        if getattr(error, "name", None) != "faiss" or not isinstance(error, ModuleNotFoundError):
+        if getattr(error, "name", None) != "faiss":
             say(f"faiss cannot be loaded, PyTorch searches in its place: {error}")
         return None
     return faiss
 
 
 def faiss_has_gpu(faiss: ModuleType) -> bool:
-    """Whether this build can search on a GPU. CPU builds have the same functions; builds older than 1.14.3
-    abort the process on recent GPUs."""
+    """Whether this build can search on a GPU. Builds older than 1.14.3 abort the process on recent GPUs."""
     version = tuple(int(number) for number in re.findall(r"\d+", faiss.__version__)[:3])
     return version >= (1, 14, 3) and hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus() > 0
 
@@ -38,12 +37,10 @@ def faiss_has_gpu(faiss: ModuleType) -> bool:
 def check_index(index: str, num_images: int) -> None:
     """Raise UserError for an index that is not supported, or has more lists than images."""
     form = FORMS.fullmatch(index)
-    if form is None:
-        forms = "Flat, IVFn,Flat (n lists, such as IVF1024,Flat) or HNSWn (n links, 2 to 999, such as HNSW32)"
-        raise UserError(f"knn_index {index!r} is not supported: set it to {forms}")
-    if int(form[1] or 0) > num_images:
+    if not form or int(form[1] or 0) > num_images:
         raise UserError(
-            f"knn_index {index!r} has more lists than the {num_images} images: set fewer lists, or Flat"
+            f"knn_index {index!r} does not fit {num_images} images: set it to Flat, IVFn,Flat (n lists, up "
+            "to one an image) or HNSWn (n links, 2 to 999, such as HNSW32)"
         )
 
 
@@ -70,9 +67,9 @@ def build_index(features: Tensor, k: int, index: str):
 
 
 def faiss_search(features: Tensor, k: int, index: str = "Flat") -> Tensor:
-    """The k rows of largest inner product with each row, falling: int64 (N, k), -1 where too few are found.
+    """The k rows of largest inner product with each row of features (N, D), falling.
 
-    features: fp32 (N, D); on the CPU, only the index and its training copy them."""
+    Returns int64 (N, k), -1 where too few are found."""
     built = build_index(features, k, index)
     found = [built.search(part.cpu().numpy(), k)[1] for part in features.split(ROWS)]
-    return torch.cat([torch.from_numpy(rows) for rows in found])
+    return torch.from_numpy(np.concatenate(found))

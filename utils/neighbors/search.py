@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.arrays import evenly_spaced, full_precision, share
+from utils.arrays import evenly_spaced, share
+from utils.device import full_precision
 from utils.errors import UserError
 from utils.neighbors.faiss_index import check_index, faiss_has_gpu, faiss_search, import_faiss
 
@@ -22,8 +23,7 @@ def mine_neighbors(features: Tensor, topk: int, backend: str = "auto", index: st
     backend: torch, faiss or auto (see `choose_backend`). index: Flat, which is exact, or the approximate
     IVFn,Flat and HNSWn (see `build_index`); where such an index finds too few, the search is exact.
     Returns int64 (N, topk + 1) on the CPU: column 0 is the image itself, even among exact duplicates, the
-    others follow by falling similarity. Raises UserError as `check_minable` and `check_features` do.
-    """
+    others follow by falling similarity. Raises UserError as `check_minable` and `check_features` do."""
     features = features.detach().float()  # no copy of fp32, which may be memory-mapped
     check_minable(len(features), topk, backend, index=index)
     check_features(features)
@@ -38,13 +38,12 @@ def mine_neighbors(features: Tensor, topk: int, backend: str = "auto", index: st
 
 
 def recall(neighbors: Tensor, features: Tensor, sample: int = 1000) -> float:
-    """Share of the exact nearest neighbors that were found, over at most `sample` images, evenly spaced.
+    """Share of the exact nearest neighbors among those found, of at most `sample` images, evenly spaced.
 
-    neighbors: int64 (N, T+1), column 0, the image itself, left out; features: (N, D) fp32 on any device."""
+    neighbors: int64 (N, T+1), column 0, the image itself, left out; features: (N, D) fp32."""
     rows = evenly_spaced(sample, len(features))  # (S,)
-    offsets = len(features) * torch.arange(len(rows))[:, None]  # (S, 1): numbers of two rows never match
-    exact = exact_neighbors(features, neighbors.shape[1] - 1, rows)[:, 1:] + offsets  # (S, T)
-    return share(torch.isin(exact, neighbors[rows, 1:] + offsets))
+    exact = exact_neighbors(features, neighbors.shape[1] - 1, rows)[:, 1:]  # (S, T)
+    return share((exact[:, :, None] == neighbors[rows, None, 1:]).any(dim=2))
 
 
 def choose_backend(features: Tensor, backend: str, index: str = "Flat") -> str:
@@ -56,34 +55,32 @@ def choose_backend(features: Tensor, backend: str, index: str = "Flat") -> str:
     return "faiss" if usable or index != "Flat" else "torch"
 
 
-def check_minable(num_images: int, topk: int, backend: str, split: str = "", index: str = "Flat") -> None:
-    """Raise UserError for too few images, an unsupported index, or faiss asked for but missing: known before
-    there are features."""
+def check_minable(num_images: int, topk: int, backend: str, split="train", index="Flat") -> None:
+    """Raise UserError for too few images, an unsupported index, or faiss needed but missing."""
     if num_images <= topk:
-        remedies = {"train": ", or lower num_neighbors", "val": ", or, of a folder, raise folder.val_share"}
+        remedy = "lower num_neighbors" if split == "train" else "raise folder.val_share"
         raise UserError(
-            f"{num_images} {split} images are too few to mine {topk} neighbors each: at least {topk + 1} are "
-            f"needed; add images{remedies.get(split, '')}"
+            f"{num_images} {split} images are too few to mine {topk} neighbors each: add images (at least "
+            f"{topk + 1} are needed), or {remedy}"
         )
     check_index(index, num_images)
-    setting = f"knn_index {index!r} needs faiss" if index != "Flat" else f"knn_backend is {backend}"
-    if index != "Flat" and backend == "torch":
-        raise UserError(f"{setting}, but knn_backend is torch: set it to auto, or knn_index=Flat")
-    if (index != "Flat" or backend == "faiss") and import_faiss() is None:
+    needs_faiss = index != "Flat" or backend == "faiss"
+    if needs_faiss and (backend == "torch" or import_faiss() is None):
         raise UserError(
-            f"{setting}, which is not installed or broken: install it, or set knn_backend to torch and "
-            "knn_index to Flat"
+            f"knn_index {index!r} with knn_backend {backend} needs faiss, which is missing, broken or not "
+            "chosen: install it and set knn_backend=auto, or set knn_index=Flat knn_backend=torch"
         )
 
 
 def check_features(features: Tensor) -> None:
-    """Raise UserError for rows of features (N, D) that have no neighbors: NaN, infinite or zero-norm."""
+    """Raise UserError for rows of features (N, D) without neighbors: NaN, infinite or zero-norm."""
     norms = torch.cat([rows.norm(dim=1) for rows in features.split(MAX_ROWS)])  # (N,)
     bad = (~norms.isfinite() | (norms == 0)).nonzero().flatten().tolist()
     if bad:
+        found = f"{len(bad)} of {len(features)} features are NaN, infinite or all zero"
+        rows = ", ".join(map(str, bad[:5]))
         raise UserError(
-            f"{len(bad)} of {len(features)} features are NaN, infinite or all zero (rows "
-            f"{', '.join(map(str, bad[:5]))}{', ...' * (len(bad) > 5)}): check the model and these images"
+            f"{found}, such as rows {rows}, and have no neighbors: check the model and these images"
         )
 
 
@@ -91,18 +88,17 @@ def itself_first(candidates: Tensor, images: Tensor) -> Tensor:
     """Move each image's own number to column 0; if duplicates pushed it out, the last candidate is dropped.
 
     candidates: int64 (Q, T+1), of the images (Q,)."""
-    images = images[:, None]  # (Q, 1)
-    dropped = candidates == images  # (Q, T+1), at most one True a row
+    dropped = candidates == images[:, None]  # (Q, T+1), at most one True a row
     dropped[:, -1] |= ~dropped.any(dim=1)  # exactly one
-    return torch.cat([images, candidates[~dropped].view(len(candidates), candidates.shape[1] - 1)], dim=1)
+    others = candidates[~dropped].view(len(images), candidates.shape[1] - 1)  # (Q, T)
+    return torch.cat([images[:, None], others], dim=1)
 
 
 def exact_neighbors(features: Tensor, topk: int, rows: Tensor) -> Tensor:
     """The images `rows` (Q,) and their topk nearest by falling inner product: int64 (Q, topk + 1) on the CPU.
 
     features: (N, D) fp32, searched on their device in bounded memory."""
-    nearest = torch.empty(len(rows), topk + 1, dtype=torch.int64)
-    block = rows_at_once(len(features))
+    nearest, block = torch.empty(len(rows), topk + 1, dtype=torch.int64), rows_at_once(len(features))
     buffer = features.new_empty(min(block, len(rows)), len(features))  # (B, N), reused: takes half the time
     with full_precision():
         for start in range(0, len(rows), block):
@@ -117,24 +113,17 @@ def rows_at_once(num_images: int) -> int:
 
 
 def weighted_knn(
-    memory: Tensor,
-    memory_targets: Tensor,
-    queries: Tensor,
-    num_classes: int,
-    k: int = 100,
-    temperature: float = 0.1,
+    memory: Tensor, memory_targets: Tensor, queries: Tensor, num_classes: int, k=100, temperature=0.1
 ) -> Tensor:
-    """Classify by the k nearest of a memory (Wu et al., arXiv:1805.01978, sec. 3.4).
+    """Classify by the k nearest of a memory (Wu et al., arXiv:1805.01978, sec. 3.4): int64 (Q,).
 
     memory: (N, D) with int64 classes (N,), queries: (Q, D), both of unit length. Each of the k nearest rows
-    votes for its class with exp(similarity / temperature); rows of target -1 do not vote. Fewer than k vote
-    if fewer are labelled. Returns the int64 (Q,) predicted classes. Raises ValueError if no row is labelled.
-    """
+    votes for its class with exp(similarity / temperature); rows of target -1 do not vote."""
     memory_targets = memory_targets.to(memory.device)
     unlabelled = memory_targets < 0  # (N,)
     num_voters = len(memory) - int(unlabelled.sum())
     if num_voters == 0:
-        raise ValueError("no row of the memory is labelled: kNN accuracy needs a labelled memory")
+        raise ValueError("no row of the memory is labelled")
     predictions = []
     for rows in queries.split(rows_at_once(len(memory))):
         similarity = (rows @ memory.T).float().masked_fill_(unlabelled, -torch.inf)  # (B, N)
@@ -147,34 +136,31 @@ def weighted_knn(
 
 
 def neighbors_to_bytes(neighbors: Tensor) -> bytes:
-    """int64 (N, T+1) as the content of a `.npy` file, the published format."""
+    """(N, T+1) as the content of a `.npy` file, the published format."""
     file = io.BytesIO()
     np.save(file, neighbors.numpy())
     return file.getvalue()
 
 
 def load_neighbors(path: Path, num_images: int, num_neighbors: int | None = None) -> Tensor:
-    """Read a neighbor file (N, T+1): its first num_neighbors + 1 columns, or all of them, int64.
+    """The first num_neighbors + 1 columns (or all) of a neighbor file (N, T+1): int64.
 
     Raises UserError if it is damaged, was mined on another number of images, or has too few neighbors."""
-    remedy = "mine the neighbors again with simclr.py (ImageNet: moco.py) on this data set and max_images"
     try:
         neighbors = np.lib.format.read_array(io.BytesIO(path.read_bytes()), allow_pickle=False)
+        (rows, columns), low, high = neighbors.shape, neighbors.min(), neighbors.max()
+        if rows != num_images or low < 0 or high >= num_images or neighbors.dtype.kind not in "iu":
+            found = f"{neighbors.dtype} {neighbors.shape}, {low} to {high}"
+            raise ValueError(f"it holds {found}, not integers of 0 to {num_images - 1}")
     except Exception as error:  # NumPy raises several kinds
-        raise UserError(f"{path} ({path.stat().st_size} bytes) is no readable .npy file: {remedy}") from error
-    fits = neighbors.ndim == 2 and len(neighbors) == num_images and neighbors.dtype.kind in "iu"
-    if not (fits and neighbors.size):
-        found = f"{neighbors.dtype} {neighbors.shape}"
-        raise UserError(f"{path} holds {found}, but the split has {num_images} images: {remedy}")
-    low, high = neighbors.min(), neighbors.max()
-    if low < 0 or high >= num_images:
-        wrong = f"image {low if low < 0 else high}, but the split's images are 0 to {num_images - 1}"
-        raise UserError(f"{path} names {wrong}: {remedy}")
-    mined = neighbors.shape[1] - 1
-    wanted = mined if num_neighbors is None else num_neighbors
-    if wanted > mined:
         raise UserError(
-            f"num_neighbors {wanted} is more than the {mined} mined in {path}: set num_neighbors to at most "
-            f"{mined}, or mine more in the pretext stage (simclr.py, moco.py) with num_neighbors={wanted}"
+            f"{path} ({path.stat().st_size} bytes) does not hold neighbors of {num_images} images: {error}; "
+            "mine them again with simclr.py (ImageNet: moco.py) on this data set and max_images"
+        ) from error
+    wanted = columns if num_neighbors is None else num_neighbors + 1
+    if wanted > columns:
+        raise UserError(
+            f"num_neighbors {num_neighbors} is more than the {columns - 1} mined in {path}: lower it, or "
+            f"mine again in the pretext stage with num_neighbors={num_neighbors}"
         )
-    return torch.from_numpy(neighbors[:, : wanted + 1].astype(np.int64))
+    return torch.from_numpy(neighbors[:, :wanted].astype(np.int64))

@@ -4,44 +4,20 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.utils.neighbors.features import brute_force, unit_features
 from utils.errors import UserError
 from utils.neighbors import search
 from utils.neighbors.faiss_index import import_faiss
-from utils.neighbors.search import (
-    check_minable,
-    choose_backend,
-    load_neighbors,
-    mine_neighbors,
-    neighbors_to_bytes,
-    recall,
-    rows_at_once,
-    weighted_knn,
-)
+from utils.neighbors.search import load_neighbors, mine_neighbors, recall, weighted_knn
 
 needs_faiss = pytest.mark.skipif(import_faiss() is None, reason="faiss is not installed")
-
-
-def unit_features(count=40, dim=8, seed=0):
-    return F.normalize(torch.randn(count, dim, generator=torch.Generator().manual_seed(seed)), dim=1)
-
-
-def brute_force(features, topk):
-    """The image itself, then the others by falling inner product in float64."""
-    similarity = (features.double() @ features.double().T).fill_diagonal_(math.inf)
-    return similarity.argsort(dim=1, descending=True)[:, : topk + 1]
 
 
 @pytest.fixture(params=["torch", pytest.param("faiss", marks=needs_faiss)])
 def backend(request):
     return request.param
-
-
-@pytest.fixture
-def no_faiss(monkeypatch):
-    monkeypatch.setattr(search, "import_faiss", lambda: None)
 
 
 @pytest.fixture
@@ -63,10 +39,8 @@ def products(monkeypatch):
 
 @pytest.mark.parametrize("topk", [1, 5, 39])
 def test_neighbors_are_those_of_a_float64_sort_itself_first(backend, topk):
-    features = unit_features()
-    neighbors = mine_neighbors(features, topk, backend)
-    assert neighbors.dtype == torch.int64
-    assert torch.equal(neighbors, brute_force(features, topk))
+    neighbors = mine_neighbors(unit_features(), topk, backend)
+    assert neighbors.dtype == torch.int64 and torch.equal(neighbors, brute_force(unit_features(), topk))
 
 
 def test_over_several_blocks_of_rows_too(backend, products):
@@ -99,44 +73,34 @@ def test_similarities_are_fp32_even_under_autocast_and_where_tf32_is_allowed(bac
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, 0.0], ids=["NaN", "infinite", "all zero"])
-def test_rows_that_have_no_neighbors_are_an_error_that_counts_and_names_them(backend, value):
+@pytest.mark.parametrize(
+    "rows, named", [([3, 17], r"\b2 of 40 .* 3, 17\b"), (range(4, 40), "36 of 40 .* 4, 5, 6, 7, 8,")]
+)
+def test_rows_without_neighbors_are_an_error_that_counts_them_and_names_five(value, rows, named):
     features = unit_features()
-    features[[3, 17]] = value
-    with pytest.raises(UserError, match=r"2 of 40 features.* 3, 17\b"):
-        mine_neighbors(features, 3, backend)
-
-
-def test_of_many_such_rows_the_first_five_are_named():
-    features = unit_features()
-    features[4:, 1] = math.nan
-    with pytest.raises(UserError, match=r"36 of 40 features.* 4, 5, 6, 7, 8, \.\.\."):
+    features[list(rows)] = value
+    with pytest.raises(UserError, match=named):
         mine_neighbors(features, 3)
 
 
 # -- the choice of a backend
 
-
-def test_without_faiss_auto_and_torch_search_with_torch(no_faiss):
-    for backend in ("auto", "torch"):
-        assert torch.equal(mine_neighbors(unit_features(), 3, backend), brute_force(unit_features(), 3))
-
-
-@needs_faiss
-def test_auto_takes_faiss_on_the_cpu_where_it_is_installed(products):
-    mine_neighbors(unit_features(dim=8), 3)
-    assert choose_backend(unit_features(), "auto") == "faiss" and products == []
+CHOICES = [  # on a GPU, faiss, index, what auto takes
+    (False, None, "Flat", "torch"),
+    (False, "of CPUs", "Flat", "faiss"),
+    (True, "of CPUs", "Flat", "torch"),
+    (True, "of CPUs", "HNSW32", "faiss"),
+    (True, "of GPUs", "Flat", "faiss"),
+]
 
 
-GPU_CHOICES = [(True, "Flat", "faiss"), (False, "Flat", "torch"), (False, "HNSW32", "faiss")]
-
-
-@pytest.mark.parametrize("has_gpu, index, chosen", GPU_CHOICES)
-def test_for_features_on_a_gpu_auto_takes_faiss_if_it_searches_there_or_the_index_needs_it(
-    has_gpu, index, chosen, monkeypatch
+@pytest.mark.parametrize("is_cuda, faiss, index, chosen", CHOICES)
+def test_auto_takes_faiss_if_it_searches_on_that_device_or_the_index_needs_it(
+    is_cuda, faiss, index, chosen, monkeypatch
 ):
-    monkeypatch.setattr(search, "import_faiss", lambda: "faiss")
-    monkeypatch.setattr(search, "faiss_has_gpu", lambda faiss: has_gpu)
-    assert choose_backend(SimpleNamespace(is_cuda=True), "auto", index) == chosen
+    monkeypatch.setattr(search, "import_faiss", lambda: faiss)
+    monkeypatch.setattr(search, "faiss_has_gpu", lambda faiss: faiss == "of GPUs")
+    assert search.choose_backend(SimpleNamespace(is_cuda=is_cuda), "auto", index) == chosen
 
 
 # -- what is known before there are features
@@ -144,24 +108,17 @@ def test_for_features_on_a_gpu_auto_takes_faiss_if_it_searches_there_or_the_inde
 
 @pytest.mark.parametrize("split, key", [("train", "num_neighbors"), ("val", "folder.val_share")])
 def test_too_few_images_are_an_error_with_both_numbers_and_the_key_that_helps(split, key):
-    check_minable(21, 20, "torch", split)
-    with pytest.raises(UserError, match=rf"20 {split} images .* 20 neighbors.* 21 .*{key}"):
-        check_minable(20, 20, "torch", split)
+    search.check_minable(21, 20, "torch", split)
+    with pytest.raises(UserError, match=rf"20 {split} .* 20 neighbors.* 21 .*{key}"):
+        search.check_minable(20, 20, "torch", split)
 
 
-@pytest.mark.parametrize(
-    "backend, index, named",
-    [
-        ("faiss", "Flat", r"knn_backend is faiss.*knn_backend to torch"),
-        ("auto", "HNSW32", r"knn_index 'HNSW32'.*knn_index to Flat"),
-        ("torch", "HNSW32", r"knn_index 'HNSW32'.*knn_backend is torch.*auto"),
-        ("auto", "PQ4", r"knn_index 'PQ4'"),
-        ("auto", "IVF41,Flat", r"knn_index 'IVF41,Flat'.*40"),
-    ],
-)
-def test_a_search_that_cannot_be_is_an_error_that_names_the_keys(backend, index, named, no_faiss):
+@pytest.mark.parametrize("backend, index", [("faiss", "Flat"), ("auto", "HNSW32"), ("torch", "HNSW32")])
+def test_a_search_that_needs_faiss_without_it_is_an_error_with_the_keys(backend, index, monkeypatch):
+    monkeypatch.setattr(search, "import_faiss", lambda: None)
+    named = rf"knn_index '{index}'.*knn_backend {backend}.*knn_index=Flat knn_backend=torch"
     with pytest.raises(UserError, match=named):
-        check_minable(40, 3, backend, index=index)
+        search.check_minable(40, 3, backend, index=index)
 
 
 # -- approximate indexes
@@ -172,15 +129,12 @@ def test_a_search_that_cannot_be_is_an_error_that_names_the_keys(backend, index,
 def test_an_index_gives_every_image_itself_and_topk_different_others(index):
     features = unit_features(count=600)
     neighbors = mine_neighbors(features, 20, index=index)
-    assert neighbors.dtype == torch.int64 and neighbors.shape == (600, 21)
-    assert torch.equal(neighbors[:, 0], torch.arange(600))
+    assert neighbors.dtype == torch.int64 and torch.equal(neighbors[:, 0], torch.arange(600))
     assert all(len(set(row)) == 21 and min(row) >= 0 and max(row) < 600 for row in neighbors.tolist())
     assert recall(neighbors, features) > 0.3  # drawn at random: 20 of 599
 
 
-def test_images_for_which_the_index_finds_too_few_are_searched_exactly_the_others_keep_what_it_found(
-    monkeypatch,
-):
+def test_images_for_which_the_index_finds_too_few_are_searched_exactly(monkeypatch):
     found = torch.tensor([[0, 3, 2], [1, 2, -1], [2, 3, 0], [-1, -1, -1]])
     monkeypatch.setattr(search, "faiss_search", lambda *_: found)
     monkeypatch.setattr(search, "check_minable", lambda *_, **__: None)
@@ -192,17 +146,12 @@ def test_images_for_which_the_index_finds_too_few_are_searched_exactly_the_other
 # -- recall
 
 
-def test_recall_is_the_share_of_the_exact_neighbors_whatever_their_order():
+def test_recall_is_the_share_of_the_exact_neighbors_in_any_order_of_an_evenly_spaced_sample():
     features = unit_features()
     neighbors = brute_force(features, 10)
-    assert recall(neighbors, features) == 1
     assert recall(neighbors[:, [0, *range(10, 0, -1)]], features) == 1
     neighbors[:, 8:] = brute_force(features, 39)[:, -3:]  # the three farthest in place of three of ten
     assert recall(neighbors, features) == pytest.approx(0.7)
-
-
-def test_recall_judges_an_evenly_spaced_sample():
-    features = unit_features()
     neighbors = brute_force(features, 5)
     neighbors[1::2, 1:] = brute_force(features, 39)[1::2, -5:]  # every second image has the farthest
     assert recall(neighbors, features, sample=20) == 1  # images 0, 2, 4, ...
@@ -225,36 +174,30 @@ class Allocations(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize("index", ["Flat", pytest.param("HNSW8", marks=needs_faiss)])
-def test_mining_and_recall_make_no_tensor_of_the_features_size(index, monkeypatch):
+def mined_and_judged(features, backend, index):
+    recall(mine_neighbors(features, 5, backend, index), features, sample=100)
+
+
+MEMORY = [
+    lambda features: mined_and_judged(features, "torch", "Flat"),
+    pytest.param(lambda features: mined_and_judged(features, "faiss", "HNSW8"), marks=needs_faiss),
+    lambda features: weighted_knn(features, torch.arange(2000) % 5 - 1, features[:100], 4),
+]
+
+
+@pytest.mark.parametrize("compute", MEMORY, ids=["exact", "index", "weighted kNN"])
+def test_mining_recall_and_knn_make_no_tensor_of_the_features_size(compute, monkeypatch):
     monkeypatch.setattr(search, "MAX_SIMILARITIES", 2**16)  # 65,536 similarities, 256 KiB
     features = unit_features(count=2000, dim=128)  # 1,000 KiB
     with Allocations() as allocations:
-        recall(
-            mine_neighbors(features, 5, "torch" if index == "Flat" else "faiss", index), features, sample=100
-        )
-    assert 2000 * 6 * 8 <= allocations.largest <= 2**18  # the neighbors themselves at least
-
-
-def test_weighted_knn_makes_no_tensor_of_the_memorys_size_though_some_of_it_does_not_vote(monkeypatch):
-    monkeypatch.setattr(search, "MAX_SIMILARITIES", 2**16)
-    memory, targets = unit_features(count=2000, dim=128), torch.arange(2000) % 5 - 1
-    with Allocations() as allocations:
-        weighted_knn(memory, targets, memory[:100], 4)
+        compute(features)
     assert 0 < allocations.largest <= 2**18
 
 
-def test_the_similarities_held_at_once_are_bounded_whatever_the_number_of_images(monkeypatch, products):
-    monkeypatch.setattr(search, "MAX_SIMILARITIES", 1000)
-    features = unit_features(count=300)
-    assert torch.equal(mine_neighbors(features, 3, "torch"), brute_force(features, 3))
-    assert [shape for shape, _ in products] == [(3, 300)] * 100
+def test_one_row_of_similarities_is_held_at_least(monkeypatch, products):
     monkeypatch.setattr(search, "MAX_SIMILARITIES", 10)
-    assert rows_at_once(300) == 1  # one row at least
-
-
-def test_imagenet_takes_a_gibibyte_of_similarities():
-    assert rows_at_once(1_281_167) == 209  # 209 x 1,281,167 x 4 bytes = 1.07e9
+    assert torch.equal(mine_neighbors(unit_features(), 3, "torch"), brute_force(unit_features(), 3))
+    assert [shape for shape, _ in products] == [(1, 40)] * 40
 
 
 # -- weighted kNN
@@ -272,8 +215,9 @@ def loop_knn(memory, memory_targets, queries, num_classes, k, temperature):
     return predictions
 
 
-@pytest.mark.parametrize(("k", "temperature"), [(1, 0.1), (10, 0.1), (10, 1.0), (60, 0.5)])
-def test_weighted_knn_equals_a_loop_over_queries(k, temperature):
+@pytest.mark.parametrize("k, temperature", [(1, 0.1), (10, 0.1), (10, 1.0), (60, 0.5)])
+def test_weighted_knn_equals_a_loop_in_which_unlabelled_rows_do_not_vote(k, temperature, monkeypatch):
+    monkeypatch.setattr(search, "MAX_SIMILARITIES", 7 * 60)  # blocks of 7 queries
     memory, queries = unit_features(count=60, seed=1), unit_features(count=30, seed=2)
     targets = torch.randint(-1, 4, (60,), generator=torch.Generator().manual_seed(3))
     found = weighted_knn(memory, targets, queries, 4, k=k, temperature=temperature)
@@ -298,18 +242,6 @@ def test_votes_do_not_overflow_at_a_low_temperature():
     assert found.tolist() == [1]
 
 
-def test_unlabelled_memory_rows_neither_vote_nor_take_a_place_among_the_k():
-    memory = torch.eye(3)[[0, 0, 0, 1]]
-    targets = torch.tensor([-1, -1, -1, 2])
-    assert weighted_knn(memory, targets, torch.eye(3)[:1], 3, k=2).tolist() == [2]
-
-
-def test_queries_are_answered_in_order_across_chunks():
-    memory = torch.eye(5)
-    classes = torch.arange(1100) % 5
-    assert torch.equal(weighted_knn(memory, torch.arange(5), memory[classes], 5, k=1), classes)
-
-
 def test_a_memory_without_labels_is_an_error():
     with pytest.raises(ValueError, match="labelled"):
         weighted_knn(torch.eye(3), torch.full((3,), -1), torch.eye(3), 3)
@@ -319,37 +251,29 @@ def test_a_memory_without_labels_is_an_error():
 
 
 def test_a_neighbor_file_gives_back_its_first_columns(tmp_path):
-    neighbors = torch.tensor([[0, 1, 2], [1, 0, 2], [2, 1, 0]])
-    (tmp_path / "n.npy").write_bytes(neighbors_to_bytes(neighbors))
-    assert np.load(tmp_path / "n.npy").dtype == np.int64
-    assert load_neighbors(tmp_path / "n.npy", 3).tolist() == neighbors.tolist()
-    assert load_neighbors(tmp_path / "n.npy", 3, 1).tolist() == [
-        [0, 1],
-        [1, 0],
-        [2, 1],
-    ]  # itself and one more
+    neighbors, path = torch.tensor([[0, 1, 2], [1, 0, 2], [2, 1, 0]]), tmp_path / "n.npy"
+    path.write_bytes(search.neighbors_to_bytes(neighbors))
+    assert np.load(path).dtype == np.int64
+    assert load_neighbors(path, 3).tolist() == neighbors.tolist()
+    assert load_neighbors(path, 3, 1).tolist() == [[0, 1], [1, 0], [2, 1]]  # itself and one more
 
 
 @pytest.mark.parametrize(
-    "content, num_images, num_neighbors, named",
+    "content, num_neighbors, named",
     [
-        (b"", 3, None, "n.npy"),
-        (b"no array", 3, None, "n.npy"),
-        (b"PK\x03\x04 as a .npz begins", 3, None, "n.npy"),
-        (np.array([None]), 3, None, "n.npy"),  # pickled objects
-        (np.zeros((4, 2), np.int64), 3, None, r"n.npy.*\(4, 2\).*3 images"),
-        (np.zeros((3, 2)), 3, None, "n.npy.*float64"),
-        (np.zeros((3, 0), np.int64), 3, None, r"n.npy.*\(3, 0\)"),
-        (np.full((3, 2), 7), 3, None, r"n.npy.*\b7\b.*0 to 2"),
-        (np.full((3, 2), -1), 3, None, "n.npy.*-1.*0 to 2"),
-        (np.zeros((3, 2), np.int64), 3, 2, "num_neighbors 2 .*1 mined.*num_neighbors=2"),
+        (b"", None, "n.npy.*0 bytes"),
+        (b"no array", None, "n.npy.*8 bytes"),
+        (np.array([None]), None, "n.npy"),  # pickled objects
+        (np.zeros((4, 2), np.int64), None, r"n.npy.*3 images.*\(4, 2\)"),
+        (np.zeros((3, 2)), None, "n.npy.*float64"),
+        (np.zeros((3, 0), np.int64), None, "n.npy"),
+        (np.full((3, 2), 7), None, r"n.npy.*\b7\b.*0 to 2"),
+        (np.full((3, 2), -1), None, "n.npy.*-1.*0 to 2"),
+        (np.zeros((3, 2), np.int64), 2, "num_neighbors 2 .*1 mined.*n.npy.*num_neighbors=2"),
     ],
 )
-def test_a_neighbor_file_that_does_not_serve_is_named(tmp_path, content, num_images, num_neighbors, named):
+def test_a_neighbor_file_that_does_not_serve_is_named(tmp_path, content, num_neighbors, named):
     path = tmp_path / "n.npy"
-    if isinstance(content, bytes):
-        path.write_bytes(content)
-    else:
-        np.save(path, content)
+    path.write_bytes(content) if isinstance(content, bytes) else np.save(path, content)
     with pytest.raises(UserError, match=named):
-        load_neighbors(path, num_images, num_neighbors)
+        load_neighbors(path, 3, num_neighbors)
