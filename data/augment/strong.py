@@ -7,8 +7,7 @@ from torch import Tensor
 
 from data.augment import image_ops
 from data.augment.image_ops import affine_matrix
-from data.augment.rows import change_rows, rows_by_kind
-from data.augment.steps import uniform
+from data.augment.steps import change_rows, rows_by_kind, uniform
 from utils.device import sent
 
 _OPERATIONS = {  # name: lowest and highest magnitude, operation(images, magnitude)

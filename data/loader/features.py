@@ -19,7 +19,7 @@ class FeatureLoader(Loader):
         self.features = near(features, self.device)
 
     def __iter__(self) -> Iterator[Batch]:
-        for step in self.steps(self.first_step):
+        for step in self.steps():
             views = []
             for source in step.sources:
                 view = torch.randint(len(self.features), (len(source),), generator=step.generator)
