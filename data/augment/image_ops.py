@@ -225,12 +225,11 @@ def resized_crop(images: Tensor, box: Tensor, size: int) -> Tensor:
     box: (B, 4) top, left, height, width, whole numbers inside the image, on the CPU. Only boxes that shrink
     take the slower of two ways: a result must not depend on the other boxes."""
     shrinks = (box[:, 2:] > size).any(dim=1)
-    box = sent(box.float(), images.device)
+    box, number = sent(box.float(), images.device), int(shrinks.sum())
+    if number in (0, len(box)):
+        return (_shrink if number else _enlarge)(images, box, size)
+    both = sent(shrinks.int().argsort(stable=True), images.device).split([len(box) - number, number])
     resized = images.new_empty(*images.shape[:2], size, size)
-    for chosen, resize in ((~shrinks, _enlarge), (shrinks, _shrink)):
-        if chosen.all():
-            return resize(images, box, size)
-        if chosen.any():
-            rows = sent(chosen.nonzero()[:, 0], images.device)
-            resized[rows] = resize(images[rows], box[rows], size)
+    for rows, resize in zip(both, (_enlarge, _shrink), strict=True):
+        resized[rows] = resize(images[rows], box[rows], size)
     return resized

@@ -160,13 +160,12 @@ class Cutout:
 
     def apply(self, images: Tensor, values: Tensor) -> Tensor:
         height, width = images.shape[2:]
-        values = sent(values, images.device)
-        half = (values[:, :1] / 2).floor()  # (B, 1)
-        rows, columns = (torch.arange(length, device=images.device) for length in (height, width))
-        for hole in range(self.n_holes):
-            y = (values[:, 1 + 2 * hole, None] * height).floor()  # (B, 1)
-            x = (values[:, 2 + 2 * hole, None] * width).floor()
-            in_rows = ((rows >= y - half) & (rows < y + half)).float()  # (B, H)
-            in_columns = ((columns >= x - half) & (columns < x + half)).float()  # (B, W)
-            images = images * (1 - in_rows[:, None, :, None] * in_columns[:, None, None, :])
-        return images
+        values = sent(values, images.device)[:, :, None]
+        half, inside = (values[:, :1] / 2).floor(), []
+        for share, length in ((values[:, 1::2], height), (values[:, 2::2], width)):
+            offset = (
+                torch.arange(length, device=images.device) - (share * length).floor()
+            )  # (B, holes, length)
+            inside.append(((offset >= -half) & (offset < half)).float())
+        holes = inside[0].transpose(1, 2) @ inside[1]  # (B, H, W): how many holes cover each pixel
+        return images * (holes == 0)[:, None]

@@ -3,7 +3,6 @@
 import gc
 import multiprocessing
 import signal
-import warnings
 import weakref
 from collections import deque
 from collections.abc import Iterator
@@ -143,7 +142,6 @@ def _sound(views: list[Tensor] | RunError) -> list[Tensor]:
 
 def _start_worker(_: int) -> None:
     gc.freeze()  # objects of the parent, such as other loaders, must not be finalized here
-    warnings.simplefilter("ignore")  # Pillow's, about odd EXIF and transparency
     for number in (signal.SIGINT, signal.SIGTERM):  # the parent needs its workers to finish its step
         signal.signal(number, signal.SIG_IGN)
 

@@ -44,12 +44,6 @@ def test_where_no_try_fits_the_box_is_the_centre_as_large_as_the_ratio_allows(he
     assert step.boxes(step.draw(5, seeded()), height, width).tolist() == [box] * 5
 
 
-def test_the_first_try_that_fits_is_taken():
-    tries = torch.tensor([[9.0, 0.001, 0.25, 0.5] + [9.0] * 6])  # too large, less than a pixel, fits, fits
-    values = torch.cat([tries, torch.ones(1, 10), torch.tensor([[0.0, LARGEST]])], dim=1)
-    assert RandomResizedCrop(4).boxes(values, 8, 8).tolist() == [[0, 4, 4, 4]]
-
-
 # -- what is drawn
 
 
