@@ -5,7 +5,7 @@ import multiprocessing
 import os
 import select
 import signal
-import subprocess
+import sys
 import time
 
 import numpy as np
@@ -59,7 +59,7 @@ def coloured(tmp_path):
 
 # -- images of one size: as in memory, to the bit
 
-SIDE, SQUARES = 20, 100
+SIDE, SQUARES = 20, 210
 
 
 @pytest.fixture(scope="module")
@@ -71,9 +71,7 @@ def squares(tmp_path_factory):
         Image.fromarray(noise).save(folder / f"{number:03d}.png")
     dataset = of(folder, side=SIDE)
     pixels = np.stack([np.asarray(dataset.get_image(row)) for row in range(SQUARES)])
-    return folder, ResidentDataset(
-        torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), None, [], dataset
-    )
+    return folder, ResidentDataset(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), None, [])
 
 
 def transform_of(experiment, *overrides):
@@ -92,27 +90,18 @@ TRANSFORMS = {
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize("pair", ["simclr simclr", "ours ours", "plain ours", "affine simclr"])
-def test_images_in_files_and_in_memory_give_the_same_views_to_the_bit(
-    squares, pair, num_workers, monkeypatch
-):
-    monkeypatch.setattr(streamed, "READ_AT_ONCE", 16)  # two parts of a batch
+def test_images_in_files_and_in_memory_give_the_same_views_to_the_bit(squares, pair, num_workers):
     folder, held = squares
     views, neighbors = [TRANSFORMS[name] for name in pair.split()], torch.arange(SQUARES)[:, None]
     neighbors = None if "plain" in pair else (neighbors + torch.tensor([0, 3, 50])) % SQUARES
     options = {"train": True, "seed": 5, "neighbors": neighbors}
-    in_memory = build_loader(held, views, 30, **options)
-    in_files = build_loader(of(folder, num_workers, SIDE), views, 30, **options)
+    in_memory = build_loader(held, views, 70, **options)
+    in_files = build_loader(of(folder, num_workers, SIDE), views, 70, **options)
     for epoch, first_step in ((0, 0), (3, 1)):  # a whole pass, and one resumed in its middle
         right = epoch_of(in_memory, epoch)[first_step:]
         assert same(epoch_of(in_files, epoch, first_step), right)
         in_memory.group = 1
         assert same(epoch_of(in_memory, epoch, first_step), right)
-
-
-def test_boxes_that_shrink_and_boxes_that_enlarge_are_both_among_these_views():
-    crop = TRANSFORMS["simclr"][0]
-    shrinks = (crop.boxes(crop.draw(200, seeded_generator(0)), SIDE, SIDE)[:, 2:] > crop.size).any(dim=1)
-    assert 0.1 < shrinks.float().mean() < 0.9
 
 
 # -- images of many sizes: cropped by the workers, with their rows of the same table
@@ -178,14 +167,6 @@ def test_the_plain_view_is_torchvisions_centre_crop_of_short_side_256(coloured):
         assert torch.allclose(found, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("experiment", ["scan/scan_imagenet_50", "selflabel/selflabel_imagenet_50"])
-def test_the_published_transforms_give_224_px_views_each_its_own(coloured, experiment):
-    (batch,) = build_loader(coloured, [transform_of(experiment)] * 2, 12, train=True)
-    first, second = batch.views
-    assert first.shape == second.shape == (12, 3, 224, 224) and first.isfinite().all()
-    assert all(not torch.equal(a, b) for a, b in zip(first, second, strict=True))
-
-
 def test_an_image_that_several_views_show_is_decoded_once(folder, monkeypatch):
     read = []
     monkeypatch.setattr(image_files, "read_image", lambda path: read.append(path) or read_image(path))
@@ -213,34 +194,19 @@ def running_workers(folder):
     return loader, workers
 
 
-def test_the_workers_end_with_the_loader(folder):
+def test_workers_go_on_after_a_signal_to_all_processes_and_end_with_the_loader(folder):
+    loader, workers = running_workers(folder)
+    for worker in workers:
+        os.kill(worker.pid, signal.SIGINT)
+        os.kill(worker.pid, signal.SIGTERM)
+    list(loader)
+    assert all(worker.is_alive() for worker in workers)
     gc.disable()
     try:
-        loader, workers = running_workers(folder)
         del loader
         assert not any(worker.is_alive() for worker in workers)
     finally:
         gc.enable()
-
-
-def test_workers_ignore_signals_that_others_send_and_can_be_ended_by_their_parent(folder):
-    loader, workers = running_workers(folder)
-    for name in ("INT", "TERM"):
-        subprocess.run(["kill", f"-{name}", *(str(worker.pid) for worker in workers)], check=True)
-    list(loader)
-    assert all(worker.is_alive() for worker in workers)
-    for worker in workers:
-        worker.terminate()  # what Python does at its exit
-        worker.join(20)
-        assert worker.exitcode == 0
-
-
-def test_signals_are_blocked_only_while_workers_start():
-    with pytest.raises(KeyboardInterrupt), streamed._signals_blocked():
-        os.kill(os.getpid(), signal.SIGINT)
-        waited = True
-    assert waited
-    assert not signal.pthread_sigmask(signal.SIG_BLOCK, []) & set(streamed.SIGNALS)
 
 
 @pytest.mark.parametrize("end", ["by an error", "killed"])
@@ -252,7 +218,7 @@ def test_workers_end_with_their_parent(folder, end, monkeypatch):
         os.write(writing, b"ready")
         if end == "killed":
             time.sleep(60)
-        raise SystemExit(1)
+        sys.exit(1)
 
     reading, writing = os.pipe()
     process = multiprocessing.get_context("fork").Process(target=parent)
