@@ -16,8 +16,7 @@ from utils.errors import UserError
 
 @dataclass(frozen=True)
 class RandomResizedCrop:
-    """A box of random area and aspect, resized to (size, size): the first of 10 tries that fits, else the
-    centre."""
+    """A box of random area and aspect, resized to (size, size): the first try that fits, else the centre."""
 
     size: int
     scale: tuple = (0.2, 1.0)

@@ -13,8 +13,7 @@ from utils.device import sent
 
 
 @cache
-def constant(values: tuple, device: torch.device) -> Tensor:
-    """float32 (n,) on the device, sent once."""
+def constant(values: tuple, device: torch.device) -> Tensor:  # float32 (n,), sent once
     return sent(torch.tensor(values, dtype=torch.float32), device)
 
 

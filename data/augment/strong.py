@@ -49,7 +49,7 @@ class StrongOperations:
     def apply(self, images: Tensor, values: Tensor) -> Tensor:
         images = images.clone(memory_format=torch.contiguous_format)
         chosen, magnitude = values[:, : self.number].long(), values[:, self.number :].double()
-        moves = [matrix(magnitude.flatten(), *images.shape[2:]) for _, _, matrix in _MOVES.values()]
+        moves = [matrix(magnitude.flatten(), *images.shape[2:]) for *_, matrix in _MOVES.values()]
         first_move = len(_OPERATIONS)  # all moves are applied together, as one kind of operation
         which = (chosen.flatten() - first_move).clamp(min=0)  # the matrices of other operations are not used
         matrix = torch.stack(moves)[which, torch.arange(len(which))].view(*chosen.shape, 6)

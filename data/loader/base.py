@@ -24,11 +24,11 @@ class Batch:
 @dataclass(frozen=True)
 class Step:
     """A batch before its images are read. sources: for each view the images it shows, int64 (B,).
-    generator: draws the random numbers of the views."""
+    tables: for each view the random numbers of its transform, (B, n)."""
 
     index: Tensor
     sources: list[Tensor]
-    generator: torch.Generator
+    tables: list[Tensor]
 
 
 def seeded_generator(*key: int) -> torch.Generator:
@@ -79,7 +79,11 @@ class Loader:
             if self.neighbors is not None:
                 column = torch.randint(self.neighbors.shape[1], (len(index),), generator=generator)
                 sources[1] = self.neighbors[index, column]
-            yield Step(index, sources, generator)
+            tables = [self.draw(transform, len(index), generator) for transform in self.views]
+            yield Step(index, sources, tables)
+
+    def draw(self, transform: tuple, batch: int, generator: torch.Generator) -> Tensor:
+        return draw(transform, batch, generator)
 
     def batch(self, step: Step, views: list[Tensor]) -> Batch:
         targets = self.dataset.targets

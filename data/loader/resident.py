@@ -5,7 +5,7 @@ from itertools import islice
 
 import torch
 
-from data.augment import apply, draw
+from data.augment import apply
 from data.loader.base import Batch, Loader
 from utils.device import sent
 
@@ -26,13 +26,10 @@ class ResidentLoader(Loader):
     def __iter__(self) -> Iterator[Batch]:
         steps = self.steps()
         while group := list(islice(steps, self.group)):
-            tables = [
-                [draw(views, len(step.index), step.generator) for views in self.views] for step in group
-            ]
             views = []  # for each transform its view of each step
             for number, transform in enumerate(self.views):
                 rows = sent(torch.cat([step.sources[number] for step in group]), self.images.device)
-                table = torch.cat([of_step[number] for of_step in tables])
+                table = torch.cat([step.tables[number] for step in group])
                 view = apply(transform, sent(self.images[rows], self.device), table)
                 views.append(view.split([len(step.index) for step in group]))
             for step, *of_step in zip(group, *views, strict=True):

@@ -15,12 +15,12 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from data.augment import apply, draw
+from data.augment import apply
 from data.dataset import StreamedDataset
 from data.image_files import reason_of
 from data.loader.base import Batch, Loader, Step
 from utils.device import cpu_count
-from utils.errors import RunError, UserError, lost_worker
+from utils.errors import RunError, UserError
 
 READ_AT_ONCE = 64  # images; a whole batch of 4096 would fill the memory shared with the workers
 
@@ -67,12 +67,11 @@ class StreamedLoader(Loader):
 
     def __init__(self, *arguments):
         super().__init__(*arguments)
-        several_sizes = self.dataset.side is None
-        self.crops = [_leading_crops(transform) if several_sizes else () for transform in self.views]
+        self.crops = [() if self.dataset.side else _leading_crops(transform) for transform in self.views]
         self.columns = [sum(step.columns for step in crops) for crops in self.crops]
         first = [np.zeros((1, 1), int), np.zeros((1, 0), np.float32)]  # the first image, uncropped
-        self.check_views(*_sound(ImageReader(self.dataset, [()])[first]))
-        self.ahead: deque[tuple[Step, list[Tensor]]] = deque()  # steps that are being read, and their tables
+        self.check_views(*_sent(ImageReader(self.dataset, [()])[first], "cpu"))
+        self.ahead: deque[Step] = deque()  # steps that are being read
         workers = min(self.dataset.num_workers, cpu_count())
         self.reader = DataLoader(
             ImageReader(self.dataset, self.crops),
@@ -89,30 +88,23 @@ class StreamedLoader(Loader):
         """What the workers read in this pass, READ_AT_ONCE images per view at a time."""
         self.ahead.clear()
         for step in self.steps():
-            tables = [draw(transform, len(step.index), step.generator) for transform in self.views]
-            self.ahead.append((step, tables))
-            tables = [table[:, :columns] for table, columns in zip(tables, self.columns, strict=True)]
+            self.ahead.append(step)
+            tables = [table[:, :columns] for table, columns in zip(step.tables, self.columns, strict=True)]
             parts = (values.split(READ_AT_ONCE) for values in (torch.stack(step.sources, dim=1), *tables))
             yield from ([values.numpy() for values in part] for part in zip(*parts, strict=True))
 
     def __iter__(self) -> Iterator[Batch]:
         parts = iter(self.reader)
         for _ in range(self.first_step, len(self)):
-            first = self._next(parts)
-            step, tables = self.ahead.popleft()
-            others = [self._next(parts) for _ in range(READ_AT_ONCE, len(step.index), READ_AT_ONCE)]
-            images = map(torch.cat, zip(first, *others, strict=True))  # uint8 (B, 3, h, w) for each view
+            read = [_sent(next(parts), self.device)]
+            step = self.ahead.popleft()
+            read += [
+                _sent(next(parts), self.device) for _ in range(READ_AT_ONCE, len(step.index), READ_AT_ONCE)
+            ]
+            images = map(torch.cat, zip(*read, strict=True))  # uint8 (B, 3, h, w) for each view
             transforms = [view[len(crops) :] for view, crops in zip(self.views, self.crops, strict=True)]
-            tables = [table[:, columns:] for table, columns in zip(tables, self.columns, strict=True)]
+            tables = [table[:, columns:] for table, columns in zip(step.tables, self.columns, strict=True)]
             yield self.batch(step, list(map(apply, transforms, images, tables)))
-
-    def _next(self, parts: Iterator) -> list[Tensor]:
-        try:
-            return [images.to(self.device, non_blocking=True) for images in _sound(next(parts))]
-        except RuntimeError as error:
-            if message := lost_worker(error):
-                raise RunError(message) from error
-            raise
 
 
 class _Items:
@@ -134,10 +126,10 @@ def _leading_crops(transform: tuple) -> tuple:
     return crops
 
 
-def _sound(views: list[Tensor] | RunError) -> list[Tensor]:
+def _sent(views: list[Tensor] | RunError, device: torch.device | str) -> list[Tensor]:
     if isinstance(views, RunError):
         raise views
-    return views
+    return [images.to(device, non_blocking=True) for images in views]
 
 
 def _start_worker(_: int) -> None:
