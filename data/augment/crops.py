@@ -16,8 +16,7 @@ from utils.errors import UserError
 
 @dataclass(frozen=True)
 class RandomResizedCrop:
-    """A box of random area and aspect, resized to (size, size): the first of 10 tries that fits, else the
-    centre."""
+    """A box of random area and aspect, resized to (size, size): the first try that fits, else the centre."""
 
     size: int
     scale: tuple = (0.2, 1.0)
@@ -37,11 +36,9 @@ class RandomResizedCrop:
         heights = (area * height * width / aspect).sqrt().round()
         fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
         first, any_fits = fits.int().argmax(dim=1, keepdim=True), fits.any(dim=1, keepdim=True)
-        aspect = min(
-            max(width / height, self.ratio[0]), self.ratio[1]
-        )  # of the centre box, as large as possible
-        box_width = widths.gather(1, first).where(any_fits, min(width, round(height * aspect)))
-        box_height = heights.gather(1, first).where(any_fits, min(height, round(width / aspect)))
+        centre = min(max(width / height, self.ratio[0]), self.ratio[1])  # aspect of the largest centre box
+        box_width = widths.gather(1, first).where(any_fits, min(width, round(height * centre)))
+        box_height = heights.gather(1, first).where(any_fits, min(height, round(width / centre)))
         room = torch.cat([height - box_height, width - box_width], dim=1)  # (B, 2)
         corner = (place * (room + 1)).floor().where(any_fits, (room / 2).floor())
         return torch.cat([corner, box_height, box_width], dim=1)
@@ -51,8 +48,8 @@ class RandomResizedCrop:
 
     def apply_to_image(self, image: Image.Image, values: Tensor) -> Image.Image:
         top, left, height, width = self.boxes(values[None], image.height, image.width)[0].int().tolist()
-        box = image.crop((left, top, left + width, top + height))
-        return box.resize((self.size, self.size), Image.Resampling.BILINEAR)
+        box = (left, top, left + width, top + height)
+        return image.crop(box).resize((self.size, self.size), Image.Resampling.BILINEAR)
 
 
 class HorizontalFlip(Sometimes):
@@ -64,45 +61,45 @@ class HorizontalFlip(Sometimes):
 
 
 @dataclass(frozen=True)
-class _Crop:
+class RandomCrop:
     """A (size, size) square of the image: no padding, no resizing."""
 
     size: int
-
-    def apply_to_image(self, image: Image.Image, values: Tensor) -> Image.Image:
-        top, left = self.corner(self._room(image.height, image.width), values).tolist()
-        return image.crop((left, top, left + self.size, top + self.size))
-
-    def _room(self, height: int, width: int) -> Tensor:
-        """(2,): how many pixels the crop can move down and across."""
-        if self.size > min(height, width):
-            remedy = f"set it to at most {min(height, width)}"
-            raise UserError(f"crop_size {self.size} is larger than the images ({height} x {width}): {remedy}")
-        return torch.tensor([height - self.size, width - self.size])
-
-
-class RandomCrop(_Crop):
     columns = 2
 
     def draw(self, batch: int, generator: torch.Generator) -> Tensor:
         return torch.rand(batch, 2, generator=generator)
 
-    def corner(self, room: Tensor, values: Tensor) -> Tensor:
-        return (values * (room + 1)).long()
+    def corner(self, values: Tensor, height: int, width: int) -> Tensor:
+        """int64 (B, 2) or (2,): top, left."""
+        return (values * (self.room(height, width) + 1)).long()
+
+    def room(self, height: int, width: int) -> Tensor:
+        """(2,): how many pixels the crop can move down and across."""
+        if self.size > (most := min(height, width)):
+            problem = f"crop_size {self.size} is larger than the images ({height} x {width})"
+            raise UserError(f"{problem}: set it to at most {most}")
+        return torch.tensor([height - self.size, width - self.size])
 
     def apply(self, images: Tensor, values: Tensor) -> Tensor:
-        room = self._room(*images.shape[2:])
-        if not room.any():
+        if images.shape[2:] == (self.size, self.size):
             return images
-        return image_ops.crop(images, sent(self.corner(room, values), images.device), self.size)
+        corner = sent(self.corner(values, *images.shape[2:]), images.device)
+        down, across = (corner[..., None] + torch.arange(self.size, device=images.device)).unbind(dim=1)
+        batch = torch.arange(len(images), device=images.device).view(-1, 1, 1)
+        return images.permute(0, 2, 3, 1)[batch, down[:, :, None], across[:, None, :]].permute(0, 3, 1, 2)
+
+    def apply_to_image(self, image: Image.Image, values: Tensor) -> Image.Image:
+        top, left = self.corner(values, image.height, image.width).tolist()
+        return image.crop((left, top, left + self.size, top + self.size))
 
 
-class CenterCrop(_Crop):
+class CenterCrop(RandomCrop):
     columns = 0
 
-    def corner(self, room: Tensor, values: Tensor) -> Tensor:
-        return (room / 2).round().long()
+    def corner(self, values: Tensor, height: int, width: int) -> Tensor:
+        return (self.room(height, width) / 2).round().long()
 
     def apply(self, images: Tensor, values: Tensor) -> Tensor:
-        top, left = self.corner(self._room(*images.shape[2:]), values).tolist()
+        top, left = self.corner(values, *images.shape[2:]).tolist()
         return images[:, :, top : top + self.size, left : left + self.size]

@@ -9,13 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from data.augment.rows import rows_by_kind
 from utils.device import sent
 
 
 @cache
-def constant(values: tuple, device: torch.device) -> Tensor:
-    """float32 (n,) on the device, sent once."""
+def constant(values: tuple, device: torch.device) -> Tensor:  # float32 (n,), sent once
     return sent(torch.tensor(values, dtype=torch.float32), device)
 
 
@@ -187,8 +185,7 @@ def affine_bilinear(images: Tensor, matrix: Tensor) -> Tensor:
 
 
 def _triangle_weights(start: Tensor, length: Tensor, size: int, pixels: int) -> Tensor:
-    """(B, size, pixels): Pillow's antialiased bilinear filter from [start, start + length) of `pixels` input
-    pixels to `size` output pixels."""
+    """(B, size, pixels): Pillow's antialiased bilinear filter, output from input pixels of the box."""
     scale = (length / size).view(-1, 1, 1)
     center = (torch.arange(size, device=start.device) + 0.5).view(1, -1, 1) * scale
     position = torch.arange(pixels, device=start.device).view(1, 1, -1) - start.view(-1, 1, 1)
@@ -217,10 +214,8 @@ def _shrink(images: Tensor, box: Tensor, size: int) -> Tensor:
     down = _triangle_weights(top, box_height, size, height)  # (B, size, H)
     narrowed = torch.bmm(images.float().reshape(batch, -1, width), across.transpose(1, 2))  # (B, 3*H, size)
     narrowed = narrowed.view(batch, channels, height, size).transpose(1, 2).reshape(batch, height, -1)
-    resized = (
-        torch.bmm(down, narrowed).view(batch, size, channels, size).transpose(1, 2)
-    )  # (B, 3, size, size)
-    return _cut_off(resized + 0.5).contiguous()
+    resized = torch.bmm(down, narrowed).view(batch, size, channels, size).transpose(1, 2)
+    return _cut_off(resized + 0.5).contiguous()  # (B, 3, size, size)
 
 
 def resized_crop(images: Tensor, box: Tensor, size: int) -> Tensor:
@@ -229,18 +224,11 @@ def resized_crop(images: Tensor, box: Tensor, size: int) -> Tensor:
     box: (B, 4) top, left, height, width, whole numbers inside the image, on the CPU. Only boxes that shrink
     take the slower of two ways: a result must not depend on the other boxes."""
     shrinks = (box[:, 2:] > size).any(dim=1)
-    box = sent(box.float(), images.device)
-    if shrinks.all() or not shrinks.any():
-        return (_shrink if shrinks.any() else _enlarge)(images, box, size)
-    (both,) = rows_by_kind(shrinks[:, None].long(), 2, images.device)
+    box, number = sent(box.float(), images.device), int(shrinks.sum())
+    if number in (0, len(box)):
+        return (_shrink if number else _enlarge)(images, box, size)
+    both = sent(shrinks.int().argsort(stable=True), images.device).split([len(box) - number, number])
     resized = images.new_empty(*images.shape[:2], size, size)
     for rows, resize in zip(both, (_enlarge, _shrink), strict=True):
         resized[rows] = resize(images[rows], box[rows], size)
     return resized
-
-
-def crop(images: Tensor, corner: Tensor, size: int) -> Tensor:
-    """Cut a (size, size) square out of each image. corner: int64 (B, 2) top, left."""
-    places = corner[:, :, None] + torch.arange(size, device=images.device)  # (B, 2, size)
-    batch = torch.arange(len(images), device=images.device).view(-1, 1, 1)
-    return images.permute(0, 2, 3, 1)[batch, places[:, 0, :, None], places[:, 1, None, :]].permute(0, 3, 1, 2)

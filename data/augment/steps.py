@@ -4,18 +4,36 @@ A step has `columns` (random numbers per image), `draw(batch, generator) -> (bat
 `apply(images, values)`. Images are uint8 (B, 3, H, W) before `Normalize`, float after it. `values` are on the
 CPU, where images can be grouped without waiting for the device; a step sends what the device needs."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from data.augment import image_ops
-from data.augment.rows import change_rows, rows_by_kind
 from utils.device import sent
 
 
 def uniform(low, high, shape: tuple, generator: torch.Generator) -> Tensor:
     return low + (high - low) * torch.rand(shape, generator=generator)
+
+
+def rows_by_kind(kinds: Tensor, number: int, device: torch.device) -> list[tuple[Tensor, ...]]:
+    """For each column of `kinds` the rows of each kind, int64 on the device, ascending; sent in one copy.
+
+    kinds: int64 (B, P) on the CPU, from 0 to number - 1."""
+    rows = sent(kinds.T.argsort(dim=1, stable=True), device)  # (P, B)
+    counts = (column.bincount(minlength=number).tolist() for column in kinds.T)
+    return [column.split(sizes) for column, sizes in zip(rows, counts, strict=True)]
+
+
+def change_rows(images: Tensor, rows: Tensor, operation: Callable, *parameters: Tensor) -> None:
+    """Replace images[rows] by operation(images[rows], parameter[rows], ...), in place; images contiguous."""
+    if len(rows):
+        changed = operation(images.index_select(0, rows), *(values[rows] for values in parameters))
+        flat, changed = images.flatten(1), changed.contiguous().flatten(1)
+        word = torch.complex128 if flat.shape[1] % 16 == 0 else torch.uint8  # PyTorch copies word by word
+        flat.view(word)[rows] = changed.view(word)
 
 
 @dataclass(frozen=True)
@@ -53,7 +71,7 @@ class ColorJitter:
     operations = (image_ops.brightness, image_ops.contrast, image_ops.saturation, image_ops.hue)
 
     @property
-    def strengths(self) -> Tensor:
+    def strengths(self) -> Tensor:  # (4,)
         return torch.tensor([self.brightness, self.contrast, self.saturation, self.hue])
 
     def draw(self, batch: int, generator: torch.Generator) -> Tensor:
@@ -130,6 +148,7 @@ class Cutout:
 
     n_holes: int
     length: int
+    random: bool = True  # in the published configs; without effect
 
     @property
     def columns(self) -> int:
@@ -141,13 +160,12 @@ class Cutout:
 
     def apply(self, images: Tensor, values: Tensor) -> Tensor:
         height, width = images.shape[2:]
-        values = sent(values, images.device)
-        half = (values[:, :1] / 2).floor()  # (B, 1)
-        rows, columns = (torch.arange(length, device=images.device) for length in (height, width))
-        for hole in range(self.n_holes):
-            y = (values[:, 1 + 2 * hole, None] * height).floor()  # (B, 1)
-            x = (values[:, 2 + 2 * hole, None] * width).floor()
-            in_rows = ((rows >= y - half) & (rows < y + half)).float()  # (B, H)
-            in_columns = ((columns >= x - half) & (columns < x + half)).float()  # (B, W)
-            images = images * (1 - in_rows[:, None, :, None] * in_columns[:, None, None, :])
-        return images
+        values = sent(values, images.device)[:, :, None]
+        half, inside = (values[:, :1] / 2).floor(), []
+        for share, length in ((values[:, 1::2], height), (values[:, 2::2], width)):
+            offset = (
+                torch.arange(length, device=images.device) - (share * length).floor()
+            )  # (B, holes, length)
+            inside.append(((offset >= -half) & (offset < half)).float())
+        holes = inside[0].transpose(1, 2) @ inside[1]  # (B, H, W): how many holes cover each pixel
+        return images * (holes == 0)[:, None]

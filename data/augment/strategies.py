@@ -18,15 +18,9 @@ def draw(transform: tuple, batch: int, generator: torch.Generator) -> Tensor:
 
 def apply(transform: tuple, images: Tensor, table: Tensor) -> Tensor:
     """Augment uint8 (B, 3, H, W) images on their device by the rows of the table: float (B, 3, h, w)."""
-    if len(images) != len(table):
-        raise ValueError(f"{len(images)} images but {len(table)} rows in the table")
     for step, values in zip(transform, table.split([step.columns for step in transform], dim=1), strict=True):
         images = step.apply(images, values)
     return images
-
-
-def _cutout(kwargs) -> Cutout:
-    return Cutout(kwargs.n_holes, kwargs.length)  # the published key `random` changes nothing
 
 
 def _standard(kwargs) -> tuple:
@@ -41,12 +35,12 @@ def _simclr(kwargs) -> tuple:
 
 def _ours(kwargs) -> tuple:
     crop, strong = RandomCrop(kwargs.crop_size), StrongOperations(kwargs.num_strong_augs)
-    return HorizontalFlip(), crop, strong, Normalize(**kwargs.normalize), _cutout(kwargs.cutout_kwargs)
+    return HorizontalFlip(), crop, strong, Normalize(**kwargs.normalize), Cutout(**kwargs.cutout_kwargs)
 
 
 def _affine(kwargs) -> tuple:
     jitter = [ColorJitter(1.0, **kwargs.color_jitter)] if "color_jitter" in kwargs else []
-    cutout = [_cutout(kwargs.cutout_kwargs)] if "cutout_kwargs" in kwargs else []
+    cutout = [Cutout(**kwargs.cutout_kwargs)] if "cutout_kwargs" in kwargs else []
     return RandomAffine(**kwargs.random_affine), *jitter, Normalize(**kwargs.normalize), *cutout
 
 

@@ -7,8 +7,7 @@ from torch import Tensor
 
 from data.augment import image_ops
 from data.augment.image_ops import affine_matrix
-from data.augment.rows import change_rows, rows_by_kind
-from data.augment.steps import uniform
+from data.augment.steps import change_rows, rows_by_kind, uniform
 from utils.device import sent
 
 _OPERATIONS = {  # name: lowest and highest magnitude, operation(images, magnitude)
@@ -50,7 +49,7 @@ class StrongOperations:
     def apply(self, images: Tensor, values: Tensor) -> Tensor:
         images = images.clone(memory_format=torch.contiguous_format)
         chosen, magnitude = values[:, : self.number].long(), values[:, self.number :].double()
-        moves = [matrix(magnitude.flatten(), *images.shape[2:]) for _, _, matrix in _MOVES.values()]
+        moves = [matrix(magnitude.flatten(), *images.shape[2:]) for *_, matrix in _MOVES.values()]
         first_move = len(_OPERATIONS)  # all moves are applied together, as one kind of operation
         which = (chosen.flatten() - first_move).clamp(min=0)  # the matrices of other operations are not used
         matrix = torch.stack(moves)[which, torch.arange(len(which))].view(*chosen.shape, 6)

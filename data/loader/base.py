@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
@@ -23,11 +24,11 @@ class Batch:
 @dataclass(frozen=True)
 class Step:
     """A batch before its images are read. sources: for each view the images it shows, int64 (B,).
-    generator: draws the random numbers of the views."""
+    tables: for each view the random numbers of its transform, (B, n)."""
 
     index: Tensor
     sources: list[Tensor]
-    generator: torch.Generator
+    tables: list[Tensor]
 
 
 def seeded_generator(*key: int) -> torch.Generator:
@@ -60,26 +61,29 @@ class Loader:
 
     def __len__(self) -> int:
         """Batches in a pass."""
-        whole, rest = divmod(len(self.dataset), self.batch_size)
-        return whole + (rest > 0 and not self.train)
+        return (len(self.dataset) + (0 if self.train else self.batch_size - 1)) // self.batch_size
 
     def set_epoch(self, epoch: int, first_step: int = 0) -> None:
         """Choose the epoch of the next pass, and its first step if an interrupted pass is resumed."""
         self.epoch, self.first_step = epoch, first_step
 
-    def steps(self, first: int) -> Iterator[Step]:
-        """The steps of this pass from number `first` on."""
+    def steps(self) -> Iterator[Step]:
+        """The steps of this pass, from the first one chosen on."""
         order = torch.arange(len(self.dataset))
         if self.train:
             order = torch.randperm(len(order), generator=seeded_generator(self.seed, self.epoch, 0))
-        for number in range(first, len(self)):
-            index = order[number * self.batch_size : (number + 1) * self.batch_size]
+        batches = order.split(self.batch_size)[: len(self)]
+        for number, index in islice(enumerate(batches), self.first_step, None):
             generator = seeded_generator(self.seed, self.epoch, number + 1)
             sources = [index] * len(self.views)
             if self.neighbors is not None:
                 column = torch.randint(self.neighbors.shape[1], (len(index),), generator=generator)
                 sources[1] = self.neighbors[index, column]
-            yield Step(index, sources, generator)
+            tables = [self.draw(transform, len(index), generator) for transform in self.views]
+            yield Step(index, sources, tables)
+
+    def draw(self, transform: tuple, batch: int, generator: torch.Generator) -> Tensor:
+        return draw(transform, batch, generator)
 
     def batch(self, step: Step, views: list[Tensor]) -> Batch:
         targets = self.dataset.targets

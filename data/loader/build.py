@@ -12,13 +12,9 @@ def build_loader(dataset, views, batch_size, device="cpu", *, train=False, neigh
     """The `Loader` with these arguments for the data set's kind.
 
     Raises UserError when training would have no batch, and for transforms that do not fit the images."""
-    if train and len(dataset) < batch_size:
-        raise UserError(
-            f"batch_size {batch_size} is larger than the training set ({len(dataset)} images): "
-            f"set batch_size to at most {len(dataset)}"
-        )
-    if neighbors is not None and len(neighbors) != len(dataset):
-        raise ValueError(f"{len(neighbors)} rows of neighbors for {len(dataset)} images")
+    if train and (count := len(dataset)) < batch_size:
+        problem = f"batch_size {batch_size} is larger than the training set ({count} images)"
+        raise UserError(f"{problem}: set it to at most {count}")
     kind = ResidentLoader
     if isinstance(dataset, StreamedDataset):
         from data.loader.streamed import StreamedLoader as kind

@@ -18,11 +18,11 @@ class FeatureLoader(Loader):
         super().__init__(*arguments)
         self.features = near(features, self.device)
 
+    def draw(self, _, batch: int, generator: torch.Generator) -> Tensor:
+        return torch.randint(len(self.features), (batch,), generator=generator)
+
     def __iter__(self) -> Iterator[Batch]:
-        for step in self.steps(self.first_step):
-            views = []
-            for source in step.sources:
-                view = torch.randint(len(self.features), (len(source),), generator=step.generator)
-                rows = tuple(sent(torch.stack([view, source]), self.features.device))
-                views.append(sent(self.features[rows], self.device))  # (B, D)
-            yield self.batch(step, views)
+        for step in self.steps():
+            rows = map(torch.stack, zip(step.tables, step.sources, strict=True))  # (2, B) for each view
+            rows = [tuple(sent(view, self.features.device)) for view in rows]
+            yield self.batch(step, [sent(self.features[view], self.device) for view in rows])  # (B, D) each

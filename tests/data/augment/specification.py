@@ -15,7 +15,7 @@ from data.augment.steps import ColorJitter, Cutout, Greyscale, Normalize, Random
 from data.augment.strong import STRONG_OPERATIONS, StrongOperations
 from utils.config import load_config
 
-MEAN, STD = [0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010]  # CIFAR-10
+NORMALIZE = {"mean": [0.4914, 0.4822, 0.4465], "std": [0.2023, 0.1994, 0.2010]}  # CIFAR-10
 AFFINE = {"degrees": 15.0, "scale": [0.8, 1.2], "aspect": [0.8, 1.2], "shear": 0.2, "translate": 0.15}
 
 
@@ -27,18 +27,18 @@ def of_kind(name, **kwargs):
     return train_transform(name, EasyDict(kwargs))
 
 
-def published(experiment):
-    cfg = load_config(None, f"configs/{experiment}.yml")
+def published(experiment, *overrides):
+    cfg = load_config(None, f"configs/{experiment}.yml", overrides)
     return train_transform(cfg.augmentation_strategy, cfg.augmentation_kwargs)
 
 
 @cache
 def transforms():
     """One of each kind: the published ones, and two of our own."""
-    normalize, cutout = {"mean": MEAN, "std": STD}, {"n_holes": 1, "length": 5, "random": True}
-    rest = {"color_jitter": {"brightness": 0.4}, "normalize": normalize, "cutout_kwargs": cutout}
+    cutout = {"n_holes": 1, "length": 5, "random": True}
+    rest = {"color_jitter": {"brightness": 0.4}, "normalize": NORMALIZE, "cutout_kwargs": cutout}
     return {
-        "standard": of_kind("standard", random_resized_crop={"size": 20}, normalize=normalize),
+        "standard": of_kind("standard", random_resized_crop={"size": 20}, normalize=NORMALIZE),
         "simclr": published("pretext/simclr_cifar10"),
         "ours": published("scan/scan_cifar10"),
         "affine": of_kind("affine", random_affine=AFFINE, **rest),
@@ -54,11 +54,8 @@ def box_of(step, row, height, width):
         if 0 < box_width <= width and 0 < box_height <= height:
             top, left = int(down * (height - box_height + 1)), int(across * (width - box_width + 1))
             return top, left, box_height, box_width
-    box_height, box_width = height, width
-    if width / height < step.ratio[0]:
-        box_height = round(width / step.ratio[0])
-    elif width / height > step.ratio[1]:
-        box_width = round(height * step.ratio[1])
+    box_height = min(height, round(width / step.ratio[0]))
+    box_width = min(width, round(height * step.ratio[1]))
     return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
 
 

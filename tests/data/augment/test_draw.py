@@ -1,6 +1,7 @@
 """The random numbers of each step: their distributions, and the boxes of the random resized crop."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -31,23 +32,13 @@ def test_boxes_are_those_of_a_loop_over_the_tries_and_lie_inside_the_image(scale
     assert (boxes[:, :2] >= 0).all() and (boxes[:, :2] + boxes[:, 2:] <= torch.tensor([height, width])).all()
 
 
-@pytest.mark.parametrize(
+@pytest.mark.parametrize(  # the ratio is from 3 : 4 to 4 : 3
     ("height", "width", "box"),
-    [
-        (32, 32, [0, 0, 32, 32]),
-        (31, 80, [0, 19, 31, 41]),  # 4 : 3 at most
-        (91, 30, [25, 0, 40, 30]),  # 3 : 4 at least
-    ],
+    [(32, 32, [0, 0, 32, 32]), (31, 80, [0, 19, 31, 41]), (91, 30, [25, 0, 40, 30])],
 )
 def test_where_no_try_fits_the_box_is_the_centre_as_large_as_the_ratio_allows(height, width, box):
     step = RandomResizedCrop(16, scale=(3.0, 4.0))  # three times the image
     assert step.boxes(step.draw(5, seeded()), height, width).tolist() == [box] * 5
-
-
-def test_the_first_try_that_fits_is_taken():
-    tries = torch.tensor([[9.0, 0.001, 0.25, 0.5] + [9.0] * 6])  # too large, less than a pixel, fits, fits
-    values = torch.cat([tries, torch.ones(1, 10), torch.tensor([[0.0, LARGEST]])], dim=1)
-    assert RandomResizedCrop(4).boxes(values, 8, 8).tolist() == [[0, 4, 4, 4]]
 
 
 # -- what is drawn
@@ -86,10 +77,29 @@ def test_a_step_happens_with_its_probability(step):
     assert_share((applied(step, 20 * colours) != 20 * colours).flatten(1).any(dim=1), step.p)
 
 
-def test_jitter_factors_and_shift_are_uniform_in_their_ranges():
-    values = ColorJitter(0.8, brightness=0.4, contrast=0.3, saturation=1.5, hue=0.1).draw(DRAWS, seeded())
-    for column, (low, high) in enumerate([(0.6, 1.4), (0.7, 1.3), (0, 2.5), (-0.1, 0.1)], start=1):
-        assert_uniform(values[:, column], low, high)
+AFFINE = RandomAffine(degrees=15, scale=(0.8, 1.3), aspect=(1.0, 1.0), shear=0.2, translate=0.1)
+
+
+@pytest.mark.parametrize(
+    ("step", "ranges"),  # of the first columns
+    [
+        (ColorJitter(0.8, 0.4, 0.3, 1.5, 0.1), [None, (0.6, 1.4), (0.7, 1.3), (0, 2.5), (-0.1, 0.1)]),
+        (RandomResizedCrop(32), [(0.2, 1.0)] * 10),
+        (AFFINE, [(-15, 15), (0.8, 1.3), (0.8, 1.3), (-0.2, 0.2), (-0.1, 0.1), (-0.1, 0.1)]),
+    ],
+    ids=["amounts of the jitter", "areas of a crop", "parts of an affine"],
+)
+def test_numbers_are_uniform_in_their_ranges(step, ranges):
+    for values, bounds in zip(step.draw(DRAWS, seeded()).T, ranges, strict=False):
+        if bounds:
+            assert_uniform(values, *bounds)
+
+
+def test_aspects_are_log_uniform_in_each_try_and_uniform_in_an_affine():
+    for aspect in RandomResizedCrop(32).draw(DRAWS, seeded())[:, 10:20].T:
+        assert_uniform(aspect.double().log(), math.log(3 / 4), math.log(4 / 3))
+    across, down = replace(AFFINE, aspect=(0.7, 1.2)).draw(DRAWS, seeded()).double()[:, 1:3].T
+    assert_uniform(across / down, 0.7 - 1e-6, 1.2 + 1e-6)  # rounded to float32
 
 
 def test_all_24_orders_of_the_jitter_are_equally_likely():
@@ -98,13 +108,6 @@ def test_all_24_orders_of_the_jitter_are_equally_likely():
     _, counts = order.unique(dim=0, return_counts=True)
     assert len(counts) == 24
     assert stats.chisquare(counts).pvalue > 1e-4
-
-
-def test_area_shares_are_uniform_and_aspects_log_uniform_in_each_try():
-    values = RandomResizedCrop(32).draw(DRAWS, seeded())
-    for attempt in range(10):
-        assert_uniform(values[:, attempt], 0.2, 1.0)
-        assert_uniform(values[:, 10 + attempt].double().log(), math.log(3 / 4), math.log(4 / 3))
 
 
 def test_a_box_lies_equally_often_at_each_place_where_it_fits():
@@ -153,18 +156,6 @@ def test_posterize_keeps_4_5_6_or_7_bits_equally_often():
     values = values[values[:, 0] == number]
     brightest = step.apply(torch.full((len(values), 3, 2, 2), 255, dtype=torch.uint8), values)[:, 0, 0, 0]
     assert_equally_often(brightest, [0b11110000, 0b11111000, 0b11111100, 0b11111110])
-
-
-def test_the_parts_of_a_random_affine_are_uniform_in_their_ranges():
-    step = RandomAffine(degrees=15, scale=(0.8, 1.3), aspect=(0.7, 1.2), shear=0.2, translate=0.1)
-    angle, across, down, shear, shift_x, shift_y = step.draw(DRAWS, seeded()).double().unbind(dim=1)
-    rounding = 1e-6  # of float32
-    assert_uniform(angle, -15, 15)
-    assert_uniform((across * down).sqrt(), 0.8 - rounding, 1.3 + rounding)
-    assert_uniform(across / down, 0.7 - rounding, 1.2 + rounding)
-    assert_uniform(shear, -0.2, 0.2)
-    assert_uniform(shift_x, -0.1, 0.1)
-    assert_uniform(shift_y, -0.1, 0.1)
 
 
 def test_cutout_lengths_are_uniform_from_1_up_and_centres_cover_all_pixels_equally():

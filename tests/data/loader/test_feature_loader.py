@@ -21,10 +21,7 @@ def drawn(loader, epochs=1):
     """int64 (2, epochs * COUNT): which cached view each of the two views shows."""
     batches = [batch for epoch in range(epochs) for batch in epoch_of(loader, epoch)]
     return (
-        torch.stack(
-            [torch.cat(view)[:, 0] for view in zip(*(batch.views for batch in batches), strict=True)]
-        ).long()
-        // 1000
+        torch.stack([torch.cat([batch.views[i] for batch in batches])[:, 0] for i in (0, 1)]).long() // 1000
     )
 
 

@@ -43,13 +43,17 @@ def test_training_takes_every_image_once_in_another_order_each_epoch():
     assert len({tuple(order) for order in [*orders, range(50)]}) == 5
 
 
-@pytest.mark.parametrize(("batch_size", "batches"), [(8, 6), (50, 1)])
-def test_training_drops_the_last_incomplete_batch(batch_size, batches):
-    loader = build_loader(numbered_images(), [PLAIN], batch_size, train=True)
+@pytest.mark.parametrize(
+    ("train", "batch_size", "sizes"),
+    [(True, 8, [8] * 6), (True, 50, [50]), (False, 8, [8] * 6 + [2]), (False, 64, [50])],
+)
+def test_training_drops_the_last_incomplete_batch_and_evaluation_takes_all_in_order(train, batch_size, sizes):
+    loader = build_loader(numbered_images(), [PLAIN], batch_size, train=train)
     found = epoch_of(loader)
-    assert len(loader) == len(found) == batches
-    assert all(len(batch.index) == len(batch.views[0]) == batch_size for batch in found)
-    assert len(indices(found).unique()) == batches * batch_size
+    assert len(loader) == len(sizes)
+    assert [len(batch.index) for batch in found] == [len(batch.views[0]) for batch in found] == sizes
+    assert len(indices(found).unique()) == sum(sizes)
+    assert train or indices(found).tolist() == list(range(50))
 
 
 def test_each_image_is_among_the_dropped_equally_often():
@@ -80,9 +84,7 @@ def test_a_batch_larger_than_the_training_set_is_a_user_error_naming_both_number
 
 def test_another_seed_or_epoch_gives_another_order_and_other_views():
     def first_batch(dataset, seed, epoch):
-        loader = build_loader(dataset, [RANDOM], 8, train=True, seed=seed)
-        loader.set_epoch(epoch)
-        return next(iter(loader))
+        return epoch_of(build_loader(dataset, [RANDOM], 8, train=True, seed=seed), epoch)[0]
 
     runs = list(itertools.product([0, 1], [0, 1]))  # (0, 1) and (1, 0) differ as well
     orders = {tuple(first_batch(numbered_images(), *run).index.tolist()) for run in runs}
@@ -106,10 +108,12 @@ def test_a_step_depends_neither_on_earlier_passes_nor_on_the_global_random_state
     assert same(right, disturbed)
 
 
-def test_steps_and_views_draw_different_numbers_for_equal_images():
-    batches = epoch_of(build_loader(equal_images(), [RANDOM] * 2, 8, train=True))
-    assert len(torch.stack([batch.views[0].flatten() for batch in batches]).unique(dim=0)) == 6
-    assert len(torch.cat(batches[0].views).flatten(1).unique(dim=0)) == 16
+@pytest.mark.parametrize("neighbors", [None, torch.arange(50)[:, None]], ids=["none", "the image itself"])
+def test_steps_and_views_draw_different_numbers_for_equal_images(neighbors):
+    loader = build_loader(equal_images(), [RANDOM] * 2, 8, train=True, neighbors=neighbors)
+    views = [torch.cat(batch.views).flatten(1) for batch in loader]  # (16, D) each
+    assert len(torch.stack([view[0] for view in views]).unique(dim=0)) == 6
+    assert len(views[0].unique(dim=0)) == 16
 
 
 def test_labels_change_neither_the_order_nor_a_view_and_without_labels_the_target_is_none():
@@ -136,26 +140,14 @@ def test_pytorch_takes_32_bits_of_a_seed_so_a_seeded_generator_uses_no_more():
 # -- several steps, augmented in one call
 
 
-def steps_in_a_call(number, views, monkeypatch):
-    """Of 8 images of 8 x 8 pixels."""
-    monkeypatch.setattr(loader_module, "AT_ONCE", int(number * views * 8 * 3 * 8 * 8 * 4))
-
-
-@pytest.mark.parametrize(("number", "calls"), [(0.5, [8] * 6), (3, [24, 24]), (4.9, [32, 16]), (100, [48])])
-@pytest.mark.parametrize("views", [1, 2])
-def test_as_many_steps_are_augmented_in_one_call_as_their_views_may_take(number, calls, views, monkeypatch):
-    sizes = []
-    steps_in_a_call(number, views, monkeypatch)
-    loader = build_loader(equal_images(), [RANDOM] * views, 8, train=True)
-    monkeypatch.setattr(loader_module, "apply", lambda *each: sizes.append(len(each[1])) or apply(*each))
-    assert len(epoch_of(loader)) == 6
-    assert sizes == [size for size in calls for _ in range(views)]
-
-
-@pytest.mark.parametrize(("size", "steps"), [(4, 4), (8, 4), (16, 1)], ids=["smaller", "as large", "larger"])
-def test_steps_in_a_call_are_counted_by_the_larger_of_a_view_and_its_image(size, steps, monkeypatch):
-    steps_in_a_call(4, 1, monkeypatch)
-    assert build_loader(equal_images(), [(RandomResizedCrop(size), AS_IT_IS)], 8, train=True).group == steps
+@pytest.mark.parametrize(("size", "steps"), [(4, 3), (8, 3), (16, 1), (64, 1)])
+def test_as_many_steps_are_augmented_in_one_call_as_their_views_may_take(size, steps, monkeypatch):
+    calls, bytes_of_a_step = [], 8 * 3 * 8 * 8 * 4  # images of 8 x 8
+    monkeypatch.setattr(loader_module, "AT_ONCE", 2 * 3 * bytes_of_a_step)  # two views
+    monkeypatch.setattr(loader_module, "apply", lambda *each: calls.append(len(each[1])) or apply(*each))
+    views = [(RandomResizedCrop(size), AS_IT_IS)] * 2
+    assert len(epoch_of(build_loader(equal_images(), views, 8, train=True))) == 6
+    assert calls == [8 * steps] * (2 * 6 // steps)
 
 
 @pytest.mark.parametrize("group", [1, 4, 100])
@@ -169,18 +161,6 @@ def test_neither_the_number_of_steps_in_a_call_nor_the_first_step_changes_a_view
     loader.group = group
     for first in (0, 1, 7, 24):
         assert same(whole[first:], epoch_of(loader, 3, first))
-
-
-# -- evaluation
-
-
-@pytest.mark.parametrize(("batch_size", "sizes"), [(8, [8] * 6 + [2]), (25, [25, 25]), (64, [50])])
-def test_evaluation_takes_every_image_once_in_order(batch_size, sizes):
-    loader = build_loader(numbered_images(), [PLAIN], batch_size)
-    batches = epoch_of(loader)
-    assert len(loader) == len(batches)
-    assert [len(batch.index) for batch in batches] == sizes
-    assert indices(batches).tolist() == list(range(50))
 
 
 # -- neighbors
@@ -214,17 +194,6 @@ def test_the_second_view_shows_one_of_the_images_row_each_column_equally_often_a
     assert not torch.equal(drawn_offsets(7, seed=1), drawn[7])
 
 
-def test_an_image_and_its_neighbor_are_augmented_each_by_its_own_numbers():
-    itself = torch.arange(50)[:, None]
-    batch = next(iter(build_loader(equal_images(), [RANDOM] * 2, 8, train=True, neighbors=itself)))
-    assert len(torch.cat(batch.views).flatten(1).unique(dim=0)) == 16
-
-
 def test_a_transform_that_does_not_fit_the_images_is_refused_when_the_loader_is_built():
     with pytest.raises(UserError, match=r"crop_size 9 .*8 x 8"):
         build_loader(numbered_images(), [(RandomCrop(9), *PLAIN)], 8, train=True)
-
-
-def test_neighbors_of_another_number_of_images_are_refused():
-    with pytest.raises(ValueError, match=r"49 .* 50"):
-        build_loader(numbered_images(), [PLAIN] * 2, 8, train=True, neighbors=neighbors_of(49))
