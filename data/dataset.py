@@ -70,9 +70,8 @@ class StreamedDataset(ImageDataset):
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the file names, the signatures and `side`; it does not depend on labels."""
-        digest = hashlib.sha256(b"\0".join(self.files.tolist()) + self.signatures.tobytes())
-        digest.update(str(self.side or "").encode())
-        return digest.hexdigest()
+        content = b"\0".join(self.files.tolist()) + self.signatures.tobytes() + str(self.side or "").encode()
+        return hashlib.sha256(content).hexdigest()
 
     def path(self, index: int) -> Path:
         return self.folder / self.name(index)

@@ -16,9 +16,7 @@ BILINEAR = Image.Resampling.BILINEAR
 
 @contextmanager
 def pillow_warnings_ignored() -> Iterator[None]:
-    """Ignore Pillow's warnings about odd EXIF data and transparency; restores the filters at the end.
-
-    Enter it once around a pool of threads, never inside one: the filters belong to the whole process."""
+    """Ignore Pillow's warnings about EXIF and transparency. Not for use in threads: filters are global."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -56,7 +56,7 @@ def write_cifar100(folder: Path, monkeypatch, train: int, val: int) -> dict[str,
     return written
 
 
-def write_stl10(folder: Path, monkeypatch, train: int, val: int, unlabeled: int) -> dict[str, dict]:
+def write_stl10(folder: Path, monkeypatch, train: int, val: int, unlabeled: int = 3) -> dict[str, dict]:
     """pixels (N, 27648): red, green and blue planes COLUMN by column; labels 1 to 10, as in the files."""
     rng, place = np.random.default_rng(2), folder / "stl10_binary"
     place.mkdir(parents=True)
@@ -100,10 +100,9 @@ def offer_archive(reader, folder: Path, address: str, monkeypatch) -> Path:
 def offer_fashion_mnist(folder: Path, address: str, monkeypatch) -> None:
     """Make our reader download the gzipped files in `folder` from `address`."""
     monkeypatch.setattr(fashion_mnist, "URL", address)
-    for files in fashion_mnist.FILES.values():
-        for name in files:
-            content = (folder / f"{name}.gz").read_bytes()
-            monkeypatch.setitem(files, name, hashlib.sha256(content).hexdigest())
+    for name in fashion_mnist.FILES:
+        digest = hashlib.sha256((folder / f"{name}.gz").read_bytes()).hexdigest()
+        monkeypatch.setitem(fashion_mnist.FILES, name, digest)
 
 
 def _pixels_and_labels(rng, size: int, values: int, classes: int) -> dict:

@@ -1,15 +1,16 @@
 """Downloads: files with a pinned checksum, and the data sets that torchvision fetches and verifies."""
 
 import hashlib
-import os
 import socket
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from urllib.request import urlopen
 
+from torch import hub
 from tqdm import tqdm
 
+from data.image_files import reason_of
 from utils.errors import UserError
 from utils.mypath import DATASET_FOLDERS
 from utils.storage.files import temporary_file
@@ -23,22 +24,14 @@ def fetch(name: str, url: str, path: Path, checksum: str, remedy: str = "") -> N
     checksum: `sha256:` or `md5:`, then the first digits of the digest. Raises UserError when the download
     fails. remedy: what else the user can do then; for a data set it also names the key of its folder."""
     algorithm, digits = checksum.split(":")
-    digest = hashlib.new(algorithm)
     with _download(name, url, path, remedy):
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary_file(path) as part:
-            with urlopen(url) as response, open(part, "wb") as file:
-                size = int(response.headers.get("Content-Length") or 0)
-                with tqdm(total=size, desc=path.name, unit="B", unit_scale=True, disable=None) as bar:
-                    while block := response.read(1 << 20):
-                        file.write(block)
-                        digest.update(block)
-                        bar.update(len(block))
-            if not digest.hexdigest().startswith(digits):
-                raise ValueError(
-                    f"truncated or changed: its {algorithm} is {digest.hexdigest()}, not {digits}"
-                )
-            os.replace(part, path)
+            hub.download_url_to_file(url, str(part), progress=sys.stderr.isatty())
+            found = hashlib.new(algorithm, part.read_bytes()).hexdigest()
+            if not found.startswith(digits):
+                raise ValueError(f"truncated or changed: its {algorithm} is {found}, not {digits}")
+            part.replace(path)
 
 
 def open_or_download(name: str, folder: Path, reader: str, **split):
@@ -48,10 +41,8 @@ def open_or_download(name: str, folder: Path, reader: str, **split):
     from torchvision import datasets  # slow to import
 
     reader = getattr(datasets, reader)
-    try:
+    with suppress(RuntimeError):  # torchvision's error for missing or damaged files
         return reader(folder, **split)
-    except RuntimeError:  # torchvision's error for missing or damaged files
-        pass
     with _download(name, reader.url, folder.absolute() / reader.base_folder):
         # not reader(download=True), which leaves a damaged meta file as it is
         fetch_archive = datasets.utils.download_and_extract_archive
@@ -70,10 +61,9 @@ def _download(name: str, url: str, place: Path, remedy: str = "") -> Iterator[No
     except Exception as error:  # of the network, the archive, the disk or the checksum: a dozen kinds
         if name in DATASET_FOLDERS:
             remedy = f"name its folder in db_root_dir.{name}=... or in {DATASET_FOLDERS[name][1]} {remedy}"
-        reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
-            f"{name} is missing or damaged in {place}, and the download of {url} failed ({reason}): try "
-            f"again, download it by hand and put it there, or {remedy}"
+            f"{name} is missing or damaged in {place}, and downloading {url} failed ({reason_of(error)}): "
+            f"try again, put it there by hand, or {remedy}"
         ) from error
     finally:
         socket.setdefaulttimeout(before)
