@@ -9,18 +9,7 @@ from data.folder.labels import read_labels
 from data.folder.pictures import new_pictures
 from tests.own_pictures import WHOLE, build, config, write
 from utils.config import load_config
-from utils.console import say_once
 from utils.errors import UserError
-
-
-@pytest.fixture(autouse=True)
-def said_anew():
-    say_once.cache_clear()
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return tmp_path / "my images"
 
 
 def targets_of(dataset):
@@ -43,13 +32,6 @@ def test_both_splits_number_the_same_classes(folder):
     assert train.classes == val.classes == ["ape", "cat", "dog"]
     assert targets_of(train) == {"cat/a.png": 1, "dog/b.png": 2}
     assert targets_of(val) == {"ape/c.png": 0, "dog/d.png": 2}
-
-
-def test_of_many_classes_the_first_20_are_printed(folder, capsys):
-    write(folder, *(f"{number}/a.png" for number in range(22)))
-    build(folder, "train", WHOLE, "folder.labels=subfolder")
-    output = capsys.readouterr().out
-    assert "22" in output and "19 (1)" in output and "20 (1)" not in output
 
 
 def test_labels_that_are_not_utf8_are_escaped(folder):
@@ -87,10 +69,11 @@ def test_a_table_is_looked_for_where_it_is_named_and_then_in_the_folder(folder, 
         assert read_labels(folder, ["a.png"], "Labels.CSV") == {"a.png": label}
 
 
-TABLES = {  # content: what the error says of it
-    "": "path and label",
+TABLES = {  # content, None for no file: what the error names
+    None: "No such file",
+    "": "path",
     "file,class\na.png,1\n": "'file', 'class'",
-    "path,label\na.png,1\na.png,2\n": "a.png has two labels, 1 and 2",
+    "path,label\na.png,1\na.png,2\n": "a.png .*1 and 2",
     "path,label\nz.png,1\n": "z.png",
     'path,label\n"a.png,1\n': "unexpected end of data",
 }
@@ -98,15 +81,14 @@ TABLES = {  # content: what the error says of it
 
 @pytest.mark.parametrize("table", TABLES)
 def test_a_table_that_is_missing_malformed_or_of_other_images_is_refused(table, tmp_path):
-    with pytest.raises(UserError, match=r"labels\.csv.*No such file"):
-        read_labels(tmp_path, ["a.png", "b.png"], "labels.csv")
-    (tmp_path / "labels.csv").write_text(table)
+    if table is not None:
+        (tmp_path / "labels.csv").write_text(table)
     with pytest.raises(UserError, match=rf"labels\.csv.*{TABLES[table]}"):
         read_labels(tmp_path, ["a.png", "b.png"], "labels.csv")
 
 
 def test_another_rule_for_labels_is_refused(folder):
-    with pytest.raises(UserError, match=r"folder\.labels is subfolders"):
+    with pytest.raises(UserError, match=r"folder\.labels.*subfolders"):
         read_labels(folder, ["a.png"], "subfolders")
 
 
@@ -121,10 +103,9 @@ def test_new_images_are_labelled_by_the_same_rule_where_it_applies(folder):
 
 
 def test_a_table_may_name_images_of_one_folder_only(folder, capsys):
+    new, table = folder.parent / "new", folder.parent / "labels.csv"
     write(folder, "a.png", "b.png")
-    new = folder.parent / "new"
     write(new, "c.png", "d.png")
-    table = folder.parent / "labels.csv"
     cfg = config(folder, f"folder.labels={table}", WHOLE)
     table.write_text("path,label\na.png,1\nb.png,2\n")
     assert build_dataset(cfg, "train").targets is not None and new_pictures(cfg, new).targets is None
