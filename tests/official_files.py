@@ -26,15 +26,13 @@ def write_cifar10(folder: Path, monkeypatch, train: int, val: int) -> dict[str, 
     rng, place = np.random.default_rng(0), folder / "cifar-10-batches-py"
     place.mkdir(parents=True)
     written = {
-        split: _pixels_and_labels(rng, size, 3072, 10) for split, size in (("train", train), ("val", val))
+        "train": _pixels_and_labels(rng, train, 3072, 10),
+        "val": _pixels_and_labels(rng, val, 3072, 10),
     }
-    parts = zip(*(np.array_split(written["train"][key], 5) for key in ("data", "labels")), strict=True)
-    for number, (data, labels) in enumerate(parts, start=1):
-        _pickle(
-            place / f"data_batch_{number}", {"data": data, "labels": labels.tolist(), "batch_label": "part"}
-        )
-    data, labels = written["val"]["data"], written["val"]["labels"].tolist()
-    _pickle(place / "test_batch", {"data": data, "labels": labels, "batch_label": "testing batch 1 of 1"})
+    for number, rows in enumerate(np.array_split(np.arange(train), 5), start=1):
+        batch = {key: values[rows] for key, values in written["train"].items()}
+        _pickle(place / f"data_batch_{number}", batch | {"labels": batch["labels"].tolist()})
+    _pickle(place / "test_batch", written["val"] | {"labels": written["val"]["labels"].tolist()})
     _pickle(place / "batches.meta", {"label_names": CIFAR10_NAMES, "num_vis": 3072})
     _tell_checksums(monkeypatch, CIFAR10, place)
     return written
@@ -46,10 +44,12 @@ def write_cifar100(folder: Path, monkeypatch, train: int, val: int) -> dict[str,
     place.mkdir(parents=True)
     written = {}
     for split, file, size in (("train", "train", train), ("val", "test", val)):
-        written[split] = _pixels_and_labels(rng, size, 3072, 20)
-        fine = rng.integers(0, 100, size).tolist()
-        content = {"data": written[split]["data"], "fine_labels": fine}
-        _pickle(place / file, content | {"coarse_labels": written[split]["labels"].tolist()})
+        content = written[split] = _pixels_and_labels(rng, size, 3072, 20)
+        labels = {
+            "fine_labels": rng.integers(0, 100, size).tolist(),
+            "coarse_labels": content["labels"].tolist(),
+        }
+        _pickle(place / file, {"data": content["data"], **labels})
     fine_names = [f"class {number:02d}" for number in range(100)]
     _pickle(place / "meta", {"fine_label_names": fine_names, "coarse_label_names": COARSE_NAMES})
     _tell_checksums(monkeypatch, CIFAR100, place)
@@ -61,13 +61,16 @@ def write_stl10(folder: Path, monkeypatch, train: int, val: int, unlabeled: int 
     rng, place = np.random.default_rng(2), folder / "stl10_binary"
     place.mkdir(parents=True)
     written = {}
-    names = {"train": ("train", train), "val": ("test", val), "unlabeled": ("unlabeled", unlabeled)}
-    for split, (file, size) in names.items():
-        written[split] = _pixels_and_labels(rng, size, 27648, 10)
-        written[split]["labels"] += 1
-        written[split]["data"].tofile(place / f"{file}_X.bin")
+    for split, file, size in (
+        ("train", "train", train),
+        ("val", "test", val),
+        ("unlabeled", "unlabeled", unlabeled),
+    ):
+        content = written[split] = _pixels_and_labels(rng, size, 27648, 10)
+        content["labels"] += 1
+        content["data"].tofile(place / f"{file}_X.bin")
         if split != "unlabeled":
-            written[split]["labels"].astype(np.uint8).tofile(place / f"{file}_y.bin")
+            content["labels"].astype(np.uint8).tofile(place / f"{file}_y.bin")
     _tell_checksums(monkeypatch, STL10, place)
     return written
 
