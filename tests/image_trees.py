@@ -14,9 +14,7 @@ def picture(seed: int, width: int, height: int) -> Image.Image:
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 
 
-def write_imagenet(
-    folder: Path, name: str, train: int, val: int, num_classes: int | None = None
-) -> list[str]:
+def write_imagenet(folder: Path, name: str, train: int, val: int, num_classes=None) -> list[str]:
     """Images of two sizes, `train` and `val` of each of a subset's first classes; returns the class ids."""
     ids = class_ids(name)[:num_classes]
     for split, count in (("train", train), ("val", val)):

@@ -25,10 +25,8 @@ def write_cifar10(folder: Path, monkeypatch, train: int, val: int) -> dict[str, 
     pixels (N, 3072), red, green and blue planes row by row, and labels (N,)."""
     rng, place = np.random.default_rng(0), folder / "cifar-10-batches-py"
     place.mkdir(parents=True)
-    written = {
-        "train": _pixels_and_labels(rng, train, 3072, 10),
-        "val": _pixels_and_labels(rng, val, 3072, 10),
-    }
+    sizes = {"train": train, "val": val}
+    written = {split: _pixels_and_labels(rng, size, 3072, 10) for split, size in sizes.items()}
     for number, rows in enumerate(np.array_split(np.arange(train), 5), start=1):
         batch = {key: values[rows] for key, values in written["train"].items()}
         _pickle(place / f"data_batch_{number}", batch | {"labels": batch["labels"].tolist()})
@@ -45,11 +43,8 @@ def write_cifar100(folder: Path, monkeypatch, train: int, val: int) -> dict[str,
     written = {}
     for split, file, size in (("train", "train", train), ("val", "test", val)):
         content = written[split] = _pixels_and_labels(rng, size, 3072, 20)
-        labels = {
-            "fine_labels": rng.integers(0, 100, size).tolist(),
-            "coarse_labels": content["labels"].tolist(),
-        }
-        _pickle(place / file, {"data": content["data"], **labels})
+        fine, coarse = rng.integers(0, 100, size).tolist(), content["labels"].tolist()
+        _pickle(place / file, {"data": content["data"], "fine_labels": fine, "coarse_labels": coarse})
     fine_names = [f"class {number:02d}" for number in range(100)]
     _pickle(place / "meta", {"fine_label_names": fine_names, "coarse_label_names": COARSE_NAMES})
     _tell_checksums(monkeypatch, CIFAR100, place)
@@ -61,11 +56,8 @@ def write_stl10(folder: Path, monkeypatch, train: int, val: int, unlabeled: int 
     rng, place = np.random.default_rng(2), folder / "stl10_binary"
     place.mkdir(parents=True)
     written = {}
-    for split, file, size in (
-        ("train", "train", train),
-        ("val", "test", val),
-        ("unlabeled", "unlabeled", unlabeled),
-    ):
+    for split, size in {"train": train, "val": val, "unlabeled": unlabeled}.items():
+        file = "test" if split == "val" else split
         content = written[split] = _pixels_and_labels(rng, size, 27648, 10)
         content["labels"] += 1
         content["data"].tofile(place / f"{file}_X.bin")

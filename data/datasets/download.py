@@ -61,9 +61,7 @@ def _download(name: str, url: str, place: Path, remedy: str = "") -> Iterator[No
     except Exception as error:  # of the network, the archive, the disk or the checksum: a dozen kinds
         if name in DATASET_FOLDERS:
             remedy = f"name its folder in db_root_dir.{name}=... or in {DATASET_FOLDERS[name][1]} {remedy}"
-        raise UserError(
-            f"{name} is missing or damaged in {place}, and downloading {url} failed ({reason_of(error)}): "
-            f"try again, put it there by hand, or {remedy}"
-        ) from error
+        text = f"{name} is not in {place}, and downloading {url} failed ({reason_of(error)})"
+        raise UserError(f"{text}: try again, put it there by hand, or {remedy}") from error
     finally:
         socket.setdefaulttimeout(before)

@@ -36,10 +36,8 @@ def read_fashion_mnist(split: str, folder: Path) -> ResidentDataset:
         if len(images) != len(labels) or labels.max(initial=0) > 9:
             raise ValueError(f"{len(images)} images, {len(labels)} labels up to {labels.max(initial=0)}")
     except (EOFError, gzip.BadGzipFile, zlib.error, ValueError) as error:
-        raise UserError(
-            f"{paths[0]} or {paths[1].name} is damaged or not Fashion-MNIST ({error}): remove it, and it is "
-            "downloaded again, or name the right folder in db_root_dir.fashion-mnist=..."
-        ) from error
+        remedy = "remove it, or name the right folder in db_root_dir.fashion-mnist=..."
+        raise UserError(f"{paths[0]} or {paths[1].name} is damaged ({error}): {remedy}") from error
     images = F.pad(torch.tensor(images)[:, None], (2, 2, 2, 2)).expand(-1, 3, -1, -1)  # (N, 3, 32, 32)
     return ResidentDataset(images.contiguous(), torch.tensor(labels).long(), CLASSES)
 

@@ -17,7 +17,6 @@ from utils.errors import UserError
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 IMAGENET_CROP = 224  # pixels, taken from images with a short side of 256
-MAX_SHOWN = 20  # classes in a line
 
 
 def read_folder(cfg, split: str) -> ResidentDataset | StreamedDataset:
@@ -39,10 +38,8 @@ def read_folder(cfg, split: str) -> ResidentDataset | StreamedDataset:
         return dataset
     number = round(own.val_share * len(dataset))
     if not 0 < number < len(dataset):
-        raise UserError(
-            f"folder.val_share {own.val_share} of {len(dataset)} images leaves a split empty: give more "
-            "images, another share, or 0 to evaluate on the training images"
-        )
+        text = f"folder.val_share {own.val_share} of {len(dataset)} images leaves a split empty"
+        raise UserError(f"{text}: give another share, or 0 to evaluate on the training images")
     by_content = dataset.source.signatures.argsort(kind="stable")
     chosen = by_content[:number] if split == "val" else by_content[number:]
     return dataset.select(torch.from_numpy(chosen).sort().values)
@@ -131,17 +128,13 @@ def _classes(own, labels: dict[str, str]) -> list[str]:
 
 def _describe(folder: Path, dataset, others: int, caches: Path) -> None:
     """Print what a folder holds, and list its duplicates."""
-    text = f"{folder}: {len(dataset):,} images"
-    if others:
-        text += f", {others:,} other files ignored"
+    text = f"{folder}: {len(dataset):,} images, {others:,} other files ignored"
     if groups := dataset.duplicates():
         lines = ("\t".join(dataset.name(row) for row in rows) for rows in groups)
         path = write_list(caches, folder, "duplicates", lines)
         text += f", {sum(map(len, groups)) - len(groups):,} of them exact copies of others (listed in {path})"
     say_once(text)
     if dataset.targets is not None:
-        counts = dataset.targets[dataset.targets >= 0].bincount(minlength=len(dataset.classes)).tolist()
-        shown = [f"{name} ({count:,})" for name, count in zip(dataset.classes, counts, strict=True)]
-        shown[MAX_SHOWN:] = ["..."] if len(shown) > MAX_SHOWN else []
-        labelled = f"{sum(counts):,} of {len(dataset):,} images, {len(counts)} classes"
-        say_once(f"labels, for evaluation only: {labelled}: {', '.join(shown)}")
+        known, classes = (dataset.targets >= 0).sum(), dataset.classes
+        text = f"{known:,} images in {len(classes)} classes, such as {', '.join(classes[:3])}"
+        say_once(f"labels, for evaluation only: {text}")

@@ -26,18 +26,16 @@ def files_of(folder: Path, classes: list[str], caches: Path, num_workers=0, on_e
     there = [name for name in classes if (folder / name).is_dir()]
 
     def check(name: str) -> dict:
-        return cached(cache_path(caches, folder / name, [os.curdir]), (0,), lambda _: _check(folder / name))[
-            1
-        ]
+        path = cache_path(caches, folder / name, [os.curdir])
+        return cached(path, (0,), lambda _: _check(folder / name))[1]
 
     found = dict(zip(there, in_threads(check, there, num_workers, f"checking {folder.name}"), strict=True))
     faults = {f"{name}/{file}": fault for name in there for file, fault in found[name]["faults"].items()}
     leave_out(caches, folder, faults, on_error)
     if empty := [name for name in classes if name not in there or not found[name]["sizes"]]:
-        raise UserError(
-            f"{folder.absolute()} has no *{SUFFIX} file for {len(empty)} of {len(classes)} classes, such as "
-            f"{', '.join(empty[:3])}: name the right folder in db_root_dir.imagenet=... or SCAN_IMAGENET_DIR"
-        )
+        text = f"{len(empty)} of {len(classes)} classes, such as {', '.join(empty[:3])}"
+        remedy = "name the right folder in db_root_dir.imagenet=... or SCAN_IMAGENET_DIR"
+        raise UserError(f"{folder.absolute()} has no *{SUFFIX} file for {text}: {remedy}")
     return [found[name]["sizes"] for name in classes]
 
 
@@ -90,9 +88,7 @@ def leave_out(caches: Path, folder: Path, faults: dict[str, str], on_error: str)
     lines = [f"{folder / name} ({fault})" for name, fault in faults.items()]
     text = f"{len(lines)} image files cannot be read"
     if lines and on_error == "stop":
-        raise UserError(
-            f"{text}, such as {', '.join(lines[:3])}: repair or remove them, or set on_error=skip"
-        )
+        raise UserError(f"{text}, such as {', '.join(lines[:3])}: repair them, or set on_error=skip")
     if lines:
         say_once(f"left out: {text} (listed in {write_list(caches, folder, 'unreadable', lines)})")
 

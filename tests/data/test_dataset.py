@@ -18,14 +18,10 @@ def streamed(files=FILES, signatures=SIZES, side=None):
     return StreamedDataset("here", files, signatures, TARGETS[: len(files)], ["a", "b", "c"], side=side)
 
 
-@pytest.mark.parametrize(
-    "number, chosen", [(1, [0]), (3, [0, 3, 6]), (4, [0, 2, 5, 7]), (10, range(10)), (11, range(10))]
-)
+@pytest.mark.parametrize("number, chosen", [(1, [0]), (4, [0, 2, 5, 7]), (10, range(10)), (11, range(10))])
 def test_a_subset_has_that_many_images_evenly_spaced_with_their_labels(number, chosen):
-    dataset, files = (
-        ResidentDataset(IMAGES, TARGETS, ["a", "b", "c"]).subset(number),
-        streamed().subset(number),
-    )
+    dataset = ResidentDataset(IMAGES, TARGETS, ["a", "b", "c"]).subset(number)
+    files = streamed().subset(number)
     assert dataset.images[:, 0, 0, 0].tolist() == files.signatures.tolist() == list(chosen)
     assert [files.name(row) for row in range(len(files))] == [f"{index}.png" for index in chosen]
     for one in (dataset, files):

@@ -36,9 +36,7 @@ def shows(image, expected, by=12):
     return np.abs(np.array(found, dtype=int) - np.array(expected, dtype=int)).max() <= by
 
 
-@pytest.mark.parametrize(
-    "size", [(500, 375), (375, 500), (100, 90), (256, 900), (1, 1), (7, 600), (333, 1000)]
-)
+@pytest.mark.parametrize("size", [(500, 375), (375, 500), (100, 90), (256, 900), (1, 1), (7, 600)])
 def test_the_short_side_becomes_256_exactly_as_torchvision_resizes(path, size):
     picture(3, *size).save(path, "PNG")
     found = read_image(path)

@@ -28,9 +28,7 @@ def cfg(tmp_path):
 
 @pytest.mark.parametrize("place", ["own", "own/FashionMNIST/raw", "debian"])
 @pytest.mark.parametrize("zipped", [True, False], ids=["gzipped", "plain"])
-def test_files_are_found_in_the_folder_and_where_torchvision_and_debian_put_them(
-    zipped, place, cfg, tmp_path
-):
+def test_files_are_found_where_users_torchvision_and_debian_put_them(zipped, place, cfg, tmp_path):
     written = write_fashion_mnist(tmp_path / place, None, train=9, val=4, zipped=zipped)
     for split, size in (("train", 9), ("val", 4)):
         dataset = build_dataset(cfg, split)
@@ -55,9 +53,7 @@ def test_a_28_px_image_has_a_black_border_of_2_px_and_three_equal_channels(cfg, 
             assert channel.long().sum() == row.sum()  # all else is black
 
 
-def test_missing_files_are_downloaded_once_and_only_whole_ones_are_used(
-    cfg, tmp_path, monkeypatch, capsys, address
-):
+def test_only_whole_files_are_downloaded_and_only_once(cfg, tmp_path, monkeypatch, capsys, address):
     written = write_fashion_mnist(tmp_path / "server", None, train=9, val=4)
     offer_fashion_mnist(tmp_path / "server", address, monkeypatch)
     image_file = tmp_path / "server" / "t10k-images-idx3-ubyte.gz"

@@ -13,37 +13,19 @@ from data.folder.scan import decode, files_of
 from tests.image_trees import picture
 
 
-@pytest.fixture
-def folder(tmp_path):
-    (tmp_path / "images").mkdir()
-    for name in ("a", "b"):
-        (tmp_path / "images" / name).write_text("text")
-        os.utime(tmp_path / "images" / name, ns=(0, 0))
-    return tmp_path / "images"
+def test_a_cache_is_named_by_names_sizes_times_the_folder_and_the_settings(tmp_path):
+    def path(names="ab", depends=None, folder=tmp_path):
+        return cache_path(tmp_path / "scans", folder, names, depends)
 
+    def write(content, time):
+        (tmp_path / "a").write_text(content)
+        os.utime(tmp_path / "a", ns=(0, time))
+        return path()
 
-def rewrite(folder):
-    (folder / "a").write_text("other")
-    os.utime(folder / "a", ns=(0, 0))
-
-
-CHANGES = {
-    "size": rewrite,
-    "time": lambda folder: os.utime(folder / "a", ns=(0, 1)),
-    "gone": lambda folder: (folder / "a").unlink(),
-}
-
-
-@pytest.mark.parametrize("change", CHANGES)
-def test_a_cache_is_named_by_names_sizes_times_the_folder_and_the_settings(change, folder, tmp_path):
-    def path(names="ab", depends=None, folder=folder):
-        return cache_path(tmp_path, folder, names, depends)
-
-    before = path()
-    others = [path("ba"), path("a"), path(depends=16), path(folder=tmp_path / "elsewhere" / "images")]
-    assert path() == before
-    CHANGES[change](folder)
-    assert len({before, *others, path()}) == 6
+    others = [write("text", 0), write("text", 1), write("other", 0)]
+    (tmp_path / "a").unlink()
+    others += [path(), path("ba"), path("a"), path(depends=16), path(folder=tmp_path / "elsewhere")]
+    assert len(set(others)) == 8 and write("text", 0) == others[0]
 
 
 def test_a_cache_is_filled_once_and_again_when_it_is_damaged(tmp_path):
@@ -76,13 +58,13 @@ def test_a_cache_that_is_not_finished_leaves_nothing(tmp_path):
     assert list((tmp_path / "scans").iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    "read",
-    [
-        lambda folder, caches: decode(folder, sorted(os.listdir(folder)), 8, caches, num_workers=4),
-        lambda folder, caches: files_of(folder.parent, [folder.name], caches, num_workers=4),
-    ],
-)
+READERS = {
+    "decode": lambda folder, caches: decode(folder, os.listdir(folder), 8, caches, num_workers=4),
+    "files_of": lambda folder, caches: files_of(folder.parent, [folder.name], caches, num_workers=4),
+}
+
+
+@pytest.mark.parametrize("read", READERS.values(), ids=READERS)
 def test_threads_ignore_pillows_warnings_and_leave_the_filters_of_the_process(read, tmp_path, monkeypatch):
     changed_in = set()
 

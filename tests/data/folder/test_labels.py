@@ -21,7 +21,7 @@ def test_the_first_folder_on_the_way_is_the_label_and_images_outside_have_none(f
     dataset = build(folder, "train", WHOLE, "folder.labels=subfolder")
     assert dataset.classes == ["cat", "dog"]
     assert targets_of(dataset) == {"cat/a.png": 0, "cat/old/b.png": 0, "dog/c.png": 1, "loose.png": -1}
-    assert "cat (2), dog (1)" in capsys.readouterr().out
+    assert "3 images in 2 classes, such as cat, dog" in capsys.readouterr().out
 
 
 def test_both_splits_number_the_same_classes(folder):
@@ -57,8 +57,7 @@ def test_a_table_labels_what_it_names_and_classes_are_ordered_as_numbers(folder,
     dataset = build(folder, "train", WHOLE, "folder.labels=labels.csv")
     assert dataset.classes == ["9", "10"]
     assert targets_of(dataset) == {"a.png": 1, "b.png": 0, "c.png": -1, "e.png": -1, "in/d.png": 0}
-    output = capsys.readouterr().out
-    assert "9 (2), 10 (1)" in output and "gone.png" in output
+    assert "gone.png" in capsys.readouterr().out
 
 
 def test_a_table_is_looked_for_where_it_is_named_and_then_in_the_folder(folder, tmp_path, monkeypatch):

@@ -34,9 +34,7 @@ def checked(monkeypatch):
 
 
 @pytest.mark.parametrize("num_workers", [0, 3])
-def test_the_images_of_a_class_are_sorted_with_their_sizes_and_read_once(
-    folder, caches, checked, num_workers
-):
+def test_images_of_a_class_are_sorted_with_sizes_and_read_once(folder, caches, checked, num_workers):
     for name in ("._a.JPEG", "notes.txt", "d.png"):  # hidden, and of other kinds
         (folder / "cats" / name).write_bytes(b"no image")
     for _ in range(2):
@@ -55,10 +53,8 @@ def test_only_a_class_that_is_new_or_changed_is_scanned(folder, caches, checked)
     status = os.stat(folder / "dogs")
     os.utime(folder / "dogs", ns=(0, status.st_mtime_ns + 10**6))  # on a file system with coarse times, too
     checked.clear()
-    assert [list(files) for files in files_of(folder, ["cats", "dogs"], caches)] == [
-        ["a.JPEG", "b.JPEG"],
-        ["d.JPEG"],
-    ]
+    found = files_of(folder, ["cats", "dogs"], caches)
+    assert [list(files) for files in found] == [["a.JPEG", "b.JPEG"], ["d.JPEG"]]
     assert checked == ["d.JPEG"]
     (folder.parent / "elsewhere").mkdir()
     files_of(folder.rename(folder.parent / "elsewhere" / "images"), ["cats"], caches)
@@ -74,9 +70,7 @@ def spoilt(folder):
     return half, empty
 
 
-def test_unreadable_files_are_named_with_the_reason_and_the_key_that_leaves_them_out(
-    folder, caches, checked, spoilt
-):
+def test_unreadable_files_are_named_with_reason_and_remedy(folder, caches, checked, spoilt):
     for _ in range(2):  # found out, and read from the cache
         with pytest.raises(UserError, match=r"truncated.*on_error=skip") as error:
             files_of(folder, ["cats", "dogs"], caches)
