@@ -8,12 +8,20 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
+from easydict import EasyDict
 from torchvision.datasets import CIFAR10, CIFAR100, STL10
 
+from data import build_dataset
 from data.datasets import fashion_mnist
 
 CIFAR10_NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 COARSE_NAMES = [f"superclass {number:02d}" for number in range(20)]
+
+
+def build(name: str, folder: Path, split: str = "train", **more):
+    """The data set whose files are in `folder`."""
+    cfg = EasyDict(train_db_name=name, val_db_name=name, db_root_dir={name: str(folder)}, **more)
+    return build_dataset(cfg, split)
 
 
 def md5(path: Path) -> str:

@@ -1,17 +1,10 @@
 import numpy as np
 import pytest
 import torch
-from easydict import EasyDict
 
-from data import build_dataset
-from tests.official_files import CIFAR10_NAMES, COARSE_NAMES, write_cifar10, write_cifar100
+from tests.official_files import CIFAR10_NAMES, COARSE_NAMES, build, write_cifar10, write_cifar100
 
 WRITERS = {"cifar-10": (write_cifar10, CIFAR10_NAMES), "cifar-20": (write_cifar100, COARSE_NAMES)}
-
-
-def build(name, folder, split, **more):
-    cfg = EasyDict(train_db_name=name, val_db_name=name, db_root_dir={name: str(folder)}, **more)
-    return build_dataset(cfg, split)
 
 
 @pytest.mark.parametrize("name", WRITERS)

@@ -5,12 +5,10 @@ import shutil
 import socket
 
 import pytest
-from easydict import EasyDict
 from torchvision import datasets
 
-from data import build_dataset
 from data.datasets.download import fetch
-from tests.official_files import offer_archive, write_cifar10, write_cifar100, write_stl10
+from tests.official_files import build, offer_archive, write_cifar10, write_cifar100, write_stl10
 from utils.errors import UserError
 
 CONTENT = bytes(range(256)) * 9000  # more than one block
@@ -63,11 +61,6 @@ def archive(name, tmp_path, monkeypatch, address):
 @pytest.fixture
 def folder(tmp_path):
     return tmp_path / "own folder"
-
-
-def build(name, folder, split="train"):
-    cfg = EasyDict(train_db_name=name, val_db_name=name, db_root_dir={name: str(folder)})
-    return build_dataset(cfg, split)
 
 
 def test_a_data_set_is_downloaded_only_if_it_is_missing(name, archive, folder, tmp_path, capsys):

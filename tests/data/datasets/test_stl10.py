@@ -4,7 +4,7 @@ import torch
 from easydict import EasyDict
 
 from data import build_dataset, with_unlabeled
-from tests.official_files import write_stl10
+from tests.official_files import build, write_stl10
 
 SIZES = {"train": 11, "val": 4, "unlabeled": 6}
 
@@ -14,14 +14,9 @@ def written(tmp_path, monkeypatch):
     return write_stl10(tmp_path, monkeypatch, **SIZES)
 
 
-@pytest.fixture
-def cfg(tmp_path):
-    return EasyDict(train_db_name="stl-10", val_db_name="stl-10", db_root_dir={"stl-10": str(tmp_path)})
-
-
 @pytest.mark.parametrize("split", SIZES)
-def test_a_row_of_the_file_is_planes_column_by_column_and_labels_start_at_0(split, written, cfg):
-    dataset, content = build_dataset(cfg, split), written[split]
+def test_a_row_of_the_file_is_planes_column_by_column_and_labels_start_at_0(split, written, tmp_path):
+    dataset, content = build("stl-10", tmp_path, split), written[split]
     right = content["data"].reshape(-1, 3, 96, 96).transpose(0, 1, 3, 2)  # image, channel, column, row
     assert dataset.images.dtype == torch.uint8 and np.array_equal(dataset.images, right)
     labels = [-1] * 6 if split == "unlabeled" else (content["labels"] - 1).tolist()
@@ -29,7 +24,8 @@ def test_a_row_of_the_file_is_planes_column_by_column_and_labels_start_at_0(spli
     assert dataset.classes[::9] == ["airplane", "truck"] and len(dataset.classes) == 10
 
 
-def test_the_pretext_task_trains_on_the_unlabeled_images_after_the_train_split(written, cfg):
+def test_the_pretext_task_trains_on_the_unlabeled_images_after_the_train_split(written, tmp_path):
+    cfg = EasyDict(train_db_name="stl-10", db_root_dir={"stl-10": str(tmp_path)})
     train, unlabeled = build_dataset(cfg, "train"), build_dataset(cfg, "unlabeled")
     pretext = with_unlabeled(cfg, train)
     assert torch.equal(pretext.images, torch.cat([train.images, unlabeled.images]))
