@@ -46,11 +46,11 @@ class ImageDataset:
 
 @dataclass(frozen=True)
 class StreamedDataset(ImageDataset):
-    """A split whose images stay in their files and are decoded when they are read.
+    """A split whose images are decoded when they are read.
 
     files: bytes (N,), names within `folder`. signatures: (N,), the size of each file, or its SHA-256 as
-    hexadecimal bytes. num_workers: processes that read for a loader. side: an image is the centre square of
-    its file, with so many pixels; None for the whole image with a short side of 256."""
+    hexadecimal bytes. num_workers: of a loader. side: of the centre square in pixels; None for the whole
+    image with a short side of 256."""
 
     folder: Path
     files: np.ndarray

@@ -24,38 +24,30 @@ def build(name: str, folder: Path, split: str = "train", **more):
     return build_dataset(cfg, split)
 
 
-def md5(path: Path) -> str:
-    return hashlib.md5(path.read_bytes()).hexdigest()
-
-
 def write_cifar10(folder: Path, monkeypatch, train: int, val: int) -> dict[str, dict]:
     """Five batches that share `train` images and a test batch. Returns what was written for `train`, `val`:
     pixels (N, 3072), red, green and blue planes row by row, and labels (N,)."""
-    rng, place = np.random.default_rng(0), folder / "cifar-10-batches-py"
-    place.mkdir(parents=True)
-    sizes = {"train": train, "val": val}
-    written = {split: _pixels_and_labels(rng, size, 3072, 10) for split, size in sizes.items()}
-    for number, rows in enumerate(np.array_split(np.arange(train), 5), start=1):
-        batch = {key: values[rows] for key, values in written["train"].items()}
-        _pickle(place / f"data_batch_{number}", batch | {"labels": batch["labels"].tolist()})
-    _pickle(place / "test_batch", written["val"] | {"labels": written["val"]["labels"].tolist()})
-    _pickle(place / "batches.meta", {"label_names": CIFAR10_NAMES, "num_vis": 3072})
-    _tell_checksums(monkeypatch, CIFAR10, place)
-    return written
+    names = {"label_names": CIFAR10_NAMES}
+    return _write_cifar(CIFAR10, folder, monkeypatch, {"train": train, "val": val}, "labels", names)
 
 
 def write_cifar100(folder: Path, monkeypatch, train: int, val: int) -> dict[str, dict]:
-    """As `write_cifar10`, with fine labels of 100 classes and, in `labels`, unrelated coarse ones of 20."""
-    rng, place = np.random.default_rng(1), folder / "cifar-100-python"
+    """As `write_cifar10`; `labels` are the coarse ones, of 20 classes, and all fine labels are 0."""
+    names = {"fine_label_names": ["apple"] * 100, "coarse_label_names": COARSE_NAMES}
+    return _write_cifar(CIFAR100, folder, monkeypatch, {"train": train, "val": val}, "coarse_labels", names)
+
+
+def _write_cifar(reader, folder: Path, monkeypatch, sizes: dict, key: str, names: dict) -> dict[str, dict]:
+    rng, place, written = np.random.default_rng(0), folder / reader.base_folder, {}
     place.mkdir(parents=True)
-    written = {}
-    for split, file, size in (("train", "train", train), ("val", "test", val)):
-        content = written[split] = _pixels_and_labels(rng, size, 3072, 20)
-        fine, coarse = rng.integers(0, 100, size).tolist(), content["labels"].tolist()
-        _pickle(place / file, {"data": content["data"], "fine_labels": fine, "coarse_labels": coarse})
-    fine_names = [f"class {number:02d}" for number in range(100)]
-    _pickle(place / "meta", {"fine_label_names": fine_names, "coarse_label_names": COARSE_NAMES})
-    _tell_checksums(monkeypatch, CIFAR100, place)
+    for split, files in (("train", reader.train_list), ("val", reader.test_list)):
+        written[split] = _pixels_and_labels(rng, sizes[split], 3072, len(list(names.values())[-1]))
+        data, labels = written[split].values()
+        for (file, _), rows in zip(files, np.array_split(np.arange(len(labels)), len(files)), strict=True):
+            content = {"data": data[rows], "fine_labels": [0] * len(rows), key: labels[rows].tolist()}
+            (place / file).write_bytes(pickle.dumps(content, protocol=2))
+    (place / reader.meta["filename"]).write_bytes(pickle.dumps(names, protocol=2))
+    _tell_checksums(monkeypatch, reader, place)
     return written
 
 
@@ -115,8 +107,8 @@ def _pixels_and_labels(rng, size: int, values: int, classes: int) -> dict:
     return {"data": data, "labels": np.arange(size) * 7 % classes}
 
 
-def _pickle(path: Path, content: dict) -> None:
-    path.write_bytes(pickle.dumps(content, protocol=2))
+def md5(path: Path) -> str:
+    return hashlib.md5(path.read_bytes()).hexdigest()
 
 
 def _tell_checksums(monkeypatch, reader, place: Path) -> None:

@@ -22,9 +22,8 @@ IMAGENET_CROP = 224  # pixels, taken from images with a short side of 256
 def read_folder(cfg, split: str) -> ResidentDataset | StreamedDataset:
     """The `train` or `val` split of `folder.path`.
 
-    val is `folder.val_path`, or a share `folder.val_share` of the images, chosen by the content of the files
-    only, not by names or seed; with a share of 0 both splits are the whole folder. Raises UserError as
-    `images_in`, and for a share that leaves a split empty."""
+    val is `folder.val_path`, or a share `folder.val_share` of the images, chosen by the content of the files;
+    with 0 both splits are the whole folder. Raises UserError as `images_in`, and for an empty split."""
     own = cfg.folder
     if "path" not in own:
         raise UserError("folder.path is missing: give the folder of your images (to eval.py, --predict)")
@@ -40,9 +39,8 @@ def read_folder(cfg, split: str) -> ResidentDataset | StreamedDataset:
     if not 0 < number < len(dataset):
         text = f"folder.val_share {own.val_share} of {len(dataset)} images leaves a split empty"
         raise UserError(f"{text}: give another share, or 0 to evaluate on the training images")
-    by_content = dataset.source.signatures.argsort(kind="stable")
-    chosen = by_content[:number] if split == "val" else by_content[number:]
-    return dataset.select(torch.from_numpy(chosen).sort().values)
+    by_content = torch.from_numpy(dataset.source.signatures.argsort(kind="stable"))
+    return dataset.select((by_content[:number] if split == "val" else by_content[number:]).sort().values)
 
 
 def new_pictures(cfg, path: str) -> ResidentDataset | StreamedDataset:
@@ -60,8 +58,7 @@ def images_in(cfg, path: str) -> ResidentDataset | StreamedDataset:
 
     An image is a centre square of `folder.side` pixels: by default the crop size of the val transform, or 256
     for ImageNet's 224. They are held in memory if they take at most half of what is free, else streamed.
-    Unreadable files and duplicates are listed in `root_dir`/scans. Raises UserError for a folder that is
-    missing, has no image or contains `root_dir`, and as `leave_out` and `read_labels`."""
+    Raises UserError for a folder without images or with `root_dir` in it, as `leave_out` and `read_labels`."""
     own, folder, caches = cfg.folder, Path(path).absolute(), Path(cfg.root_dir, "scans")
     if Path(cfg.root_dir).resolve().is_relative_to(folder.resolve()):
         raise UserError(f"root_dir {cfg.root_dir} is inside {folder}: give a root_dir=... outside")
@@ -78,7 +75,7 @@ def images_in(cfg, path: str) -> ResidentDataset | StreamedDataset:
     classes = _classes(own, labels)
     numbers = {name: number for number, name in enumerate(classes)}
     targets = torch.tensor([numbers.get(labels.get(name), -1) for name in files]) if classes else None
-    names = np.array([os.fsencode(name) for name in files])
+    names = np.array(list(map(os.fsencode, files)))
     dataset = StreamedDataset(folder, names, digests, targets, classes, cfg.num_workers, side)
     if pixels is not None:
         dataset = ResidentDataset(torch.from_numpy(pixels), targets, classes, dataset)
@@ -128,12 +125,11 @@ def _classes(own, labels: dict[str, str]) -> list[str]:
 
 def _describe(folder: Path, dataset, others: int, caches: Path) -> None:
     """Print what a folder holds, and list its duplicates."""
-    text = f"{folder}: {len(dataset):,} images, {others:,} other files ignored"
+    say_once(f"{folder}: {len(dataset):,} images, {others:,} other files ignored")
     if groups := dataset.duplicates():
         lines = ("\t".join(dataset.name(row) for row in rows) for rows in groups)
         path = write_list(caches, folder, "duplicates", lines)
-        text += f", {sum(map(len, groups)) - len(groups):,} of them exact copies of others (listed in {path})"
-    say_once(text)
+        say_once(f"{sum(map(len, groups)) - len(groups):,} are exact copies of others (listed in {path})")
     if dataset.targets is not None:
         known, classes = (dataset.targets >= 0).sum(), dataset.classes
         text = f"{known:,} images in {len(classes)} classes, such as {', '.join(classes[:3])}"

@@ -59,8 +59,8 @@ def decode(folder: Path, files: list[str], side: int, caches: Path, num_workers:
             return _read(folder / files[row], side, pixels[row : row + 1])
 
         found = in_threads(read, range(len(files)), num_workers, f"reading {folder.name}, once")
-        faults = {files[row]: fault for row, (_, fault) in enumerate(found) if fault}
-        return {"digests": [digest for digest, _ in found], "faults": faults}
+        digests, faults = zip(*found, strict=True)
+        return {"digests": digests, "faults": {file: fault for file, fault in zip(files, faults) if fault}}
 
     path = cache_path(caches, folder, files, side if fits else f"{side}, digests only")
     pixels, metadata = cached(path, (len(files) * fits, 3, side, side), fill)

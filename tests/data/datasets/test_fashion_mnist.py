@@ -83,13 +83,11 @@ IMAGES, LABELS = idx(np.zeros((9, 28, 28))), idx(np.arange(9))
 ZIPPED = gzip.compress(IMAGES)
 DAMAGED = {  # the suffix of the image file, the image file, the label file
     "cut short": ("", IMAGES[:-1], LABELS),
-    "cut in its header": ("", IMAGES[:9], LABELS),
     "empty": ("", b"", LABELS),
     "cut zip": (".gz", ZIPPED[:-9], LABELS),
     "garbled zip": (".gz", ZIPPED[:12] + b"\xff" * 9, LABELS),
     "not zipped": (".gz", IMAGES, LABELS),
     "labels of another number": ("", IMAGES, LABELS[:-5]),
-    "no labels": ("", IMAGES, b""),
     "images of another size": ("", idx(np.zeros((9, 20, 20))), LABELS),
     "labels beyond the ten classes": ("", IMAGES, idx(np.full(9, 10))),
     "labels in the images' place": ("", LABELS, LABELS),
