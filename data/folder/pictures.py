@@ -58,7 +58,7 @@ def images_in(cfg, path: str) -> ResidentDataset | StreamedDataset:
 
     An image is a centre square of `folder.side` pixels: by default the crop size of the val transform, or 256
     for ImageNet's 224. They are held in memory if they take at most half of what is free, else streamed.
-    Raises UserError for a folder without images or with `root_dir` in it, as `leave_out` and `read_labels`."""
+    Raises UserError for a folder without images or with `root_dir` in it, as `leave_out`, `read_labels`."""
     own, folder, caches = cfg.folder, Path(path).absolute(), Path(cfg.root_dir, "scans")
     if Path(cfg.root_dir).resolve().is_relative_to(folder.resolve()):
         raise UserError(f"root_dir {cfg.root_dir} is inside {folder}: give a root_dir=... outside")

@@ -26,8 +26,14 @@ def files_of(folder: Path, classes: list[str], caches: Path, num_workers=0, on_e
     there = [name for name in classes if (folder / name).is_dir()]
 
     def check(name: str) -> dict:
-        path = cache_path(caches, folder / name, [os.curdir])
-        return cached(path, (0,), lambda _: _check(folder / name))[1]
+        def read(_) -> dict:
+            files = sorted(file for file in os.listdir(place) if file.endswith(SUFFIX) and file[0] != ".")
+            faults = {file: fault for file in files if (fault := fault_of(place / file))}
+            sizes = {file: os.stat(place / file).st_size for file in files if file not in faults}
+            return {"sizes": sizes, "faults": faults}
+
+        place = folder / name
+        return cached(cache_path(caches, place, [os.curdir]), (0,), read)[1]
 
     found = dict(zip(there, in_threads(check, there, num_workers, f"checking {folder.name}"), strict=True))
     faults = {f"{name}/{file}": fault for name in there for file, fault in found[name]["faults"].items()}
@@ -37,14 +43,6 @@ def files_of(folder: Path, classes: list[str], caches: Path, num_workers=0, on_e
         remedy = "name the right folder in db_root_dir.imagenet=... or SCAN_IMAGENET_DIR"
         raise UserError(f"{folder.absolute()} has no *{SUFFIX} file for {text}: {remedy}")
     return [found[name]["sizes"] for name in classes]
-
-
-def _check(folder: Path) -> dict:
-    """Decode the images in a class folder. sizes: of those that can be read. faults: why others cannot."""
-    files = sorted(file for file in os.listdir(folder) if file.endswith(SUFFIX) and file[0] != ".")
-    faults = {file: fault for file in files if (fault := fault_of(folder / file))}
-    sizes = {file: os.stat(folder / file).st_size for file in files if file not in faults}
-    return {"sizes": sizes, "faults": faults}
 
 
 def decode(folder: Path, files: list[str], side: int, caches: Path, num_workers: int) -> tuple:
@@ -59,8 +57,8 @@ def decode(folder: Path, files: list[str], side: int, caches: Path, num_workers:
             return _read(folder / files[row], side, pixels[row : row + 1])
 
         found = in_threads(read, range(len(files)), num_workers, f"reading {folder.name}, once")
-        digests, faults = zip(*found, strict=True)
-        return {"digests": digests, "faults": {file: fault for file, fault in zip(files, faults) if fault}}
+        faults = {file: fault for file, (_, fault) in zip(files, found, strict=True) if fault}
+        return {"digests": [digest for digest, _ in found], "faults": faults}
 
     path = cache_path(caches, folder, files, side if fits else f"{side}, digests only")
     pixels, metadata = cached(path, (len(files) * fits, 3, side, side), fill)
