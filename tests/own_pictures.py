@@ -37,6 +37,7 @@ def add_oddities(folder: Path, digit: Path) -> None:
 
 
 WHOLE = "folder.val_share=0"  # both splits are the whole folder
+NAMES = [f"{number:02d}.png" for number in range(20)]
 
 
 def config(folder, *overrides):
@@ -55,10 +56,6 @@ def write(folder, *names, size=(20, 20)):
     for number, name in enumerate(names):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         picture(number, *size).save(folder / name)
-
-
-def write_many(folder, number, **options):
-    write(folder, *(f"{row:02d}.png" for row in range(number)), **options)
 
 
 def names_of(dataset):

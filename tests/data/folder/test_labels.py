@@ -12,13 +12,17 @@ from utils.config import load_config
 from utils.errors import UserError
 
 
+def labelled(folder, rule):
+    return build(folder, "train", WHOLE, f"folder.labels={rule}")
+
+
 def targets_of(dataset):
     return {dataset.name(row): int(dataset.targets[row]) for row in range(len(dataset))}
 
 
 def test_the_first_folder_on_the_way_is_the_label_and_images_outside_have_none(folder, capsys):
     write(folder, "cat/a.png", "cat/old/b.png", "dog/c.png", "loose.png")
-    dataset = build(folder, "train", WHOLE, "folder.labels=subfolder")
+    dataset = labelled(folder, "subfolder")
     assert dataset.classes == ["cat", "dog"]
     assert targets_of(dataset) == {"cat/a.png": 0, "cat/old/b.png": 0, "dog/c.png": 1, "loose.png": -1}
     assert "3 images in 2 classes, such as cat, dog" in capsys.readouterr().out
@@ -37,16 +41,16 @@ def test_both_splits_number_the_same_classes(folder):
 def test_labels_that_are_not_utf8_are_escaped(folder):
     write(folder, "cat/a.png", "dog/b.png")
     os.rename(folder / "dog", os.fsencode(folder) + b"/\xffdog")
-    assert build(folder, "train", WHOLE, "folder.labels=subfolder").classes == [r"\xffdog", "cat"]
+    assert labelled(folder, "subfolder").classes == [r"\xffdog", "cat"]
     (folder / "labels.csv").write_bytes(b"path,label\ncat/a.png,\xfe\n\xffdog/b.png,\xfd\n")
-    dataset = build(folder, "train", WHOLE, "folder.labels=labels.csv")
+    dataset = labelled(folder, "labels.csv")
     assert dataset.classes == [r"\xfd", r"\xfe"] and dataset.targets.tolist() == [1, 0]
 
 
 @pytest.mark.parametrize("names", [["all/cat/a.png", "all/dog/b.png"], ["a.png"]], ids=["one", "none"])
 def test_fewer_than_two_classes_are_no_labels_which_is_said(names, folder, capsys):
     write(folder, *names)
-    assert build(folder, "train", WHOLE, "folder.labels=subfolder").targets is None
+    assert labelled(folder, "subfolder").targets is None
     assert "warning: folder.labels subfolder" in capsys.readouterr().out
 
 
@@ -54,7 +58,7 @@ def test_a_table_labels_what_it_names_and_classes_are_ordered_as_numbers(folder,
     write(folder, "a.png", "b.png", "c.png", "in/d.png", "e.png")
     table = 'label,path,remark\n10,a.png,x\n9,"b.png",\n-1,c.png,\n 9 ,./in/d.png,\n9,gone.png,\n,e.png,\n'
     (folder / "labels.csv").write_text(table, encoding="utf-8-sig")
-    dataset = build(folder, "train", WHOLE, "folder.labels=labels.csv")
+    dataset = labelled(folder, "labels.csv")
     assert dataset.classes == ["9", "10"]
     assert targets_of(dataset) == {"a.png": 1, "b.png": 0, "c.png": -1, "e.png": -1, "in/d.png": 0}
     assert "gone.png" in capsys.readouterr().out

@@ -13,7 +13,7 @@ from data.folder import scan
 from data.folder.pictures import images_in, list_pictures
 from data.image_files import read_square
 from tests.image_trees import picture
-from tests.own_pictures import WHOLE, add_oddities, build, config, names_of, write, write_digits, write_many
+from tests.own_pictures import NAMES, WHOLE, add_oddities, build, config, names_of, write, write_digits
 from utils.config import check_stage, load_config
 from utils.console import say_once
 from utils.errors import UserError
@@ -105,7 +105,7 @@ def test_by_default_images_are_as_large_as_the_plain_view_but_256_for_224(size, 
 
 
 def test_without_memory_the_same_images_splits_and_fingerprints_are_streamed(folder, monkeypatch):
-    write_many(folder, 12, size=(50, 40))
+    write(folder, *NAMES[:12], size=(50, 40))
     resident = {split: build(folder, split, "folder.side=20") for split in ("train", "val")}
     monkeypatch.setattr(scan, "free_memory", lambda: 2 * 12 * 3 * 20 * 20 - 1)
     for split, held in resident.items():
@@ -214,20 +214,20 @@ def test_exact_duplicates_are_counted_listed_and_known_by_row(folder, capsys):
 
 
 def test_the_share_is_held_out_by_content_whatever_the_names_and_the_seed(folder):
-    write_many(folder, 20)
+    write(folder, *NAMES)
     train, val = build(folder), build(folder, "val", "seed=5")
     everything = images_in(config(folder), folder)
     assert len(val) == 4 and sorted(names_of(train) + names_of(val)) == names_of(everything)
     held_out = {(folder / name).read_bytes() for name in names_of(val)}
-    for number in range(20):
-        (folder / f"{number:02d}.png").rename(folder / f"x{19 - number:02d}.png")
+    for old, new in zip(NAMES, reversed(NAMES), strict=True):
+        (folder / old).rename(folder / f"x{new}")
     assert {(folder / name).read_bytes() for name in names_of(build(folder, "val"))} == held_out
     for split in (train, val):  # each in the order of the folder
         assert names_of(split) == sorted(names_of(split))
 
 
 def test_shares_are_rounded_and_one_of_0_makes_both_splits_the_whole_folder(folder, capsys):
-    write_many(folder, 10)
+    write(folder, *NAMES[:10])
     for share, number in ((0.5, 5), (0.27, 3), (0.06, 1), (0.94, 9)):
         assert len(build(folder, "val", f"folder.val_share={share}")) == number
     assert "folder.val_share" not in capsys.readouterr().out

@@ -61,26 +61,15 @@ def test_only_a_class_that_is_new_or_changed_is_scanned(folder, caches, checked)
     assert checked == ["d.JPEG", "a.JPEG", "b.JPEG"]  # a cache belongs to one place
 
 
-@pytest.fixture
-def spoilt(folder):
-    """Half an image, and a file without any."""
-    half, empty = folder / "cats" / "b.JPEG", folder / "dogs" / "empty.JPEG"
+def test_unreadable_files_are_named_or_left_out_and_listed(folder, caches, checked, capsys):
+    half, empty = spoilt = folder / "cats" / "b.JPEG", folder / "dogs" / "empty.JPEG"
     half.write_bytes(half.read_bytes()[:-100])
     empty.write_bytes(b"")
-    return half, empty
-
-
-def test_unreadable_files_are_named_with_reason_and_remedy(folder, caches, checked, spoilt):
-    for _ in range(2):  # found out, and read from the cache
-        with pytest.raises(UserError, match=r"truncated.*on_error=skip") as error:
-            files_of(folder, ["cats", "dogs"], caches)
-        assert all(f"{path} (" in str(error.value) for path in spoilt)
-    assert len(checked) == 4
-
-
-def test_with_skip_unreadable_files_are_left_out_and_listed(folder, caches, capsys, spoilt):
+    with pytest.raises(UserError, match=r"truncated.*on_error=skip") as error:
+        files_of(folder, ["cats", "dogs"], caches)
+    assert all(f"{path} (" in str(error.value) for path in spoilt)
     found = files_of(folder, ["cats", "dogs"], caches, on_error="skip")
-    assert [list(files) for files in found] == [["a.JPEG"], ["c.JPEG"]]
+    assert [list(files) for files in found] == [["a.JPEG"], ["c.JPEG"]] and len(checked) == 4
     (listed,) = caches.glob("images-*-unreadable.txt")
     lines = listed.read_text().splitlines()
     assert [line.partition(" (")[0] for line in lines] == [str(path) for path in spoilt]
