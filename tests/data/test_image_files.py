@@ -44,30 +44,16 @@ def test_the_short_side_becomes_256_exactly_as_torchvision_resizes(path, size):
     assert np.array_equal(np.asarray(found), np.asarray(transforms.Resize(256)(picture(3, *size))))
 
 
-KINDS = [
-    ("RGB", "JPEG"),
-    ("CMYK", "JPEG"),
-    ("P", "PNG"),
-    ("RGBA", "PNG"),
-    ("P", "GIF"),
-    ("L", "PNG"),
-    ("1", "PNG"),
-]
-
-
 @both_readers
-@pytest.mark.parametrize("mode, kind", KINDS)
-def test_images_of_every_mode_keep_their_colours(mode, kind, read, path):
+@pytest.mark.parametrize("kind", ["RGB JPEG", "CMYK JPEG", "P PNG", "RGBA PNG", "P GIF", "L PNG"])
+def test_images_of_every_mode_keep_their_colours(kind, read, path):
+    mode, file_format = kind.split()
     shown = quarters().quantize(8) if mode == "P" else quarters().convert(mode)
-    shown.save(path, kind)
+    shown.save(path, file_format)
     with Image.open(path) as stored:
         assert stored.mode == mode
-    found, grey = read(path), [(value,) * 3 for value in (86, 118, 62, 128)]  # 0.299 R + 0.587 G + 0.114 B
-    assert found.mode == "RGB"
-    if mode == "1":
-        assert set(np.unique(found)) == {0, 255}
-    else:
-        assert shows(found, grey if mode == "L" else COLORS)
+    greys = [(value,) * 3 for value in (86, 118, 62, 128)]  # 0.299 R + 0.587 G + 0.114 B
+    assert read(path).mode == "RGB" and shows(read(path), greys if mode == "L" else COLORS)
 
 
 @both_readers
@@ -118,16 +104,16 @@ def test_transparent_pixels_become_white_in_a_square(mode, kind, path):
 
 
 def test_the_first_of_several_frames_is_taken(path):
-    frames = [Image.new("RGB", (30, 30), color) for color in (RED, GREEN)]
-    frames[0].save(path, "GIF", save_all=True, append_images=frames[1:])
+    Image.new("RGB", (30, 30), RED).save(
+        path, "GIF", save_all=True, append_images=[Image.new("RGB", (30, 30))]
+    )
     assert shows(read_square(path, 30), [RED] * 4)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 900), (900, 3)])
 def test_tiny_and_long_images_have_a_centre_square_too(size, path):
     Image.new("RGB", size, RED).save(path, "PNG")
-    found = read_square(path, 32)
-    assert found.size == (32, 32) and shows(found, [RED] * 4, by=1)
+    assert read_square(path, 32).size == (32, 32) and shows(read_square(path, 32), [RED] * 4, by=1)
 
 
 @pytest.mark.parametrize("side, width", [(16, 64), (17, 128), (64, 256), (65, 512)])
@@ -155,7 +141,7 @@ def test_files_that_are_no_images_or_missing_have_a_fault_without_their_path(pat
         assert (fault := fault_of(path)) and str(path) not in fault
 
 
-def test_an_image_more_than_100_times_as_long_as_wide_has_a_fault(path):
-    for size, fault in (((501, 5), "501 x 5"), ((5, 500), "")):
-        Image.new("RGB", size).save(path, "PNG")
-        assert fault_of(path).startswith(fault) and bool(fault_of(path)) == bool(fault)
+@pytest.mark.parametrize("size, fault", [((501, 5), "501 x 5"), ((500, 5), ""), ((5, 501), "5 x 501")])
+def test_an_image_more_than_100_times_as_long_as_wide_has_a_fault(size, fault, path):
+    Image.new("RGB", size).save(path, "PNG")
+    assert fault_of(path)[:7] == fault

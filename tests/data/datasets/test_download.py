@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 import socket
+from unittest.mock import Mock
 
 import pytest
 from torch import hub
@@ -111,10 +112,7 @@ def test_damaged_and_missing_files_are_fetched_again_or_refused(damage, name, ar
 
 @pytest.mark.parametrize("name", ["cifar-10"], indirect=True)
 def test_a_folder_without_permission_is_no_reason_to_download(name, archive, folder, monkeypatch, capsys):
-    def refused(*_):
-        raise PermissionError(13, "Permission denied", str(folder))
-
-    monkeypatch.setattr(SETS[name][0], "_check_integrity", refused)
+    monkeypatch.setattr(SETS[name][0], "_check_integrity", Mock(side_effect=PermissionError))
     with pytest.raises(PermissionError):
         build(name, folder)
     assert capsys.readouterr().out == ""

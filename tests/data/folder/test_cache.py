@@ -4,6 +4,7 @@ import os
 import threading
 import time
 import warnings
+from unittest.mock import Mock
 
 import pytest
 
@@ -50,11 +51,8 @@ def test_a_cache_is_filled_once_and_again_when_it_is_damaged(tmp_path):
 
 
 def test_a_cache_that_is_not_finished_leaves_nothing(tmp_path):
-    def broken(array):
-        raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        cached(tmp_path / "scans" / "a.npy", (2, 3), broken)
+        cached(tmp_path / "scans" / "a.npy", (2, 3), Mock(side_effect=KeyboardInterrupt))
     assert list((tmp_path / "scans").iterdir()) == []
 
 
