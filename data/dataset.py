@@ -18,10 +18,8 @@ from utils.device import near
 
 
 class ImageDataset:
-    """One split of a data set: `len(dataset)` images, in memory or in files.
-
-    targets: int64 (N,), -1 where unknown, or None without labels; for evaluation only. classes: their names.
-    source: the files that the images come from, or None."""
+    """One split of a data set. targets: int64 (N,), -1 where unknown, or None; for evaluation only. classes:
+    their names. source: the files that the images come from, or None."""
 
     @property
     def is_labelled(self) -> bool:
@@ -117,7 +115,6 @@ class ResidentDataset(ImageDataset):
         return self._copies[device]
 
     def select(self, rows: Tensor) -> "ResidentDataset":
-        """The images at int64 rows (M,), in that order."""
         targets = None if self.targets is None else self.targets[rows]
         source = self.source and self.source.select(rows)
         return ResidentDataset(self.images[rows], targets, self.classes, source)

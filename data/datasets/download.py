@@ -14,8 +14,6 @@ from utils.errors import UserError
 from utils.mypath import DATASET_FOLDERS
 from utils.storage.files import temporary_file
 
-TIMEOUT = 60  # seconds without a byte after which a download has failed
-
 
 def fetch(name: str, url: str, path: Path, checksum: str, remedy: str = "") -> None:
     """Download `url` to `path`, which exists only once its content is verified.
@@ -25,7 +23,7 @@ def fetch(name: str, url: str, path: Path, checksum: str, remedy: str = "") -> N
     algorithm, digits = checksum.split(":")
     digest, before = hashlib.new(algorithm), socket.getdefaulttimeout()
     tqdm.write(f"{name} is missing or damaged in {path.parent}: downloading {url}")
-    socket.setdefaulttimeout(TIMEOUT)
+    socket.setdefaulttimeout(60)  # seconds without a byte
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary_file(path) as part:

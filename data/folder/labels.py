@@ -8,8 +8,6 @@ from pathlib import Path
 from utils.console import say_once
 from utils.errors import UserError
 
-UNKNOWN = ("", "-1")  # labels in a table that mean none
-
 
 def read_labels(folder: Path, files: list[str], rule: str) -> dict[str, str]:
     """The known labels of the files, names within `folder`.
@@ -31,7 +29,7 @@ def read_labels(folder: Path, files: list[str], rule: str) -> dict[str, str]:
             say_once(text)
     else:
         raise UserError(f"folder.labels is {rule}: should be none, subfolder or a table such as labels.csv")
-    known = {name: labels[name] for name in files if labels.get(name, "") not in UNKNOWN}
+    known = {name: labels[name] for name in files if labels.get(name, "") not in ("", "-1")}
     # bytes that are not UTF-8 become escapes, which consoles and figures can show
     return {name: os.fsencode(label).decode(errors="backslashreplace") for name, label in known.items()}
 

@@ -16,7 +16,6 @@ from utils.console import say_once
 from utils.errors import UserError
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-IMAGENET_CROP = 224  # pixels, taken from images with a short side of 256
 
 
 def read_folder(cfg, split: str) -> ResidentDataset | StreamedDataset:
@@ -63,7 +62,7 @@ def images_in(cfg, path: str) -> ResidentDataset | StreamedDataset:
     if Path(cfg.root_dir).resolve().is_relative_to(folder.resolve()):
         raise UserError(f"root_dir {cfg.root_dir} is inside {folder}: give a root_dir=... outside")
     size = cfg.transformation_kwargs.crop_size
-    side = own.get("side", SHORT_SIDE if size == IMAGENET_CROP else size)
+    side = own.get("side", SHORT_SIDE if size == 224 else size)
     files, others = list_pictures(folder)
     labels = read_labels(folder, files, own.labels)
     digests, faults, pixels = decode(folder, files, side, caches, cfg.num_workers)

@@ -104,9 +104,8 @@ def test_transparent_pixels_become_white_in_a_square(mode, kind, path):
 
 
 def test_the_first_of_several_frames_is_taken(path):
-    Image.new("RGB", (30, 30), RED).save(
-        path, "GIF", save_all=True, append_images=[Image.new("RGB", (30, 30))]
-    )
+    first, second = (Image.new("RGB", (30, 30), color) for color in (RED, GREEN))
+    first.save(path, "GIF", save_all=True, append_images=[second])
     assert shows(read_square(path, 30), [RED] * 4)
 
 
