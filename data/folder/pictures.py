@@ -79,7 +79,15 @@ def images_in(cfg, path: str) -> ResidentDataset | StreamedDataset:
     if pixels is not None:
         dataset = ResidentDataset(torch.from_numpy(pixels), targets, classes, dataset)
     dataset = dataset.select(torch.tensor(rows)) if faults else dataset
-    _describe(folder, dataset, others, caches)
+    say_once(f"{folder}: {len(dataset):,} images, {others:,} other files ignored")
+    if groups := dataset.duplicates():
+        lines = ("\t".join(dataset.name(row) for row in rows) for rows in groups)
+        listed = write_list(caches, folder, "duplicates", lines)
+        copies = sum(map(len, groups)) - len(groups)
+        say_once(f"{folder}: {copies:,} images are exact copies of others (listed in {listed})")
+    if classes:
+        text = f"{(dataset.targets >= 0).sum():,} images in {len(classes)} classes"
+        say_once(f"labels, for evaluation only: {text}, such as {', '.join(classes[:3])}")
     return dataset
 
 
@@ -120,16 +128,3 @@ def _classes(own, labels: dict[str, str]) -> list[str]:
             say_once(f"warning: folder.labels {own.labels} gives fewer than two classes {found}: not used")
         return []
     return sorted(found, key=lambda label: (0, int(label), label) if label.isdecimal() else (1, 0, label))
-
-
-def _describe(folder: Path, dataset, others: int, caches: Path) -> None:
-    """Print what a folder holds, and list its duplicates."""
-    say_once(f"{folder}: {len(dataset):,} images, {others:,} other files ignored")
-    if groups := dataset.duplicates():
-        lines = ("\t".join(dataset.name(row) for row in rows) for rows in groups)
-        path = write_list(caches, folder, "duplicates", lines)
-        say_once(f"{sum(map(len, groups)) - len(groups):,} are exact copies of others (listed in {path})")
-    if dataset.targets is not None:
-        known, classes = (dataset.targets >= 0).sum(), dataset.classes
-        text = f"{known:,} images in {len(classes)} classes, such as {', '.join(classes[:3])}"
-        say_once(f"labels, for evaluation only: {text}")
