@@ -46,16 +46,12 @@ def images(request, pictures):
     return pictures(*request.param)
 
 
-class _SilentHandler(SimpleHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture
 def address(tmp_path, monkeypatch):
     """The address under which a server on this machine offers the files in tmp_path/server."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    handler = partial(_SilentHandler, directory=tmp_path / "server")
+    monkeypatch.setattr(SimpleHTTPRequestHandler, "log_message", lambda *_: None)
+    handler = partial(SimpleHTTPRequestHandler, directory=tmp_path / "server")
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/"
