@@ -12,7 +12,8 @@ from tqdm import tqdm
 
 from data.image_files import pillow_warnings_ignored
 from utils.device import cpu_count
-from utils.storage.files import fresh_manifest, new_array, storage_errors
+from utils.errors import RunError
+from utils.storage.files import new_array, storage_errors, verify_manifest
 
 QUEUE = 256  # results that may wait to be taken
 
@@ -35,9 +36,10 @@ def cached(path: Path, shape: tuple, fill: Callable[[np.ndarray], dict]) -> tupl
     """The memory-mapped uint8 array and the metadata of a cache.
 
     If it is missing or damaged, `fill(array)` fills the array and returns metadata."""
-    metadata = fresh_manifest(path, {})
+    metadata = {}
+    with suppress(RunError, OSError):
+        metadata = verify_manifest(path) or {}
     if not metadata:
-        metadata = {}
         with storage_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         with new_array(path, shape, np.uint8, metadata) as array:
