@@ -11,8 +11,6 @@ from data.datasets.fashion_mnist import read_fashion_mnist
 from data.datasets.imagenet import read_imagenet
 from data.datasets.stl10 import read_stl10
 from data.folder.pictures import read_folder
-from data.folder.scan import FolderScan
-from utils.errors import UserError
 from utils.mypath import DATASET_FOLDERS, MyPath
 
 DATASETS = {  # name: function of the split and, for a data set with files, its folder
@@ -22,25 +20,21 @@ DATASETS = {  # name: function of the split and, for a data set with files, its 
     "cifar-20": read_cifar20,
     "stl-10": read_stl10,
 }
-IMAGENETS = ("imagenet", "imagenet_50", "imagenet_100", "imagenet_200")
 
 
 def build_dataset(cfg, split: str) -> ResidentDataset | StreamedDataset:
     """The `train` or `val` split of the config's data set; STL-10 also has a split `unlabeled`.
 
-    Every split but `val` is cut to `max_images`. Raises UserError for an unknown name or missing images."""
+    Every split but `val` is cut to `max_images`. Raises UserError for missing images."""
     name = cfg.val_db_name if split == "val" else cfg.train_db_name
     folder = [Path(MyPath.db_root_dir(name, cfg.get("db_root_dir")))] if name in DATASET_FOLDERS else []
     if name == "folder":
         dataset = read_folder(cfg, split)
-    elif name in IMAGENETS:
-        scan = FolderScan(Path(cfg.root_dir, "scans"), cfg.num_workers, cfg.on_error)
-        dataset = read_imagenet(name, split, *folder, scan)
-    elif name in DATASETS:
-        dataset = DATASETS[name](split, *folder)
+    elif name.startswith("imagenet"):
+        caches = Path(cfg.root_dir, "scans")
+        dataset = read_imagenet(name, split, *folder, caches, cfg.num_workers, cfg.on_error)
     else:
-        known = ", ".join(sorted([*DATASETS, *IMAGENETS, "folder"]))
-        raise UserError(f"data set {name!r} is unknown: choose one of {known}")
+        dataset = DATASETS[name](split, *folder)
     return dataset.subset(cfg.max_images) if split != "val" and "max_images" in cfg else dataset
 
 

@@ -18,10 +18,8 @@ from utils.device import near
 
 
 class ImageDataset:
-    """One split of a data set: `len(dataset)` images, in memory or in files.
-
-    targets: int64 (N,), -1 where unknown, or None without labels; for evaluation only. classes: their names.
-    source: the files that the images come from, or None."""
+    """One split of a data set. targets: int64 (N,), -1 where unknown, or None; for evaluation only. classes:
+    their names. source: the files that the images come from, or None."""
 
     @property
     def is_labelled(self) -> bool:
@@ -46,11 +44,11 @@ class ImageDataset:
 
 @dataclass(frozen=True)
 class StreamedDataset(ImageDataset):
-    """A split whose images stay in their files and are decoded when they are read.
+    """A split whose images are decoded when they are read.
 
     files: bytes (N,), names within `folder`. signatures: (N,), the size of each file, or its SHA-256 as
-    hexadecimal bytes. num_workers: processes that read for a loader. side: an image is the centre square of
-    its file, with so many pixels; None for the whole image with a short side of 256."""
+    hexadecimal bytes. num_workers: of a loader. side: of the centre square in pixels; None for the whole
+    image with a short side of 256."""
 
     folder: Path
     files: np.ndarray
@@ -70,9 +68,8 @@ class StreamedDataset(ImageDataset):
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the file names, the signatures and `side`; it does not depend on labels."""
-        digest = hashlib.sha256(b"\0".join(self.files.tolist()) + self.signatures.tobytes())
-        digest.update(str(self.side or "").encode())
-        return digest.hexdigest()
+        content = b"\0".join(self.files.tolist()) + self.signatures.tobytes() + str(self.side or "").encode()
+        return hashlib.sha256(content).hexdigest()
 
     def path(self, index: int) -> Path:
         return self.folder / self.name(index)
@@ -118,7 +115,6 @@ class ResidentDataset(ImageDataset):
         return self._copies[device]
 
     def select(self, rows: Tensor) -> "ResidentDataset":
-        """The images at int64 rows (M,), in that order."""
         targets = None if self.targets is None else self.targets[rows]
         source = self.source and self.source.select(rows)
         return ResidentDataset(self.images[rows], targets, self.classes, source)

@@ -16,9 +16,7 @@ BILINEAR = Image.Resampling.BILINEAR
 
 @contextmanager
 def pillow_warnings_ignored() -> Iterator[None]:
-    """Ignore Pillow's warnings about odd EXIF data and transparency; restores the filters at the end.
-
-    Enter it once around a pool of threads, never inside one: the filters belong to the whole process."""
+    """Ignore Pillow's warnings about EXIF and transparency. Not for use in threads: filters are global."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -33,10 +31,10 @@ def read_image(path: Path | str) -> Image.Image:
 
 
 def read_square(file: Path | str | BinaryIO, side: int) -> Image.Image:
-    """The centre square of the image in a file, (side, side), 8-bit RGB, upright (bilinear, antialiased).
+    """The centre square of the first image in a file, (side, side), 8-bit RGB, upright, antialiased.
 
-    Of several frames the first; transparent pixels become white. A JPEG is decoded at 1/2, 1/4 or 1/8 of its
-    size if that leaves at least twice `side`."""
+    Transparent pixels become white. A JPEG is decoded at 1/2, 1/4 or 1/8 of its size if that leaves at least
+    twice `side`."""
     with Image.open(file) as image:
         image.draft("RGB", (2 * side, 2 * side))
         image = _upright(image)

@@ -14,17 +14,15 @@ def picture(seed: int, width: int, height: int) -> Image.Image:
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 
 
-def write_imagenet(
-    folder: Path, name: str, train: int, val: int, num_classes: int | None = None
-) -> list[str]:
+def write_imagenet(folder: Path, name: str, train: int, val: int, num_classes=None) -> list[str]:
     """Images of two sizes, `train` and `val` of each of a subset's first classes; returns the class ids."""
     ids = class_ids(name)[:num_classes]
-    for split, count in (("train", train), ("val", val)):
+    for split, count, first in (("train", train, 0), ("val", val, 500)):
         for number, class_id in enumerate(ids):
             place = folder / FOLDERS[split] / class_id
             place.mkdir(parents=True)
             for i in range(count):
-                width, height = (300, 260) if (i + number) % 2 else (270, 320)
-                seed = 1000 * number + i + (500 if split == "val" else 0)
-                picture(seed, width, height).save(place / f"{class_id}_{i}.JPEG", quality=90)
+                size = (300, 260) if (i + number) % 2 else (270, 320)
+                image = picture(1000 * number + i + first, *size)
+                image.save(place / f"{class_id}_{i}.JPEG", quality=90)
     return ids

@@ -8,66 +8,61 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
+from easydict import EasyDict
 from torchvision.datasets import CIFAR10, CIFAR100, STL10
 
+from data import build_dataset
 from data.datasets import fashion_mnist
 
 CIFAR10_NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 COARSE_NAMES = [f"superclass {number:02d}" for number in range(20)]
 
 
-def md5(path: Path) -> str:
-    return hashlib.md5(path.read_bytes()).hexdigest()
+def build(name: str, folder: Path, split: str = "train", **more):
+    """The data set whose files are in `folder`."""
+    cfg = EasyDict(train_db_name=name, val_db_name=name, db_root_dir={name: str(folder)}, **more)
+    return build_dataset(cfg, split)
 
 
 def write_cifar10(folder: Path, monkeypatch, train: int, val: int) -> dict[str, dict]:
     """Five batches that share `train` images and a test batch. Returns what was written for `train`, `val`:
     pixels (N, 3072), red, green and blue planes row by row, and labels (N,)."""
-    rng, place = np.random.default_rng(0), folder / "cifar-10-batches-py"
-    place.mkdir(parents=True)
-    written = {
-        split: _pixels_and_labels(rng, size, 3072, 10) for split, size in (("train", train), ("val", val))
-    }
-    parts = zip(*(np.array_split(written["train"][key], 5) for key in ("data", "labels")), strict=True)
-    for number, (data, labels) in enumerate(parts, start=1):
-        _pickle(
-            place / f"data_batch_{number}", {"data": data, "labels": labels.tolist(), "batch_label": "part"}
-        )
-    data, labels = written["val"]["data"], written["val"]["labels"].tolist()
-    _pickle(place / "test_batch", {"data": data, "labels": labels, "batch_label": "testing batch 1 of 1"})
-    _pickle(place / "batches.meta", {"label_names": CIFAR10_NAMES, "num_vis": 3072})
-    _tell_checksums(monkeypatch, CIFAR10, place)
-    return written
+    names = {"label_names": CIFAR10_NAMES}
+    return _write_cifar(CIFAR10, folder, monkeypatch, {"train": train, "val": val}, "labels", names)
 
 
 def write_cifar100(folder: Path, monkeypatch, train: int, val: int) -> dict[str, dict]:
-    """As `write_cifar10`, with fine labels of 100 classes and, in `labels`, unrelated coarse ones of 20."""
-    rng, place = np.random.default_rng(1), folder / "cifar-100-python"
+    """As `write_cifar10`; `labels` are the coarse ones, of 20 classes, and all fine labels are 0."""
+    names = {"fine_label_names": ["apple"] * 100, "coarse_label_names": COARSE_NAMES}
+    return _write_cifar(CIFAR100, folder, monkeypatch, {"train": train, "val": val}, "coarse_labels", names)
+
+
+def _write_cifar(reader, folder: Path, monkeypatch, sizes: dict, key: str, names: dict) -> dict[str, dict]:
+    rng, place, written = np.random.default_rng(0), folder / reader.base_folder, {}
     place.mkdir(parents=True)
-    written = {}
-    for split, file, size in (("train", "train", train), ("val", "test", val)):
-        written[split] = _pixels_and_labels(rng, size, 3072, 20)
-        fine = rng.integers(0, 100, size).tolist()
-        content = {"data": written[split]["data"], "fine_labels": fine}
-        _pickle(place / file, content | {"coarse_labels": written[split]["labels"].tolist()})
-    fine_names = [f"class {number:02d}" for number in range(100)]
-    _pickle(place / "meta", {"fine_label_names": fine_names, "coarse_label_names": COARSE_NAMES})
-    _tell_checksums(monkeypatch, CIFAR100, place)
+    for split, files in (("train", reader.train_list), ("val", reader.test_list)):
+        written[split] = _pixels_and_labels(rng, sizes[split], 3072, len(list(names.values())[-1]))
+        data, labels = written[split].values()
+        for (file, _), rows in zip(files, np.array_split(np.arange(len(labels)), len(files)), strict=True):
+            content = {"data": data[rows], "fine_labels": [0] * len(rows), key: labels[rows].tolist()}
+            (place / file).write_bytes(pickle.dumps(content, protocol=2))
+    (place / reader.meta["filename"]).write_bytes(pickle.dumps(names, protocol=2))
+    _tell_checksums(monkeypatch, reader, place)
     return written
 
 
-def write_stl10(folder: Path, monkeypatch, train: int, val: int, unlabeled: int) -> dict[str, dict]:
+def write_stl10(folder: Path, monkeypatch, train: int, val: int, unlabeled: int = 3) -> dict[str, dict]:
     """pixels (N, 27648): red, green and blue planes COLUMN by column; labels 1 to 10, as in the files."""
     rng, place = np.random.default_rng(2), folder / "stl10_binary"
     place.mkdir(parents=True)
     written = {}
-    names = {"train": ("train", train), "val": ("test", val), "unlabeled": ("unlabeled", unlabeled)}
-    for split, (file, size) in names.items():
-        written[split] = _pixels_and_labels(rng, size, 27648, 10)
-        written[split]["labels"] += 1
-        written[split]["data"].tofile(place / f"{file}_X.bin")
+    for split, size in {"train": train, "val": val, "unlabeled": unlabeled}.items():
+        file = "test" if split == "val" else split
+        content = written[split] = _pixels_and_labels(rng, size, 27648, 10)
+        content["labels"] += 1
+        content["data"].tofile(place / f"{file}_X.bin")
         if split != "unlabeled":
-            written[split]["labels"].astype(np.uint8).tofile(place / f"{file}_y.bin")
+            content["labels"].astype(np.uint8).tofile(place / f"{file}_y.bin")
     _tell_checksums(monkeypatch, STL10, place)
     return written
 
@@ -100,10 +95,9 @@ def offer_archive(reader, folder: Path, address: str, monkeypatch) -> Path:
 def offer_fashion_mnist(folder: Path, address: str, monkeypatch) -> None:
     """Make our reader download the gzipped files in `folder` from `address`."""
     monkeypatch.setattr(fashion_mnist, "URL", address)
-    for files in fashion_mnist.FILES.values():
-        for name in files:
-            content = (folder / f"{name}.gz").read_bytes()
-            monkeypatch.setitem(files, name, hashlib.sha256(content).hexdigest())
+    for name in fashion_mnist.FILES:
+        digest = hashlib.sha256((folder / f"{name}.gz").read_bytes()).hexdigest()
+        monkeypatch.setitem(fashion_mnist.FILES, name, digest)
 
 
 def _pixels_and_labels(rng, size: int, values: int, classes: int) -> dict:
@@ -113,8 +107,8 @@ def _pixels_and_labels(rng, size: int, values: int, classes: int) -> dict:
     return {"data": data, "labels": np.arange(size) * 7 % classes}
 
 
-def _pickle(path: Path, content: dict) -> None:
-    path.write_bytes(pickle.dumps(content, protocol=2))
+def md5(path: Path) -> str:
+    return hashlib.md5(path.read_bytes()).hexdigest()
 
 
 def _tell_checksums(monkeypatch, reader, place: Path) -> None:

@@ -11,15 +11,14 @@ from tests.image_trees import picture
 from utils.config import load_config
 
 
-def write_digits(folder: Path, split: str, every: int = 1, classes: int = 10) -> dict[str, str]:
-    """One in `every` digit below `classes` as PNG files with odd names; returns the class of each name."""
+def write_digits(folder: Path, split: str, every: int) -> dict[str, str]:
+    """One in `every` digit as PNG files with odd names; returns the class of each name."""
     folder.mkdir(parents=True, exist_ok=True)
     dataset, labels = read_digits(split), {}
     for row in range(0, len(dataset), every):
-        if dataset.targets[row] < classes:
-            name = f"{row * 7919 % 10007:05d} é #{row}, scan.PNG"
-            dataset.get_image(row).save(folder / name, "PNG")
-            labels[name] = str(int(dataset.targets[row]))
+        name = f"{row * 7919 % 10007:05d} é #{row}, scan.PNG"
+        dataset.get_image(row).save(folder / name, "PNG")
+        labels[name] = str(int(dataset.targets[row]))
     return labels
 
 
@@ -38,6 +37,7 @@ def add_oddities(folder: Path, digit: Path) -> None:
 
 
 WHOLE = "folder.val_share=0"  # both splits are the whole folder
+NAMES = [f"{number:02d}.png" for number in range(20)]
 
 
 def config(folder, *overrides):
@@ -56,10 +56,6 @@ def write(folder, *names, size=(20, 20)):
     for number, name in enumerate(names):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         picture(number, *size).save(folder / name)
-
-
-def write_many(folder, number, **options):
-    write(folder, *(f"{row:02d}.png" for row in range(number)), **options)
 
 
 def names_of(dataset):

@@ -18,17 +18,12 @@ def read_cifar10(split: str, folder: Path) -> ResidentDataset:
 def read_cifar20(split: str, folder: Path) -> ResidentDataset:
     """The `train` or `val` (test) split from `folder`/cifar-100-python, with its 20 coarse labels."""
     source = open_or_download("cifar-20", folder, "CIFAR100", train=split == "train")
-    content = _unpickle(folder / source.base_folder / ("train" if source.train else "test"))
-    meta = _unpickle(folder / source.base_folder / source.meta["filename"])
+    # torchvision has just verified these files, and keeps only the fine labels
+    paths = (folder / source.base_folder / name for name in ("train" if source.train else "test", "meta"))
+    content, meta = (pickle.loads(path.read_bytes(), encoding="latin1") for path in paths)
     return _dataset(source, content["coarse_labels"], meta["coarse_label_names"])
 
 
 def _dataset(source, targets: list[int], classes: list[str]) -> ResidentDataset:
     images = torch.from_numpy(source.data).permute(0, 3, 1, 2).contiguous()  # (N, 3, 32, 32)
     return ResidentDataset(images, torch.tensor(targets), list(classes))
-
-
-def _unpickle(path: Path) -> dict:
-    """A file whose checksum torchvision has just verified; torchvision itself keeps only the fine labels."""
-    with open(path, "rb") as file:
-        return pickle.load(file, encoding="latin1")

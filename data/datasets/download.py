@@ -1,20 +1,20 @@
-"""Downloads: files with a pinned checksum, and the data sets that torchvision fetches and verifies."""
+"""Downloads: files with a pinned checksum, and the data sets that torchvision reads and verifies."""
 
 import hashlib
-import os
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
+from contextlib import suppress
 from pathlib import Path
-from urllib.request import urlopen
 
+from torch import hub
 from tqdm import tqdm
 
+from data.image_files import reason_of
 from utils.errors import UserError
 from utils.mypath import DATASET_FOLDERS
 from utils.storage.files import temporary_file
 
-TIMEOUT = 60  # seconds without a byte after which a download has failed
+tqdm.monitor_interval = 0  # no thread of tqdm's: it would take the signals that the main thread blocks
 
 
 def fetch(name: str, url: str, path: Path, checksum: str, remedy: str = "") -> None:
@@ -23,57 +23,41 @@ def fetch(name: str, url: str, path: Path, checksum: str, remedy: str = "") -> N
     checksum: `sha256:` or `md5:`, then the first digits of the digest. Raises UserError when the download
     fails. remedy: what else the user can do then; for a data set it also names the key of its folder."""
     algorithm, digits = checksum.split(":")
-    digest = hashlib.new(algorithm)
-    with _download(name, url, path, remedy):
+    digest, before = hashlib.new(algorithm), socket.getdefaulttimeout()
+    tqdm.write(f"{name} is missing or damaged in {path.parent}: downloading {url}")
+    socket.setdefaulttimeout(60)  # seconds without a byte
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary_file(path) as part:
-            with urlopen(url) as response, open(part, "wb") as file:
-                size = int(response.headers.get("Content-Length") or 0)
-                with tqdm(total=size, desc=path.name, unit="B", unit_scale=True, disable=None) as bar:
-                    while block := response.read(1 << 20):
-                        file.write(block)
-                        digest.update(block)
-                        bar.update(len(block))
+            hub.download_url_to_file(url, str(part), progress=sys.stderr.isatty())
+            with open(part, "rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
             if not digest.hexdigest().startswith(digits):
                 raise ValueError(
                     f"truncated or changed: its {algorithm} is {digest.hexdigest()}, not {digits}"
                 )
-            os.replace(part, path)
+            part.replace(path)
+    except Exception as error:  # of the network, the disk or the checksum: a dozen kinds
+        if name in DATASET_FOLDERS:
+            remedy = f"name its folder in db_root_dir.{name}=... or in {DATASET_FOLDERS[name][1]} {remedy}"
+        text = f"downloading {url} to {path} failed ({reason_of(error)})"
+        raise UserError(f"{text}: try again, put it there by hand, or {remedy}") from error
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 def open_or_download(name: str, folder: Path, reader: str, **split):
     """torchvision's `reader(folder, **split)` of the data set `name`, its checksums verified.
 
-    A data set that is missing or damaged in `folder` is downloaded; raises UserError when that fails."""
+    What is missing or damaged in `folder` is taken from the archive there, or downloaded, as by `fetch`."""
     from torchvision import datasets  # slow to import
 
     reader = getattr(datasets, reader)
-    try:
+    with suppress(RuntimeError):  # torchvision's error for missing or damaged files
         return reader(folder, **split)
-    except RuntimeError:  # torchvision's error for missing or damaged files
-        pass
-    with _download(name, reader.url, folder.absolute() / reader.base_folder):
-        # not reader(download=True), which leaves a damaged meta file as it is
-        fetch_archive = datasets.utils.download_and_extract_archive
-        fetch_archive(reader.url, folder, filename=reader.filename, md5=reader.tgz_md5)
-        return reader(folder, **split)
-
-
-@contextmanager
-def _download(name: str, url: str, place: Path, remedy: str = "") -> Iterator[None]:
-    """Announce a download, limit how long it may stall, and turn a failure into a UserError."""
-    tqdm.write(f"{name} is missing or damaged in {place}: downloading {url}")
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(TIMEOUT)
-    try:
-        yield
-    except Exception as error:  # of the network, the archive, the disk or the checksum: a dozen kinds
-        if name in DATASET_FOLDERS:
-            remedy = f"name its folder in db_root_dir.{name}=... or in {DATASET_FOLDERS[name][1]} {remedy}"
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(
-            f"{name} is missing or damaged in {place}, and the download of {url} failed ({reason}): try "
-            f"again, download it by hand and put it there, or {remedy}"
-        ) from error
-    finally:
-        socket.setdefaulttimeout(before)
+    archive = folder.absolute() / reader.filename
+    if not datasets.utils.check_integrity(archive, reader.tgz_md5):
+        fetch(name, reader.url, archive, f"md5:{reader.tgz_md5}")
+    datasets.utils.extract_archive(archive, folder)
+    return reader(folder, **split)

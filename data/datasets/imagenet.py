@@ -7,35 +7,26 @@ import numpy as np
 import torch
 
 from data.dataset import StreamedDataset
-from data.folder.scan import FolderScan
-from utils.errors import UserError
+from data.folder.scan import files_of
 
 FOLDERS = {"train": "ILSVRC2012_img_train", "val": "ILSVRC2012_img_val"}
-SUFFIX = ".JPEG"
 
 
-def read_imagenet(name: str, split: str, folder: Path, scan: FolderScan) -> StreamedDataset:
-    """`folder`/ILSVRC2012_img_{train,val}/<class id>/*.JPEG, class by class, files by name.
+def read_imagenet(name: str, split: str, folder: Path, caches: Path, num_workers=0, on_error="stop"):
+    """The StreamedDataset of `folder`/ILSVRC2012_img_{train,val}/<class id>/*.JPEG, sorted.
 
-    A target is the index of its class: in the subset's list, or for `imagenet` in the sorted folders.
-    Raises UserError for missing folders, and as `FolderScan.files_of`."""
-    place = folder / FOLDERS[split]
+    A target is the index of its class: in the subset's list, or for `imagenet` in the sorted folders of both
+    splits. Raises UserError as `files_of`."""
     ids = class_ids(name)
-    if name == "imagenet":  # the folders of both splits, so that these number classes alike
-        ids = sorted(
-            {path.name for place in FOLDERS.values() for path in folder.glob(f"{place}/n" + "[0-9]" * 8)}
-        )
-    if not place.is_dir() or not ids:
-        raise UserError(
-            f"{name} is not in {folder.absolute()}, which should have folders such as {FOLDERS[split]}/"
-            f"{class_ids(name)[0]}: name its folder in db_root_dir.imagenet=... or in SCAN_IMAGENET_DIR "
-            "(ImageNet is not downloaded)"
-        )
-    classes = scan.files_of(place, ids, SUFFIX)
+    if name == "imagenet":
+        paths = (path for place in FOLDERS.values() for path in folder.glob(f"{place}/n{'[0-9]' * 8}"))
+        ids = sorted({path.name for path in paths}) or ids
+    place = folder / FOLDERS[split]
+    classes = files_of(place, ids, caches, num_workers, on_error)
     files = [os.fsencode(f"{ids[k]}/{file}") for k, sizes in enumerate(classes) for file in sizes]
     sizes = np.array([size for sizes in classes for size in sizes.values()], dtype="<i8")
     targets = torch.arange(len(ids)).repeat_interleave(torch.tensor([len(sizes) for sizes in classes]))
-    return StreamedDataset(place, np.array(files), sizes, targets, class_names(ids), scan.num_workers)
+    return StreamedDataset(place, np.array(files), sizes, targets, class_names(ids), num_workers)
 
 
 def class_ids(name: str) -> list[str]:

@@ -8,8 +8,6 @@ from pathlib import Path
 from utils.console import say_once
 from utils.errors import UserError
 
-UNKNOWN = ("", "-1")  # labels in a table that mean none
-
 
 def read_labels(folder: Path, files: list[str], rule: str) -> dict[str, str]:
     """The known labels of the files, names within `folder`.
@@ -20,28 +18,20 @@ def read_labels(folder: Path, files: list[str], rule: str) -> dict[str, str]:
     if rule == "none":
         return {}
     if rule == "subfolder":
-        return {name: _printable(name.split(os.sep)[0]) for name in files if os.sep in name}
-    if not rule.lower().endswith(".csv"):
+        labels = {name: name.split(os.sep)[0] for name in files if os.sep in name}
+    elif rule.lower().endswith(".csv"):
+        path = (Path(rule) if Path(rule).is_file() else folder / rule).absolute()
+        labels = _read_table(path)
+        if missing := labels.keys() - set(files):
+            text = f"{path}: {len(missing)} of {len(labels)} rows name no image, such as {min(missing)}"
+            if len(missing) == len(labels):
+                raise UserError(f"{text}: write paths within {folder.absolute()}, such as {files[0]}")
+            say_once(text)
+    else:
         raise UserError(f"folder.labels is {rule}: should be none, subfolder or a table such as labels.csv")
-    path = Path(rule) if Path(rule).is_file() else folder / rule
-    labels = _read_table(path)
-    missing = labels.keys() - set(files)
-    if len(missing) == len(labels):
-        raise UserError(
-            f"{path.absolute()} names none of the images in {folder.absolute()}, but such as {min(labels)}: "
-            f"write paths within the folder, such as {files[0]}"
-        )
-    if missing:
-        say_once(
-            f"{path.absolute()}: {len(missing)} of {len(labels)} rows name no image, such as {min(missing)}"
-        )
-    known = {name: label for name in files if (label := labels.get(name, "")) not in UNKNOWN}
-    return {name: _printable(label) for name, label in known.items()}
-
-
-def _printable(label: str) -> str:
-    """Bytes that are not UTF-8 become escapes, which consoles and figures can show."""
-    return os.fsencode(label).decode(errors="backslashreplace")
+    known = {name: labels[name] for name in files if labels.get(name, "") not in ("", "-1")}
+    # bytes that are not UTF-8 become escapes, which consoles and figures can show
+    return {name: os.fsencode(label).decode(errors="backslashreplace") for name, label in known.items()}
 
 
 def _read_table(path: Path) -> dict[str, str]:
@@ -49,19 +39,13 @@ def _read_table(path: Path) -> dict[str, str]:
         content = path.read_bytes().decode("utf-8-sig", errors="surrogateescape")
         rows = list(csv.DictReader(io.StringIO(content, newline=""), strict=True))
     except (OSError, csv.Error) as error:
-        raise UserError(
-            f"{path.absolute()} cannot be read as a CSV table ({error}): correct folder.labels"
-        ) from error
+        raise UserError(f"{path} cannot be read as a CSV table ({error}): correct folder.labels") from error
     header = list(rows[0]) if rows else []
     if not {"path", "label"} <= set(header):
-        raise UserError(
-            f"{path}: needs the columns path and label and a row for each image, but has {header}"
-        )
+        raise UserError(f"{path}: needs columns path and label, with a row per image, but has {header}")
     labels = {}
     for row in rows:
         name, label = os.path.normpath(row["path"] or ""), (row["label"] or "").strip()
         if labels.setdefault(name, label) != label:
-            raise UserError(
-                f"{path}: {name} has two labels, {labels[name]} and {label}: remove one of the rows"
-            )
+            raise UserError(f"{path}: {name} has two labels, {labels[name]} and {label}: remove one")
     return labels

@@ -1,39 +1,31 @@
 """Your own images: those in a folder and in the folders inside it, with labels if there are any."""
 
 import os
-from collections import Counter
 from contextlib import suppress
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 import torch
 from easydict import EasyDict
 
 from data.dataset import ResidentDataset, StreamedDataset
-from data.folder.decoded import decode
 from data.folder.labels import read_labels
-from data.folder.scan import leave_out, write_list
+from data.folder.scan import decode, leave_out, write_list
 from data.image_files import SHORT_SIDE
 from utils.console import say_once
 from utils.errors import UserError
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-IMAGENET_CROP = 224  # pixels, taken from images with a short side of 256
-MAX_SHOWN = 20  # classes in a line
 
 
 def read_folder(cfg, split: str) -> ResidentDataset | StreamedDataset:
     """The `train` or `val` split of `folder.path`.
 
-    val is `folder.val_path`, or a share `folder.val_share` of the images, chosen by the content of the files
-    only, not by names or seed; with a share of 0 both splits are the whole folder. Raises UserError as
-    `images_in`, and for a share that leaves a split empty."""
+    val is `folder.val_path`, or a share `folder.val_share` of the images, chosen by the content of the files;
+    with 0 both splits are the whole folder. Raises UserError as `images_in`, and for an empty split."""
     own = cfg.folder
     if "path" not in own:
-        raise UserError(
-            "folder.path is missing: give the folder of your images, or eval.py's --predict FOLDER"
-        )
+        raise UserError("folder.path is missing: give the folder of your images (to eval.py, --predict)")
     if "val_path" in own:
         if Path(own.val_path).resolve().is_relative_to(Path(own.path).resolve()):
             say_once(f"warning: folder.val_path {own.val_path} is inside folder.path and is trained on, too")
@@ -44,14 +36,10 @@ def read_folder(cfg, split: str) -> ResidentDataset | StreamedDataset:
         return dataset
     number = round(own.val_share * len(dataset))
     if not 0 < number < len(dataset):
-        raise UserError(
-            f"folder.val_share {own.val_share} of {len(dataset)} images leaves a split empty: give more "
-            "images or another share; 0 evaluates on the training images"
-        )
+        text = f"folder.val_share {own.val_share} of {len(dataset)} images leaves a split empty"
+        raise UserError(f"{text}: give another share, or 0 to evaluate on the training images")
     by_content = torch.from_numpy(dataset.source.signatures.argsort(kind="stable"))
-    held_out = torch.zeros(len(dataset), dtype=torch.bool)
-    held_out[by_content[:number]] = True
-    return dataset.select((held_out if split == "val" else ~held_out).nonzero()[:, 0])
+    return dataset.select((by_content[:number] if split == "val" else by_content[number:]).sort().values)
 
 
 def new_pictures(cfg, path: str) -> ResidentDataset | StreamedDataset:
@@ -69,35 +57,37 @@ def images_in(cfg, path: str) -> ResidentDataset | StreamedDataset:
 
     An image is a centre square of `folder.side` pixels: by default the crop size of the val transform, or 256
     for ImageNet's 224. They are held in memory if they take at most half of what is free, else streamed.
-    Unreadable files and duplicates are listed in `root_dir`/scans. Raises UserError for a folder that is
-    missing, has no image or contains `root_dir`, and as `leave_out` and `read_labels`."""
-    own, folder, caches = cfg.folder, Path(path), Path(cfg.root_dir, "scans")
+    Raises UserError for a folder without images or with `root_dir` in it, as `leave_out`, `read_labels`."""
+    own, folder, caches = cfg.folder, Path(path).absolute(), Path(cfg.root_dir, "scans")
     if Path(cfg.root_dir).resolve().is_relative_to(folder.resolve()):
-        raise UserError(
-            f"root_dir {cfg.root_dir} is inside {folder.absolute()}, so its figures would become images: "
-            "give a root_dir=... outside"
-        )
+        raise UserError(f"root_dir {cfg.root_dir} is inside {folder}: give a root_dir=... outside")
     size = cfg.transformation_kwargs.crop_size
-    side = own.get("side", SHORT_SIDE if size == IMAGENET_CROP else size)
+    side = own.get("side", SHORT_SIDE if size == 224 else size)
     files, others = list_pictures(folder)
     labels = read_labels(folder, files, own.labels)
     digests, faults, pixels = decode(folder, files, side, caches, cfg.num_workers)
     leave_out(caches, folder, faults, cfg.on_error)
     rows = [row for row, name in enumerate(files) if name not in faults]
     if not rows:
-        raise UserError(
-            f"none of the {len(files)} images in {folder.absolute()} can be read: put others there"
-        )
+        raise UserError(f"none of the {len(files)} images in {folder} can be read: put others there")
 
     classes = _classes(own, labels)
-    number_of = {name: number for number, name in enumerate(classes)}
-    targets = torch.tensor([number_of.get(labels.get(name), -1) for name in files]) if classes else None
-    names = np.array([os.fsencode(name) for name in files])
+    numbers = {name: number for number, name in enumerate(classes)}
+    targets = torch.tensor([numbers.get(labels.get(name), -1) for name in files]) if classes else None
+    names = np.array(list(map(os.fsencode, files)))
     dataset = StreamedDataset(folder, names, digests, targets, classes, cfg.num_workers, side)
     if pixels is not None:
         dataset = ResidentDataset(torch.from_numpy(pixels), targets, classes, dataset)
     dataset = dataset.select(torch.tensor(rows)) if faults else dataset
-    _describe(folder, dataset, others, caches)
+    say_once(f"{folder}: {len(dataset):,} images, {others:,} other files ignored")
+    if groups := dataset.duplicates():
+        lines = ("\t".join(dataset.name(row) for row in rows) for rows in groups)
+        listed = write_list(caches, folder, "duplicates", lines)
+        copies = sum(map(len, groups)) - len(groups)
+        say_once(f"{folder}: {copies:,} images are exact copies of others (listed in {listed})")
+    if classes:
+        text = f"{(dataset.targets >= 0).sum():,} images in {len(classes)} classes"
+        say_once(f"labels, for evaluation only: {text}, such as {', '.join(classes[:3])}")
     return dataset
 
 
@@ -105,59 +95,36 @@ def list_pictures(folder: Path) -> tuple[list[str], int]:
     """The image files in a folder and those inside it, sorted names within it; and the number of other files.
 
     Hidden files and folders are left out. Raises UserError for a folder that is missing or has no image."""
+    place = folder.absolute()
     if not folder.is_dir():
-        raise UserError(f"{folder.absolute()} is missing or not a folder: give the folder of your images")
-    found, others, seen = [], 0, set()
-    for place, folders, files in os.walk(folder, onerror=_refuse, followlinks=True):
-        if (real := os.path.realpath(place)) in seen:  # a link that leads back
+        raise UserError(f"{place} is missing or not a folder: give the folder of your images")
+    found, others, seen, errors = [], 0, set(), []
+    for here, folders, files in os.walk(place, onerror=errors.append, followlinks=True):
+        if (real := os.path.realpath(here)) in seen:  # a link that leads back
             folders.clear()
             continue
         seen.add(real)
         folders[:] = sorted(name for name in folders if name[0] != ".")  # for two links to one folder
-        within = "" if real == os.path.realpath(folder) else os.path.relpath(place, folder) + os.sep
-        files = [within + name for name in files if name[0] != "."]
+        within = os.path.relpath(here, place)
+        files = [os.path.normpath(os.path.join(within, name)) for name in files if name[0] != "."]
         images = [name for name in files if name.lower().endswith(SUFFIXES)]
         found += images
         others += len(files) - len(images)
+    if errors:
+        raise UserError(f"{place} cannot be listed ({errors[0]}): make it readable, or move it")
     if not found:
-        raise UserError(
-            f"{folder.absolute()} has no image ({', '.join(SUFFIXES)}) among {others} files: give your folder"
-        )
+        raise UserError(f"{place} has no image ({', '.join(SUFFIXES)}) among {others} files: give another")
     return sorted(found, key=os.fsencode), others
-
-
-def _refuse(error: OSError) -> NoReturn:
-    place = os.path.abspath(error.filename)
-    raise UserError(f"{place} cannot be listed ({error.strerror}): make it readable, or move it") from error
 
 
 def _classes(own, labels: dict[str, str]) -> list[str]:
     """The classes of both splits together, numbers by size before words; [] for fewer than two."""
-    if own.labels == "none":
-        return []
     found = set(labels.values())
     for path in {own.get("path"), own.get("val_path")} - {None}:
         with suppress(UserError):  # missing, or not in the table: an error only where that split is read
             found |= set(read_labels(Path(path), list_pictures(Path(path))[0], own.labels).values())
     if len(found) < 2:
-        say_once(f"warning: folder.labels {own.labels} gives less than two classes {sorted(found)}: not used")
+        if own.labels != "none":
+            say_once(f"warning: folder.labels {own.labels} gives fewer than two classes {found}: not used")
         return []
     return sorted(found, key=lambda label: (0, int(label), label) if label.isdecimal() else (1, 0, label))
-
-
-def _describe(folder: Path, dataset, others: int, caches: Path) -> None:
-    """Print what a folder holds, and list its duplicates."""
-    text = f"{folder.absolute()}: {len(dataset):,} images"
-    if others:
-        text += f", {others:,} other files ignored"
-    if groups := dataset.duplicates():
-        lines = ("\t".join(dataset.name(row) for row in rows) for rows in groups)
-        path = write_list(caches, folder, "duplicates", lines)
-        text += f", {sum(map(len, groups)) - len(groups):,} of them exact copies of others (listed in {path})"
-    say_once(text)
-    if dataset.targets is not None:
-        counts = Counter(dataset.targets[dataset.targets >= 0].tolist())
-        shown = [f"{name} ({counts[number]:,})" for number, name in enumerate(dataset.classes)]
-        more = f" and {len(shown) - MAX_SHOWN} more" if len(shown) > MAX_SHOWN else ""
-        classes = f"{len(shown)} classes: {', '.join(shown[:MAX_SHOWN])}{more}"
-        say_once(f"labels, for evaluation only: {counts.total():,} of {len(dataset):,} images, {classes}")

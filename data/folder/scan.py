@@ -1,101 +1,98 @@
-"""Checks the image files in class folders, and reports those that cannot be read."""
+"""Reads all image files of a folder once, caches what it finds, and reports those that cannot be read."""
 
+import io
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from glob import escape
+from collections.abc import Iterable
 from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 
-from data.folder.cache import cache_path, read_cache, reader_threads, state_of, write_cache
-from data.image_files import fault_of
+from data.folder.cache import cache_path, cached, in_threads
+from data.image_files import fault_of, read_square, reason_of
 from utils.console import say_once
+from utils.device import free_memory
 from utils.errors import UserError
-from utils.storage.files import storage_errors, write_whole
+from utils.storage.files import write_whole
 
-MAX_NAMED = 3  # files in an error message
-
-
-@dataclass(frozen=True)
-class FolderScan:
-    """How folders are scanned. caches: where results are stored. on_error: `stop` or `skip`."""
-
-    caches: Path
-    num_workers: int = 0  # threads
-    on_error: str = "stop"
-
-    def files_of(self, folder: Path, subfolders: Sequence[str], suffix: str) -> list[dict[str, int]]:
-        """The readable image files in each subfolder: sorted names with sizes in bytes, without hidden files.
-
-        Each file is decoded once. The result is cached until a subfolder's modification time changes; a file
-        overwritten in its place is not noticed. Raises UserError for a subfolder that is missing or has no
-        readable image, and as `leave_out`."""
-        if missing := [name for name in subfolders if not (folder / name).is_dir()]:
-            raise UserError(
-                f"{folder.absolute()} lacks {len(missing)} of {len(subfolders)} folders, {_some(missing)}: "
-                "put them there, or name the right place"
-            )
-        path = cache_path(self.caches, folder, subfolders, suffix)
-        _, metadata = read_cache(path) or write_cache(
-            path, (0,), np.uint8, lambda _: {"folders": self._check_all(folder, subfolders, suffix)}
-        )
-        found = metadata["folders"]
-        faults = {f"{name}/{file}": fault for name in found for file, fault in found[name]["faults"].items()}
-        leave_out(self.caches, folder, faults, self.on_error)
-        if empty := [name for name in subfolders if not found[name]["sizes"]]:
-            raise UserError(
-                f"{len(empty)} of {len(subfolders)} folders in {folder.absolute()} have no "
-                f"readable *{suffix} file, {_some(empty)}: put the images there"
-            )
-        return [found[name]["sizes"] for name in subfolders]
-
-    def _check_all(self, folder: Path, subfolders: Sequence[str], suffix: str) -> dict[str, dict]:
-        """Decode the files of all subfolders but those that an earlier cache knows in their present state."""
-        known = {}
-        for path in self.caches.glob(f"{escape(folder.name[:40])}-*.npy"):
-            _, metadata = read_cache(path) or (None, {})
-            known |= {entry["state"]: entry for entry in metadata.get("folders", {}).values()}
-        states = {name: state_of(folder / name, [os.curdir], suffix) for name in subfolders}
-        new = [name for name in subfolders if states[name] not in known]
-        with reader_threads(self.num_workers, len(new), f"checking {folder.name}, once") as mapped:
-            checked = mapped(lambda name: _check_folder(folder / name, suffix, states[name]), new)
-            known |= {entry["state"]: entry for entry in checked}
-        return {name: known[states[name]] for name in subfolders}
+SUFFIX = ".JPEG"  # of files in class folders
 
 
-def _check_folder(folder: Path, suffix: str, state: str) -> dict:
-    """Decode the image files of one folder. sizes: of those that can be read. faults: why others cannot."""
-    files = sorted(file for file in os.listdir(folder) if file.endswith(suffix) and not file.startswith("."))
-    faults = {file: fault for file in files if (fault := fault_of(folder / file))}
-    sizes = {file: os.stat(folder / file).st_size for file in files if file not in faults}
-    return {"state": state, "sizes": sizes, "faults": faults}
+def files_of(folder: Path, classes: list[str], caches: Path, num_workers=0, on_error="stop") -> list[dict]:
+    """The readable *.JPEG files in each class folder: sorted names with sizes in bytes, without hidden files.
+
+    Each file is decoded once, and again when the modification time of its folder changes; a file overwritten
+    in its place is not noticed. Raises UserError for a class without images, and as `leave_out`."""
+    there = [name for name in classes if (folder / name).is_dir()]
+
+    def check(name: str) -> dict:
+        def read(_) -> dict:
+            files = sorted(file for file in os.listdir(place) if file.endswith(SUFFIX) and file[0] != ".")
+            faults = {file: fault for file in files if (fault := fault_of(place / file))}
+            sizes = {file: os.stat(place / file).st_size for file in files if file not in faults}
+            return {"sizes": sizes, "faults": faults}
+
+        place = folder / name
+        return cached(cache_path(caches, place, [os.curdir]), (0,), read)[1]
+
+    found = dict(zip(there, in_threads(check, there, num_workers, f"checking {folder.name}"), strict=True))
+    faults = {f"{name}/{file}": fault for name in there for file, fault in found[name]["faults"].items()}
+    leave_out(caches, folder, faults, on_error)
+    if empty := [name for name in classes if name not in there or not found[name]["sizes"]]:
+        text = f"{len(empty)} of {len(classes)} classes, such as {', '.join(empty[:3])}"
+        remedy = "name the right folder in db_root_dir.imagenet=... or SCAN_IMAGENET_DIR"
+        raise UserError(f"{folder.absolute()} has no *{SUFFIX} file for {text}: {remedy}")
+    return [found[name]["sizes"] for name in classes]
+
+
+def decode(folder: Path, files: list[str], side: int, caches: Path, num_workers: int) -> tuple:
+    """The images in `files`, names within `folder`, as centre squares of `side` pixels, read once and cached.
+
+    Returns digests: bytes (N,), the hexadecimal SHA-256 of each file; faults: file -> why it cannot be read;
+    pixels: uint8 (N, 3, side, side), zeros for a fault, or None if they take over half of the free memory."""
+    fits = len(files) * 3 * side**2 <= free_memory() / 2
+
+    def fill(pixels: np.ndarray) -> dict:
+        def read(row: int) -> tuple[str, str]:
+            return _read(folder / files[row], side, pixels[row : row + 1])
+
+        found = in_threads(read, range(len(files)), num_workers, f"reading {folder.name}, once")
+        faults = {file: fault for file, (_, fault) in zip(files, found, strict=True) if fault}
+        return {"digests": [digest for digest, _ in found], "faults": faults}
+
+    path = cache_path(caches, folder, files, side if fits else f"{side}, digests only")
+    pixels, metadata = cached(path, (len(files) * fits, 3, side, side), fill)
+    return np.array(metadata["digests"], dtype="S64"), metadata["faults"], pixels if fits else None
+
+
+def _read(path: Path, side: int, pixels: np.ndarray) -> tuple[str, str]:
+    """Read an image into uint8 (1, 3, side, side), or only check it: (0, ...). Returns SHA-256 and fault."""
+    digest = ""
+    try:
+        if path.exists() and not path.is_file():
+            raise ValueError("not a regular file")  # reading a pipe or a device would never end
+        content = path.read_bytes()
+        digest = sha256(content).hexdigest()
+        pixels[:] = np.asarray(read_square(io.BytesIO(content), side)).transpose(2, 0, 1)
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow raises a dozen kinds
+        return digest, reason_of(error)
+    return digest, ""
 
 
 def leave_out(caches: Path, folder: Path, faults: dict[str, str], on_error: str) -> None:
     """Report unreadable files, name -> why: with on_error `stop` as a UserError, else in a text file."""
-    if faults and on_error == "stop":
-        named = _some([f"{folder / name} ({fault})" for name, fault in faults.items()])
-        raise UserError(
-            f"{len(faults)} image files cannot be read: {named}: repair or remove them, or set on_error=skip"
-        )
-    if faults:
-        lines = (f"{folder / name}\t{fault}" for name, fault in faults.items())
-        path = write_list(caches, folder, "unreadable", lines)
-        say_once(f"left out {len(faults)} image files that cannot be read (listed in {path})")
-
-
-def _some(words: list[str]) -> str:
-    more = len(words) - MAX_NAMED
-    return ", ".join(words[:MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
+    lines = [f"{folder / name} ({fault})" for name, fault in faults.items()]
+    text = f"{len(lines)} image files cannot be read"
+    if lines and on_error == "stop":
+        raise UserError(f"{text}, such as {', '.join(lines[:3])}: repair them, or set on_error=skip")
+    if lines:
+        say_once(f"left out: {text} (listed in {write_list(caches, folder, 'unreadable', lines)})")
 
 
 def write_list(caches: Path, folder: Path, kind: str, lines: Iterable[str]) -> Path:
     """Write a text file in `caches` that lists files of a folder, names byte by byte. Returns its path."""
-    place = sha256(os.fsencode(folder.absolute())).hexdigest()[:12]
-    path = caches / f"{folder.absolute().name[:40]}-{place}-{kind}.txt"
-    with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    path = caches / f"{cache_path(caches, folder, []).stem}-{kind}.txt"
     write_whole({path: "".join(f"{line}\n" for line in lines).encode(errors="surrogateescape")})
     return path

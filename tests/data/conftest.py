@@ -23,9 +23,8 @@ def _pictures(height: int, width: int) -> torch.Tensor:
     for number in range(24):  # from enlarged details to shrunk scenes
         photograph, side = _photographs()[number % 2], int(rng.integers(12, 420))
         left, top = (int(rng.integers(0, length - side + 1)) for length in photograph.size)
-        pictures.append(
-            photograph.resize((width, height), Image.BILINEAR, (left, top, left + side, top + side))
-        )
+        box = (left, top, left + side, top + side)
+        pictures.append(photograph.resize((width, height), Image.BILINEAR, box))
     colours = ["black", "white", "red", "lime", "blue", "yellow", (90, 90, 90), (1, 2, 3), (254, 255, 254)]
     pictures += [Image.new("RGB", (width, height), colour) for colour in colours]
     images = np.stack([np.asarray(picture) for picture in pictures] + [np.asarray(pictures[0])] * 4)
@@ -47,18 +46,13 @@ def images(request, pictures):
     return pictures(*request.param)
 
 
-class _SilentHandler(SimpleHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture
 def address(tmp_path, monkeypatch):
     """The address under which a server on this machine offers the files in tmp_path/server."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with ThreadingHTTPServer(
-        ("127.0.0.1", 0), partial(_SilentHandler, directory=tmp_path / "server")
-    ) as server:
+    monkeypatch.setattr(SimpleHTTPRequestHandler, "log_message", lambda *_: None)
+    handler = partial(SimpleHTTPRequestHandler, directory=tmp_path / "server")
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/"
         server.shutdown()

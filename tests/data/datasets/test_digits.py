@@ -1,26 +1,10 @@
-from types import SimpleNamespace
-
 import numpy as np
-import pytest
-import sklearn.datasets
 import torch
 from easydict import EasyDict
 from PIL import Image
+from sklearn.datasets import load_digits
 
-from data import build_dataset
-from utils.errors import UserError
-
-DIGITS = EasyDict(train_db_name="digits", val_db_name="digits")
-
-
-@pytest.fixture(scope="module")
-def bunch():
-    return sklearn.datasets.load_digits()
-
-
-@pytest.fixture(scope="module")
-def splits():
-    return build_dataset(DIGITS, "train"), build_dataset(DIGITS, "val")
+from data import open_splits
 
 
 def enlarged(pixels):
@@ -29,28 +13,14 @@ def enlarged(pixels):
     return np.rint(np.asarray(image)).astype(np.uint8)
 
 
-def test_every_fifth_of_the_1797_images_is_held_out_and_all_are_enlarged_as_by_pillow(splits, bunch):
+def test_every_fifth_of_the_1797_images_is_held_out_and_all_are_enlarged_as_by_pillow():
+    bunch, cfg = load_digits(), EasyDict(train_db_name="digits", val_db_name="digits")
     held_out = list(range(4, 1797, 5))
     others = sorted(set(range(1797)) - set(held_out))
     assert (len(others), len(held_out)) == (1438, 359)
-    for split, numbers in zip(splits, (others, held_out), strict=True):
+    for split, numbers in zip(open_splits(cfg), (others, held_out), strict=True):
         right = np.stack([enlarged(bunch.images[number]) for number in numbers])
         assert split.images.dtype == torch.uint8 and split.images.shape == (len(numbers), 3, 16, 16)
         assert all(np.array_equal(channel.numpy(), right) for channel in split.images.unbind(1))
         assert split.targets.dtype == torch.int64 and split.classes == list("0123456789")
         assert np.array_equal(split.targets.numpy(), bunch.target[numbers])
-        assert np.array_equal(np.asarray(split.get_image(5)), split.images[5].permute(1, 2, 0).numpy())
-
-
-def test_the_splits_do_not_depend_on_the_labels(splits, bunch, monkeypatch):
-    shuffled = SimpleNamespace(images=bunch.images, target=bunch.target[::-1].copy())
-    monkeypatch.setattr(sklearn.datasets, "load_digits", lambda: shuffled)
-    for name, split in zip(("train", "val"), splits, strict=True):
-        assert torch.equal(build_dataset(DIGITS, name).images, split.images)
-
-
-def test_each_split_is_of_the_data_set_that_the_config_names_for_it():
-    cfg = EasyDict(train_db_name="digits", val_db_name="pebbles")
-    assert len(build_dataset(cfg, "train")) == 1438
-    with pytest.raises(UserError, match=r"'pebbles' .*digits"):
-        build_dataset(cfg, "val")

@@ -3,14 +3,14 @@
 import hashlib
 import shutil
 import socket
+from unittest.mock import Mock
 
 import pytest
-from easydict import EasyDict
+from torch import hub
 from torchvision import datasets
 
-from data import build_dataset
 from data.datasets.download import fetch
-from tests.official_files import offer_archive, write_cifar10, write_cifar100, write_stl10
+from tests.official_files import build, offer_archive, write_cifar10, write_cifar100, write_stl10
 from utils.errors import UserError
 
 CONTENT = bytes(range(256)) * 9000  # more than one block
@@ -40,14 +40,10 @@ def test_a_fetched_file_replaces_another_only_if_its_checksum_is_right(content, 
 # -- data sets that torchvision reads
 
 SIZES = {"train": 12, "val": 4}
-SETS = {  # name: torchvision's class, writer, files whose damage is noticed
-    "cifar-10": (datasets.CIFAR10, write_cifar10, ["data_batch_3", "batches.meta"]),
-    "cifar-20": (datasets.CIFAR100, write_cifar100, ["train", "meta"]),
-    "stl-10": (
-        datasets.STL10,
-        lambda *to, **sizes: write_stl10(*to, **sizes, unlabeled=3),
-        ["unlabeled_X.bin"],
-    ),
+SETS = {  # name: torchvision's class, writer, files whose damage is noticed, environment variable
+    "cifar-10": (datasets.CIFAR10, write_cifar10, ["data_batch_3", "batches.meta"], "SCAN_CIFAR_10_DIR"),
+    "cifar-20": (datasets.CIFAR100, write_cifar100, ["train", "meta"], "SCAN_CIFAR_20_DIR"),
+    "stl-10": (datasets.STL10, write_stl10, ["unlabeled_X.bin"], "SCAN_STL_10_DIR"),
 }
 
 
@@ -59,7 +55,7 @@ def name(request):
 @pytest.fixture
 def archive(name, tmp_path, monkeypatch, address):
     """The archive that a download fetches."""
-    reader, write, _ = SETS[name]
+    reader, write, *_ = SETS[name]
     write(tmp_path / "server", monkeypatch, **SIZES)
     return offer_archive(reader, tmp_path / "server", address, monkeypatch)
 
@@ -67,11 +63,6 @@ def archive(name, tmp_path, monkeypatch, address):
 @pytest.fixture
 def folder(tmp_path):
     return tmp_path / "own folder"
-
-
-def build(name, folder, split="train"):
-    cfg = EasyDict(train_db_name=name, val_db_name=name, db_root_dir={name: str(folder)})
-    return build_dataset(cfg, split)
 
 
 def test_a_data_set_is_downloaded_only_if_it_is_missing(name, archive, folder, tmp_path, capsys):
@@ -92,12 +83,7 @@ def test_a_failed_download_names_the_ways_by_hand_and_no_part_of_it_is_used(shar
     archive.write_bytes(whole[: int(share * len(whole))])
     with pytest.raises(UserError) as error:
         build(name, folder)
-    parts = [
-        SETS[name][0].url,
-        str(folder),
-        f"db_root_dir.{name}=",
-        f"SCAN_{name.upper().replace('-', '_')}_DIR",
-    ]
+    parts = (SETS[name][0].url, str(folder), f"db_root_dir.{name}=", SETS[name][3])
     assert [part for part in parts if part not in str(error.value)] == [] and "\n" not in str(error.value)
     archive.write_bytes(whole)
     assert len(build(name, folder)) == 12
@@ -126,10 +112,7 @@ def test_damaged_and_missing_files_are_fetched_again_or_refused(damage, name, ar
 
 @pytest.mark.parametrize("name", ["cifar-10"], indirect=True)
 def test_a_folder_without_permission_is_no_reason_to_download(name, archive, folder, monkeypatch, capsys):
-    def refused(*_):
-        raise PermissionError(13, "Permission denied", str(folder))
-
-    monkeypatch.setattr(SETS[name][0], "_check_integrity", refused)
+    monkeypatch.setattr(SETS[name][0], "_check_integrity", Mock(side_effect=PermissionError))
     with pytest.raises(PermissionError):
         build(name, folder)
     assert capsys.readouterr().out == ""
@@ -137,12 +120,12 @@ def test_a_folder_without_permission_is_no_reason_to_download(name, archive, fol
 
 @pytest.mark.parametrize("name", ["cifar-10"], indirect=True)
 def test_a_download_may_stall_for_a_minute_which_is_no_matter_of_others(name, archive, folder, monkeypatch):
-    seen, fetch_archive = [], datasets.utils.download_and_extract_archive
+    seen, download = [], hub.download_url_to_file
 
     def watched(*arguments, **options):
         seen.append(socket.getdefaulttimeout())
-        fetch_archive(*arguments, **options)
+        download(*arguments, **options)
 
-    monkeypatch.setattr(datasets.utils, "download_and_extract_archive", watched)
+    monkeypatch.setattr(hub, "download_url_to_file", watched)
     build(name, folder)
     assert seen == [60] and socket.getdefaulttimeout() is None

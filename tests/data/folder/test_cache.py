@@ -4,87 +4,66 @@ import os
 import threading
 import time
 import warnings
+from unittest.mock import Mock
 
-import numpy as np
 import pytest
 
 from data.folder import cache
-from data.folder.cache import cache_path, read_cache, reader_threads, state_of, write_cache
-from data.folder.decoded import decode
-from data.folder.scan import FolderScan
+from data.folder.cache import cache_path, cached, in_threads
+from data.folder.scan import decode, files_of
 from tests.image_trees import picture
 
 
-@pytest.fixture
-def folder(tmp_path):
-    (tmp_path / "images").mkdir()
-    for name in ("a", "b"):
-        (tmp_path / "images" / name).write_text("text")
-        os.utime(tmp_path / "images" / name, ns=(0, 0))
-    return tmp_path / "images"
+def test_a_cache_is_named_by_names_sizes_times_the_folder_and_the_settings(tmp_path):
+    def path(names="ab", depends=None, folder=tmp_path):
+        return cache_path(tmp_path / "scans", folder, names, depends)
+
+    def write(content, time):
+        (tmp_path / "a").write_text(content)
+        os.utime(tmp_path / "a", ns=(0, time))
+        return path()
+
+    others = [write("text", 0), write("text", 1), write("other", 0)]
+    (tmp_path / "a").unlink()
+    others += [path(), path("ba"), path("a"), path(depends=16), path(folder=tmp_path / "elsewhere")]
+    assert len(set(others)) == 8 and write("text", 0) == others[0]
 
 
-def rewrite(folder):
-    (folder / "a").write_text("other")
-    os.utime(folder / "a", ns=(0, 0))
+def test_a_cache_is_filled_once_and_again_when_it_is_damaged(tmp_path):
+    path, filled = tmp_path / "scans" / "a.npy", []
 
+    def fill(array):
+        filled.append(1)
+        array[:] = 7
+        return {"faults": {}}
 
-CHANGES = {
-    "size": rewrite,
-    "time": lambda folder: os.utime(folder / "a", ns=(0, 1)),
-    "gone": lambda folder: (folder / "a").unlink(),
-}
-
-
-@pytest.mark.parametrize("change", CHANGES)
-def test_the_state_depends_on_names_sizes_and_times_on_the_folder_and_the_settings(change, folder, tmp_path):
-    before = state_of(folder, ["a", "b"])
-    assert before == state_of(folder, ["a", "b"])
-    others = [state_of(folder, ["b", "a"]), state_of(folder, ["a"]), state_of(folder, ["a", "b"], 16)]
-    CHANGES[change](folder)
-    others += [state_of(folder, ["a", "b"]), state_of(tmp_path / "elsewhere", ["a", "b"])]
-    assert len({before, *others}) == 6
-
-
-def fill(array):
-    array[:] = 7
-    return {"faults": {}}
-
-
-def test_a_cache_has_what_was_written_and_leaves_files_of_other_processes_alone(folder, tmp_path):
-    path = cache_path(tmp_path / "scans", folder, ["a", "b"])
-    assert read_cache(path) is None
     path.parent.mkdir()
     part = path.with_name(f"{path.name}.1.part")  # of another process, killed long ago or at work
     part.write_bytes(b"half")
-    os.utime(part, (0, 0))
-    for array, metadata in (write_cache(path, (2, 3), np.uint8, fill), read_cache(path)):
-        assert array.tolist() == [[7] * 3] * 2 and metadata["faults"] == {}
     manifest = path.with_name(f"{path.name}.json")
+    for damaged, content in ((None, b""), (path, b""), (path, b"half"), (manifest, b"{}"), (manifest, b"")):
+        if damaged:
+            damaged.write_bytes(content)
+        filled.clear()
+        for array, metadata in (cached(path, (2, 3), fill), cached(path, (2, 3), fill)):
+            assert array.tolist() == [[7] * 3] * 2 and metadata["faults"] == {} and len(filled) == 1
     assert set(path.parent.iterdir()) == {path, manifest, part}
 
 
 def test_a_cache_that_is_not_finished_leaves_nothing(tmp_path):
-    def broken(array):
-        raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        write_cache(tmp_path / "scans" / "a.npy", (2, 3), np.uint8, broken)
+        cached(tmp_path / "scans" / "a.npy", (2, 3), Mock(side_effect=KeyboardInterrupt))
     assert list((tmp_path / "scans").iterdir()) == []
 
 
-def decoded(folder, caches):
-    decode(folder, sorted(os.listdir(folder)), 8, caches, num_workers=4)
+READERS = {
+    "decode": lambda folder, caches: decode(folder, os.listdir(folder), 8, caches, num_workers=4),
+    "files_of": lambda folder, caches: files_of(folder.parent, [folder.name], caches, num_workers=4),
+}
 
 
-def scanned(folder, caches):
-    FolderScan(caches, num_workers=4).files_of(folder.parent, [folder.name], ".JPEG")
-
-
-@pytest.mark.parametrize("read", [decoded, scanned])
-def test_threads_ignore_pillows_warnings_and_leave_the_filters_of_the_process_as_they_were(
-    read, tmp_path, monkeypatch
-):
+@pytest.mark.parametrize("read", READERS.values(), ids=READERS)
+def test_threads_ignore_pillows_warnings_and_leave_the_filters_of_the_process(read, tmp_path, monkeypatch):
     changed_in = set()
 
     class Recorded(warnings.catch_warnings):
@@ -114,9 +93,8 @@ def test_results_come_in_order_and_an_error_ends_the_threads():
         time.sleep(0.001 * (number % 3 == 0))
         return number
 
-    with reader_threads(3, 600, "reading") as mapped:
-        assert list(mapped(wait, range(600))) == list(range(600))
     before = threading.active_count()
-    with pytest.raises(MemoryError), reader_threads(3, 1100, "reading") as mapped:
-        list(mapped(wait, range(990, 1100)))
+    assert in_threads(wait, range(600), 3, "reading") == list(range(600))
+    with pytest.raises(MemoryError):
+        in_threads(wait, range(990, 1100), 3, "reading")
     assert threading.active_count() == before

@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from data.folder import scan as folder_scan
-from data.folder.scan import FolderScan
+from data.folder import scan
+from data.folder.scan import files_of
 from tests.image_trees import picture
 from utils.errors import UserError
 
@@ -28,94 +28,56 @@ def caches(tmp_path):
 @pytest.fixture
 def checked(monkeypatch):
     """The names of the files that are checked."""
-    names, check = [], folder_scan.fault_of
-    monkeypatch.setattr(
-        folder_scan, "fault_of", lambda path: names.append(os.path.basename(path)) or check(path)
-    )
+    names, check = [], scan.fault_of
+    monkeypatch.setattr(scan, "fault_of", lambda path: names.append(path.name) or check(path))
     return names
 
 
-def scan(folder, caches, subfolders=("cats", "dogs"), **options):
-    return [list(files) for files in FolderScan(caches, **options).files_of(folder, subfolders, ".JPEG")]
-
-
 @pytest.mark.parametrize("num_workers", [0, 3])
-def test_the_images_of_each_subfolder_are_sorted_with_their_sizes_and_read_once(
-    folder, caches, checked, num_workers
-):
+def test_images_of_a_class_are_sorted_with_sizes_and_read_once(folder, caches, checked, num_workers):
     for name in ("._a.JPEG", "notes.txt", "d.png"):  # hidden, and of other kinds
         (folder / "cats" / name).write_bytes(b"no image")
     for _ in range(2):
-        cats, dogs = FolderScan(caches, num_workers).files_of(folder, ["cats", "dogs"], ".JPEG")
+        cats, dogs = files_of(folder, ["cats", "dogs"], caches, num_workers)
         assert list(cats) == ["a.JPEG", "b.JPEG"] and list(dogs) == ["c.JPEG"]
         assert cats["b.JPEG"] == (folder / "cats" / "b.JPEG").stat().st_size
         assert sorted(checked) == ["a.JPEG", "b.JPEG", "c.JPEG"]
 
 
-def test_only_a_subfolder_that_changed_is_scanned_again(folder, caches, checked):
-    scan(folder, caches)
+def test_only_a_class_that_is_new_or_changed_is_scanned(folder, caches, checked):
+    files_of(folder, ["cats"], caches)
+    files_of(folder, ["dogs", "cats"], caches)
+    assert checked == ["a.JPEG", "b.JPEG", "c.JPEG"]
     picture(9, 40, 30).save(folder / "dogs" / "d.JPEG")
     (folder / "dogs" / "c.JPEG").unlink()
     status = os.stat(folder / "dogs")
     os.utime(folder / "dogs", ns=(0, status.st_mtime_ns + 10**6))  # on a file system with coarse times, too
     checked.clear()
-    assert scan(folder, caches) == [["a.JPEG", "b.JPEG"], ["d.JPEG"]]
+    found = files_of(folder, ["cats", "dogs"], caches)
+    assert [list(files) for files in found] == [["a.JPEG", "b.JPEG"], ["d.JPEG"]]
     assert checked == ["d.JPEG"]
-
-
-def test_subfolders_are_shared_by_scans_of_more_and_of_fewer(folder, caches, checked):
-    scan(folder, caches, ["cats"])
-    scan(folder, caches, ["dogs"])
-    scan(folder, caches)
-    assert sorted(checked) == ["a.JPEG", "b.JPEG", "c.JPEG"]
-
-
-def test_a_damaged_cache_is_made_anew_and_one_of_another_folder_is_not_used(folder, caches, checked):
-    scan(folder, caches)
-    (cache,) = caches.glob("images-*.npy")
-    manifest = cache.with_name(f"{cache.name}.json")
-    for path, content in ((cache, b""), (cache, cache.read_bytes()[:-1]), (manifest, b"{}"), (manifest, b"")):
-        checked.clear()
-        path.write_bytes(content)
-        assert scan(folder, caches) == [["a.JPEG", "b.JPEG"], ["c.JPEG"]] and len(checked) == 3
     (folder.parent / "elsewhere").mkdir()
-    moved = folder.rename(folder.parent / "elsewhere" / "images")
-    checked.clear()
-    scan(moved, caches)
-    assert len(checked) == 3
+    files_of(folder.rename(folder.parent / "elsewhere" / "images"), ["cats"], caches)
+    assert checked == ["d.JPEG", "a.JPEG", "b.JPEG"]  # a cache belongs to one place
 
 
-def spoil(folder):
-    """Half an image, and a file without any."""
-    half = folder / "cats" / "b.JPEG"
+def test_unreadable_files_are_named_or_left_out_and_listed(folder, caches, checked, capsys):
+    half, empty = spoilt = folder / "cats" / "b.JPEG", folder / "dogs" / "empty.JPEG"
     half.write_bytes(half.read_bytes()[:-100])
-    (folder / "dogs" / "empty.JPEG").write_bytes(b"")
-    return half, folder / "dogs" / "empty.JPEG"
-
-
-def test_unreadable_files_are_named_with_the_reason_and_the_key_that_leaves_them_out(folder, caches, checked):
-    paths = spoil(folder)
-    for _ in range(2):  # found out, and read from the cache
-        with pytest.raises(UserError) as error:
-            scan(folder, caches)
-        message = str(error.value)
-        assert all(f"{path} (" in message for path in paths)
-        assert "truncated" in message and "on_error=skip" in message
-    assert len(checked) == 4
-
-
-def test_with_skip_unreadable_files_are_left_out_and_listed(folder, caches, capsys):
-    paths = spoil(folder)
-    assert scan(folder, caches, on_error="skip") == [["a.JPEG"], ["c.JPEG"]]
+    empty.write_bytes(b"")
+    with pytest.raises(UserError, match=r"truncated.*on_error=skip") as error:
+        files_of(folder, ["cats", "dogs"], caches)
+    assert all(f"{path} (" in str(error.value) for path in spoilt)
+    found = files_of(folder, ["cats", "dogs"], caches, on_error="skip")
+    assert [list(files) for files in found] == [["a.JPEG"], ["c.JPEG"]] and len(checked) == 4
     (listed,) = caches.glob("images-*-unreadable.txt")
-    lines = [line.split("\t") for line in listed.read_text().splitlines()]
-    assert [name for name, _ in lines] == [str(path) for path in paths] and "truncated" in lines[0][1]
-    assert str(listed) in capsys.readouterr().out
+    lines = listed.read_text().splitlines()
+    assert [line.partition(" (")[0] for line in lines] == [str(path) for path in spoilt]
+    assert "truncated" in lines[0] and str(listed) in capsys.readouterr().out
 
 
-def test_a_subfolder_that_is_missing_or_has_no_readable_image_is_named(folder, caches):
-    with pytest.raises(UserError, match=r"2 of 3.*apes, birds"):
-        scan(folder, caches, ["apes", "birds", "cats"])
-    (folder / "apes").mkdir()
-    with pytest.raises(UserError, match=r"1 of 2.*apes"):
-        scan(folder, caches, ["apes", "cats"])
+def test_classes_that_are_missing_or_have_no_readable_image_are_named(folder, caches):
+    (folder / "birds").mkdir()
+    (folder / "dogs" / "c.JPEG").write_bytes(b"")
+    with pytest.raises(UserError, match=r"3 of 4.*apes, birds, dogs.*db_root_dir\.imagenet="):
+        files_of(folder, ["apes", "birds", "cats", "dogs"], caches, on_error="skip")
