@@ -4,7 +4,6 @@ The configs are the published ones. A ResNet-18 stands for the ResNet-50 and the
 the slow run of the whole thing."""
 
 import hashlib
-import io
 import json
 from pathlib import Path
 
@@ -19,7 +18,6 @@ from torchvision.transforms import functional as pillow
 import eval as evaluation
 import moco
 from data import dataset as image_files
-from data.datasets import download
 from data.datasets.imagenet import FOLDERS
 from models import build_model
 from models.backbones.resnet import resnet50
@@ -179,13 +177,11 @@ def test_without_a_path_the_published_weights_are_fetched_once_into_torchs_folde
 ):
     fetched, content = [], (outside / "moco.pth.tar").read_bytes()
 
-    def open_url(url):
+    def save(url, path, progress):
         fetched.append(url)
-        response = io.BytesIO(content)
-        response.headers = {}
-        return response
+        Path(path).write_bytes(content)
 
-    monkeypatch.setattr(download, "urlopen", open_url)
+    monkeypatch.setattr(torch.hub, "download_url_to_file", save)
     monkeypatch.setattr(moco, "MD5", f"md5:{hashlib.md5(content).hexdigest()[:8]}")
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     for root in ("first", "second"):
@@ -196,10 +192,10 @@ def test_without_a_path_the_published_weights_are_fetched_once_into_torchs_folde
 
 
 def test_a_download_that_fails_says_where_from_where_to_and_how_else(outside, tmp_path, monkeypatch):
-    def fail(url):
+    def fail(*_, **__):
         raise OSError("Network is unreachable")
 
-    monkeypatch.setattr(download, "urlopen", fail)
+    monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     with pytest.raises(UserError) as error:
         moco.main(without_weights(outside, tmp_path))
