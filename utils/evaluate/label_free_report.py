@@ -1,16 +1,17 @@
 """Figures that describe clusters without labels, and the neighbors they are measured with."""
 
+from contextlib import suppress
 from pathlib import Path
 
 from torch import Tensor
 from torch.nn import functional as F
 
 from utils.console import say
-from utils.errors import UserError
+from utils.errors import RunError, UserError
 from utils.evaluate import label_free
 from utils.neighbors.search import VAL_NEIGHBORS, load_neighbors, mine_neighbors
 from utils.stages import NEIGHBORS
-from utils.storage.files import fresh_manifest
+from utils.storage.files import verify_manifest
 
 
 def judge_without_labels(
@@ -21,8 +22,11 @@ def judge_without_labels(
     probabilities: (N, K); features: (N, D) of the backbone, not normalised. The neighbors are those of
     `pretext_dir` if they were mined from these images, else the nearest by the features."""
     predictions, path, figures = probabilities.argmax(dim=1), Path(pretext_dir, NEIGHBORS["val"]), {}
+    manifest = None
+    with suppress(RunError, OSError):  # damaged neighbors are not used
+        manifest = verify_manifest(path)
     try:
-        if fresh_manifest(path, {"images_sha256": dataset.fingerprint}):
+        if manifest and manifest.get("images_sha256") == dataset.fingerprint:
             neighbors = load_neighbors(path, len(dataset))
         else:
             neighbors = nearest(features, VAL_NEIGHBORS, knn_backend)
