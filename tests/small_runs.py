@@ -30,8 +30,12 @@ def few_digits(monkeypatch, change_targets=lambda targets: targets):
 
 def without_pictures(monkeypatch):
     """Pictures take half the time of a short run."""
-    monkeypatch.setattr(figures, "save_png", lambda *_, **options: None)
-    monkeypatch.setattr(mining, "plot_neighbors", lambda *_: None)
+    for module, name in (
+        (figures, "curves_figure"),
+        (figures, "matching_figure"),
+        (mining, "plot_neighbors"),
+    ):
+        monkeypatch.setattr(module, name, lambda *_: None)
 
 
 def replace_training(monkeypatch, stage, train):
@@ -41,12 +45,9 @@ def replace_training(monkeypatch, stage, train):
     train_epoch = SCRIPTS[stage].train_epoch
 
     def replaced(task, meter, autocast):
-        parts = {name: getattr(task, name) for name in ("loader", "criterion", "optimizer")}
-        model = getattr(task, "network", None) or task.model
-        run_epoch = partial(train_epoch, task, meter, autocast)
-        return train(
-            SimpleNamespace(**parts, model=model, meter=meter, epoch=meter.epoch, run_epoch=run_epoch)
-        )
+        own = {"meter": meter, "epoch": meter.epoch, "run_epoch": partial(train_epoch, task, meter, autocast)}
+        parts = task._asdict()
+        return train(SimpleNamespace(**{"model": parts.get("network")} | parts | own))
 
     monkeypatch.setattr(SCRIPTS[stage], "train_epoch", replaced)
 
