@@ -1,6 +1,6 @@
 """Runs of the stages on 206 digits with a narrow network: what the tests of whole stages share."""
 
-from functools import partial
+from functools import cache, partial
 from types import SimpleNamespace
 
 import torch
@@ -15,6 +15,7 @@ from utils import mining
 from utils.report import figures
 
 SCRIPTS = {"pretext": simclr, "scan": scan, "selflabel": selflabel}
+digits = cache(read_digits)
 SMALL = ["device=cpu", "model_kwargs.width=4", "batch_size=64", "num_heads=1"]
 
 
@@ -22,7 +23,7 @@ def few_digits(monkeypatch, change_targets=lambda targets: targets):
     """Every seventh digit: 206 to train on, 52 held out."""
 
     def few(split):
-        whole = read_digits(split)
+        whole = digits(split)
         return ResidentDataset(whole.images[::7], change_targets(whole.targets[::7]), whole.classes)
 
     monkeypatch.setitem(data.DATASETS, "digits", few)

@@ -25,7 +25,6 @@ from utils.errors import UserError
 from utils.evaluate import scan_validation
 from utils.report.log import read_log
 
-
 NEIGHBORS = "topk-train-neighbors.npy topk-val-neighbors.npy"
 
 
