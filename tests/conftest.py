@@ -19,6 +19,20 @@ def small_data(no_pictures, monkeypatch):
 
 
 @pytest.fixture(scope="session")
+def imagenet(tmp_path_factory):
+    """ImageNet-50 in small, and MoCo's file; moco.py and scan.py have been run. Tests leave all as it is."""
+    from tests import imagenet_runs  # torchvision takes long
+
+    outside = tmp_path_factory.mktemp("imagenet")
+    imagenet_runs.write_files(outside)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        without_pictures(monkeypatch)
+        for stage in ("moco", "scan"):
+            imagenet_runs.run(stage, outside / "results" / "imagenet_50")
+    return outside
+
+
+@pytest.fixture(scope="session")
 def finished(tmp_path_factory):
     """The folder of each stage after one whole run on few digits, with pictures. Tests leave it as it is."""
     root = tmp_path_factory.mktemp("finished")
