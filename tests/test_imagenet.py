@@ -140,41 +140,45 @@ def test_fewer_images_than_classes_are_mined_without_the_kmeans_baseline(run):
     assert "k-means left out" in (folder / "log.jsonl").read_text()
 
 
-def without_weights(imagenet, root):
-    """moco.py's command line where no file of weights is named."""
-    words = imagenet_runs.arguments_of("moco", imagenet / "results" / "imagenet_50", f"root_dir={root}")
-    return [word for word in words if not word.startswith("moco_weights")]
+@pytest.fixture
+def fetch(imagenet, tmp_path, monkeypatch, no_pictures):
+    """fetch(root, open_url): moco.py where no weights are named; returns where torch keeps them."""
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+
+    def fetch(root, open_url):
+        monkeypatch.setattr(download, "urlopen", open_url)
+        here = imagenet / "results" / "imagenet_50"
+        words = imagenet_runs.arguments_of("moco", here, f"root_dir={tmp_path / root}")
+        moco.main([word for word in words if not word.startswith("moco_weights")])
+        return tmp_path / "hub" / "checkpoints"
+
+    return fetch
 
 
 def test_without_a_path_the_published_weights_are_fetched_once_into_torchs_folder(
-    imagenet, tmp_path, monkeypatch
+    fetch, imagenet, monkeypatch
 ):
-    fetched, content = [], (imagenet / "moco.pth.tar").read_bytes()
+    urls, content = [], (imagenet / "moco.pth.tar").read_bytes()
 
     def open_url(url):
-        fetched.append(url)
+        urls.append(url)
         response = io.BytesIO(content)
         response.headers = {}
         return response
 
-    monkeypatch.setattr(download, "urlopen", open_url)
     monkeypatch.setattr(moco, "MD5", f"md5:{hashlib.md5(content).hexdigest()[:8]}")
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-    for root in ("first", "second"):
-        moco.main(without_weights(imagenet, tmp_path / root))
+    fetch("first", open_url)
     name = "moco_v2_800ep_pretrain.pth.tar"
-    assert fetched == [f"https://dl.fbaipublicfiles.com/moco/moco_checkpoints/moco_v2_800ep/{name}"]
-    assert (tmp_path / "hub" / "checkpoints" / name).is_file()
+    assert (fetch("second", open_url) / name).is_file()
+    assert urls == [f"https://dl.fbaipublicfiles.com/moco/moco_checkpoints/moco_v2_800ep/{name}"]
 
 
-def test_a_download_that_fails_says_where_from_where_to_and_how_else(imagenet, tmp_path, monkeypatch):
+def test_a_download_that_fails_says_where_from_where_to_and_how_else(fetch, tmp_path):
     def fail(url):
         raise OSError("Network is unreachable")
 
-    monkeypatch.setattr(download, "urlopen", fail)
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     with pytest.raises(UserError) as error:
-        moco.main(without_weights(imagenet, tmp_path))
+        fetch("first", fail)
     words = ("unreachable", "https://dl.fbaipublicfiles.com/moco/", str(tmp_path / "hub"), "moco_weights=")
     assert all(word in str(error.value) for word in words)
 

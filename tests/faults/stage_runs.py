@@ -106,7 +106,7 @@ class Server:
             self.run.signal(signal.SIGKILL)
             self.run.end()
 
-    def start(self, scenario: Scenario, *overrides, rest=0, kill_at=None, fault=None, as_nobody=False):
+    def start(self, scenario: Scenario, *overrides, rest=0, kill_at=None, fault=None):
         """Start a stage; returns its StageRun. rest: the run's REST. kill_at: see `NamedPoints`.
 
         fault: [n, name], what happens after the n-th save."""
@@ -115,7 +115,7 @@ class Server:
             self._say("")
         overrides = [*SETTINGS, *scenario.overrides, *overrides]
         orders = {"stage": scenario.stage, "skips": scenario.skips, "overrides": overrides, "rest": rest}
-        self._say(json.dumps(orders | {"kill_at": kill_at, "fault": fault, "as_nobody": as_nobody}))
+        self._say(json.dumps(orders | {"kill_at": kill_at, "fault": fault}))
         self.run = StageRun(self.reports)
         return self.run
 

@@ -102,22 +102,18 @@ def before(stage: str) -> tuple[str, ...]:
 
 def snapshot(folder: Path) -> dict[str, bytes | None]:
     """Relative path -> content, None for a folder; without locks and what a run remembers of image files."""
-    paths = {
-        str(path.relative_to(folder)): path for path in folder.rglob("*") if not path.name.endswith(".lock")
-    }
-    paths = {name: path for name, path in paths.items() if not name.startswith("results/scans")}
-    return {name: path.read_bytes() if path.is_file() else None for name, path in sorted(paths.items())}
+    paths = [path for path in folder.rglob("*") if path.suffix != ".lock" and "scans" not in path.parts]
+    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in paths}
 
 
 def assert_one_line(ended: Ended, code: int, words: str) -> None:
     """One line on stderr, in which each of the words stands; a number stands there as a whole."""
     assert (ended.code, ended.err.count("\n")) == (code, 1), f"exit code {ended.code}: {ended.err}"
     assert ended.err.startswith("error: ") and ended.err.endswith("\n"), ended.err
-    found = {
-        word: re.search(rf"\b{word}\b" if word.isdigit() else re.escape(word), ended.err)
-        for word in words.split()
-    }
-    assert all(found.values()), f"{found}: {ended.err}"
+    for word in words.split():
+        assert re.search(rf"\b{word}\b" if word.isdigit() else re.escape(word), ended.err), (
+            f"{word}: {ended.err}"
+        )
 
 
 def assert_done(ended: Ended, *words: str) -> None:
@@ -298,19 +294,15 @@ VAL_FOR_TRAIN = in_turn(removed(f"{PRETEXT}.json"), copied(VAL, TRAIN))
 FASHION = "train_db_name=fashion-mnist val_db_name=fashion-mnist batch_size=32 run_name=digits"
 
 
-def fashion_is_noise(here, patch):
-    """40 + 30 random images under the name of another data set."""
+def fashion_is_grey(here, patch):
+    """40 + 30 images under the name of another data set."""
 
     def read(split, folder):
         number = {"train": 40, "val": 30}[split]
-        generator = torch.Generator().manual_seed(number)
-        images = torch.randint(256, (number, 3, 32, 32), dtype=torch.uint8, generator=generator)
+        images = torch.full((number, 3, 32, 32), number, dtype=torch.uint8)
         return ResidentDataset(images, torch.arange(number) % 10, list("0123456789"))
 
     patch.setitem(data.DATASETS, "fashion-mnist", read)
-
-
-EXP = "--config_exp {outside}/exp.yml"
 
 
 def without_cuda(here, patch):
@@ -402,8 +394,8 @@ DOES_NOT_FIT = {
     "another head": Case("pretext", f"{SECOND} {LINEAR}", f"{PRETEXT} contrastive_head", has=HERE),
 }
 WRONG_DATA = {
-    "another data set's model": Case("scan", FASHION, "206 digits 40 simclr.py", fashion_is_noise),
-    "other val neighbors": Case("scan", "val_db_name=fashion-mnist", f"{VAL} 52 digits 30", fashion_is_noise),
+    "another data set's model": Case("scan", FASHION, "206 digits 40 simclr.py", fashion_is_grey),
+    "other val neighbors": Case("scan", "val_db_name=fashion-mnist", f"{VAL} 52 digits 30", fashion_is_grey),
     "fewer images than SCAN had": Case("selflabel", "max_images=100", "206 100 scan.py --restart"),
     "as many images, but others": Case("scan", "", f"{PRETEXT} 206 simclr.py", images_are(one_pixel)),
     "stale neighbors": Case("scan", "", f"{TRAIN} simclr.py --model", model_is(PRETEXT, doubled)),
@@ -450,7 +442,7 @@ OTHER_PRETEXT = in_turn(model_is(PRETEXT, doubled), bare(PRETEXT))
 SPOILT_CONFIG = changed("pretext/config.yml", lambda _: b"{")
 RESUMED = {
     "going on with other clusters": resumed("scan", "num_classes=12", "num_classes 10 12"),
-    "going on with other data": resumed("pretext", FASHION, "train_db_name val_db_name", fashion_is_noise),
+    "going on with other data": resumed("pretext", FASHION, "train_db_name val_db_name", fashion_is_grey),
     "going on with other images": resumed("pretext", "epochs=3", "train images", images_are(one_pixel)),
     "going on from another model": resumed("scan", "epochs=3", "model.pth.tar", OTHER_PRETEXT),
     "fewer epochs than are finished": resumed("pretext", "epochs=1", "epochs 2 1", remedy="epochs --restart"),
@@ -465,9 +457,9 @@ RESUMED = {
 }
 
 
-def one_checkpoint(words: str, *damage, code=3) -> Case:
+def one_checkpoint(words: str, damage, code=3) -> Case:
     """What is done to the only checkpoint of a run that was stopped."""
-    given = in_turn(removed(PREVIOUS, f"{PREVIOUS}.json", "pretext/finished.json"), *damage)
+    given = in_turn(removed(PREVIOUS, f"{PREVIOUS}.json", "pretext/finished.json"), damage)
     return Case("pretext", "", f"{CHECKPOINT} {words}", given, code, HERE)
 
 

@@ -1,16 +1,13 @@
 """Storage that fails, is damaged or belongs to another run: one line says so, and what was saved is whole."""
 
-import os
 import random
-import shutil
 import signal
-import tempfile
 from pathlib import Path
 
 import pytest
 
-from tests.faults.kill_server import NOBODY, place_of
-from tests.faults.stage_runs import ROOT, StageRun, Unbroken, result_of
+from tests.faults.kill_server import place_of
+from tests.faults.stage_runs import StageRun, Unbroken, result_of
 from utils.report.log import read_log
 from utils.run.checkpoints import load_checkpoint
 
@@ -24,8 +21,8 @@ def assert_ended_in_one_line(run: StageRun, code: int, *parts) -> None:
     assert all(str(part) in run.errors[0] for part in parts), run.errors
 
 
-def assert_goes_on_to_the_same_end(server, reference: Unbroken, root: Path, **orders) -> None:
-    run = reference.start(server, root, stepwise=False, **orders)
+def assert_goes_on_to_the_same_end(server, reference: Unbroken, root: Path) -> None:
+    run = reference.start(server, root, stepwise=False)
     assert run.end() == 0, run.errors
     assert result_of(reference.folder_in(root)) == reference.result
 
@@ -39,36 +36,6 @@ def test_on_a_full_disk_a_run_ends_and_goes_on_once_there_is_room(fault, stage, 
     assert reference.left_by(run, tmp_path) == ((1, 0), "")
     assert not list(tmp_path.rglob("*.part"))
     assert_goes_on_to_the_same_end(server, reference, tmp_path)
-
-
-@pytest.fixture
-def root_of_nobody():
-    """A folder that a user without rights owns, where root may write what it likes."""
-    if os.geteuid() == 0 and not all(path.stat().st_mode & 0o005 == 0o005 for path in (ROOT, *ROOT.parents)):
-        pytest.skip("another user cannot read the configs")
-    root = Path(tempfile.mkdtemp())
-    root.chmod(0o755)
-    if os.geteuid() == 0:
-        os.chown(root, NOBODY, NOBODY)
-    yield root
-    for folder in (root, *root.rglob("*/")):
-        folder.chmod(0o755)
-    shutil.rmtree(root)
-
-
-def test_a_folder_that_becomes_read_only_ends_the_run_which_goes_on_once_it_is_writable(
-    server, unbroken, root_of_nobody
-):
-    reference, user = unbroken["simclr"], {"as_nobody": os.geteuid() == 0}
-    folder = reference.folder_in(root_of_nobody)
-    run = reference.start(server, root_of_nobody, stepwise=False, fault=[1, "read-only"], **user)
-    assert_ended_in_one_line(run, 3, folder, "writable")
-    assert reference.left_by(run, root_of_nobody) == ((1, 0), "")
-    again = reference.start(server, root_of_nobody, stepwise=False, **user)
-    assert_ended_in_one_line(again, 3, folder, "writable")
-    assert again.reported("step") == []
-    folder.chmod(0o755)
-    assert_goes_on_to_the_same_end(server, reference, root_of_nobody, **user)
 
 
 @pytest.mark.parametrize("stage", STAGES)
