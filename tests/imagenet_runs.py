@@ -45,6 +45,10 @@ def arguments_of(stage: str, here: Path, more: str = "") -> list[str]:
     return [word.format(here=here, outside=here.parents[1]) for word in line.split()]
 
 
+def run(stage: str, here: Path, more: str = "") -> None:
+    MAINS[stage](arguments_of(stage, here, more))
+
+
 def with_statistics(model: torch.nn.Module) -> torch.nn.Module:
     """Give a new model batch-norm statistics with which its outputs differ from image to image."""
     generator = torch.Generator().manual_seed(1)

@@ -1,6 +1,6 @@
 """Runs of the stages on 206 digits with a narrow network: what the tests of whole stages share."""
 
-from functools import partial
+from functools import cache, partial
 from types import SimpleNamespace
 
 import torch
@@ -15,6 +15,7 @@ from utils import mining
 from utils.report import figures
 
 SCRIPTS = {"pretext": simclr, "scan": scan, "selflabel": selflabel}
+digits = cache(read_digits)
 SMALL = ["device=cpu", "model_kwargs.width=4", "batch_size=64", "num_heads=1"]
 
 
@@ -22,7 +23,7 @@ def few_digits(monkeypatch, change_targets=lambda targets: targets):
     """Every seventh digit: 206 to train on, 52 held out."""
 
     def few(split):
-        whole = read_digits(split)
+        whole = digits(split)
         return ResidentDataset(whole.images[::7], change_targets(whole.targets[::7]), whole.classes)
 
     monkeypatch.setitem(data.DATASETS, "digits", few)
@@ -30,8 +31,12 @@ def few_digits(monkeypatch, change_targets=lambda targets: targets):
 
 def without_pictures(monkeypatch):
     """Pictures take half the time of a short run."""
-    monkeypatch.setattr(figures, "save_png", lambda *_, **options: None)
-    monkeypatch.setattr(mining, "plot_neighbors", lambda *_: None)
+    for module, name in (
+        (figures, "curves_figure"),
+        (figures, "matching_figure"),
+        (mining, "plot_neighbors"),
+    ):
+        monkeypatch.setattr(module, name, lambda *_: None)
 
 
 def replace_training(monkeypatch, stage, train):
@@ -41,12 +46,9 @@ def replace_training(monkeypatch, stage, train):
     train_epoch = SCRIPTS[stage].train_epoch
 
     def replaced(task, meter, autocast):
-        parts = {name: getattr(task, name) for name in ("loader", "criterion", "optimizer")}
-        model = getattr(task, "network", None) or task.model
-        run_epoch = partial(train_epoch, task, meter, autocast)
-        return train(
-            SimpleNamespace(**parts, model=model, meter=meter, epoch=meter.epoch, run_epoch=run_epoch)
-        )
+        own = {"meter": meter, "epoch": meter.epoch, "run_epoch": partial(train_epoch, task, meter, autocast)}
+        parts = task._asdict()
+        return train(SimpleNamespace(**{"model": parts.get("network")} | parts | own))
 
     monkeypatch.setattr(SCRIPTS[stage], "train_epoch", replaced)
 

@@ -6,7 +6,7 @@ the dropped batch (tests/data/loader), the running average (tests/models/test_em
 head and the skipped steps are in tests/test_stages.py.
 """
 
-import json
+import copy
 import math
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -23,20 +23,11 @@ from data.loader.base import Batch
 from losses import ConfidenceBasedCE, SCANLoss, ScanTerms, SimCLRLoss
 from models import build_model
 from models.ema import InPlaceEMA
-from tests.small_runs import (
-    SCRIPTS,
-    SMALL,
-    config_of,
-    few_digits,
-    replace_training,
-    run_stage,
-    same_weights,
-    untrained,
-    validation_losses_are,
-    weights,
-)
+from tests import small_runs
+from tests.small_runs import SCRIPTS, replace_training, run_stage, same_weights, untrained, weights
 from utils import mining
 from utils.config import load_config
+from utils.report.log import read_epochs, read_results
 from utils.run.meter import Meter
 
 # -- what happens in a training step: a small network that keeps a record of how it is called
@@ -65,21 +56,10 @@ class Features(Recorder):
         return nn.functional.normalize(super().forward(images)[0], dim=1)
 
 
-class TwoBatches:
+class TwoBatches(list):
     """A loader of two batches with two views each."""
 
     batch_size = B
-
-    def __init__(self):
-        generator = torch.Generator().manual_seed(0)
-        views = torch.randn(2, 2, B, 3, 2, 2, generator=generator)
-        self.batches = [Batch(torch.arange(B), list(pair), None) for pair in views]
-
-    def __len__(self):
-        return 2
-
-    def __iter__(self):
-        return iter(self.batches)
 
     def set_epoch(self, epoch, first_step):
         pass
@@ -87,20 +67,30 @@ class TwoBatches:
 
 @pytest.fixture
 def loader():
-    return TwoBatches()
+    views = torch.randn(2, 2, B, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    return TwoBatches(Batch(torch.arange(B), list(pair), None) for pair in views)
+
+
+def all_views(loader):
+    """Of both batches, one after another."""
+    return [view for batch in loader for view in batch.views]
 
 
 def step(script, model, loader, criterion, **more):
     """One epoch of a stage's training, of the two batches; returns what it reports."""
     torch.manual_seed(0)
     optimizer = torch.optim.SGD([value for value in model.parameters() if value.requires_grad], lr=0.1)
-    parts = {"loader": loader, "criterion": criterion, "optimizer": optimizer}
     if script is scan:
-        trained = model.cluster_head if model.backbone[2].weight.requires_grad is False else model
-        parts |= {"network": model, "trained": trained, "val_network": model, "val_loader": None}
+        trained = model if model.backbone[2].weight.requires_grad else model.cluster_head
+        task = scan.Task(model, trained, loader, criterion, optimizer, model, None)
     else:
-        parts["model"] = model
-    return script.train_epoch(script.Task(**parts, **more), Meter(loader), nullcontext)
+        task = script.Task(model, loader, criterion, optimizer, **more)
+    return script.train_epoch(task, Meter(loader), nullcontext)
+
+
+def copied(model):
+    """Its state dict as it is now."""
+    return copy.deepcopy(model.state_dict())
 
 
 def batches_tracked(model):
@@ -110,7 +100,7 @@ def batches_tracked(model):
 def test_simclr_takes_both_views_through_the_network_in_one_pass_with_one_batch_norm(loader):
     model = Features()
     step(simclr, model, loader, SimCLRLoss(0.1))
-    for call, batch in zip(model.calls, loader.batches, strict=True):
+    for call, batch in zip(model.calls, loader, strict=True):
         assert torch.equal(call.images, torch.cat(batch.views)) and call.modes == (True, True)
     assert batches_tracked(model) == 2
 
@@ -118,8 +108,7 @@ def test_simclr_takes_both_views_through_the_network_in_one_pass_with_one_batch_
 def test_scan_takes_anchors_and_neighbors_in_two_passes_each_with_its_own_batch_statistics(loader):
     model = Recorder()
     step(scan, model, loader, SCANLoss(5.0))
-    views = [view for batch in loader.batches for view in batch.views]  # anchors, neighbors, and again
-    for call, view in zip(model.calls, views, strict=True):
+    for call, view in zip(model.calls, all_views(loader), strict=True):  # anchors, neighbors, and again
         assert torch.equal(call.images, view) and call.modes == (True, True) and call.gradient
     assert batches_tracked(model) == 4
 
@@ -127,7 +116,7 @@ def test_scan_takes_anchors_and_neighbors_in_two_passes_each_with_its_own_batch_
 def test_heads_only_scan_keeps_the_backbone_in_eval_mode_and_trains_the_heads(loader):
     model = Recorder()
     model.eval().backbone.requires_grad_(False)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
+    before = copied(model)
     step(scan, model, loader, SCANLoss(5.0))
     assert [backbone for _, backbone in (call.modes for call in model.calls)] == [False] * 4
     moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
@@ -151,8 +140,7 @@ def test_scan_sums_the_losses_of_its_heads_and_logs_their_mean(loader):
 def test_self_labelling_passes_weak_then_strong_both_in_train_mode_without_gradient_through_the_weak(loader):
     model = Recorder()
     step(selflabel, model, loader, ConfidenceBasedCE(0.01, True))
-    views = [view for batch in loader.batches for view in batch.views]  # weak, strong, weak, strong
-    for call, view in zip(model.calls, views, strict=True):
+    for call, view in zip(model.calls, all_views(loader), strict=True):  # weak, strong, weak, strong
         assert torch.equal(call.images, view) and call.modes == (True, True)
     assert [call.gradient for call in model.calls] == [False, True, False, True]
     assert batches_tracked(model) == 4  # both passes move the running statistics
@@ -162,34 +150,32 @@ def test_self_labelling_passes_weak_then_strong_both_in_train_mode_without_gradi
 def test_under_ema_a_self_labelling_step_moves_the_weights_by_1_minus_alpha_of_the_optimizers_step(
     loader, alpha
 ):
-    loader.batches = loader.batches[:1]
+    loader.pop()
     moves = []
     for average in (None, alpha):
         torch.manual_seed(1)
         model = Recorder()
-        start = [parameter.detach().clone() for parameter in model.parameters()]
-        buffers = [buffer.clone() for buffer in model.buffers()]
+        start, parameters = copied(model), dict(model.named_parameters())
         ema = None if average is None else InPlaceEMA(model, average)
         step(selflabel, model, loader, ConfidenceBasedCE(0.01, True), ema=ema)
-        after = [parameter.detach() for parameter in model.parameters()]
-        moves.append([end - begin for end, begin in zip(after, start, strict=True)])
-    for plain, averaged in zip(*moves, strict=True):
-        assert torch.allclose(averaged, (1 - alpha) * plain, atol=1e-6)
-    assert max(move.abs().max() for move in moves[1]) > 1e-4
-    assert all(map(torch.equal, model.buffers(), buffers))  # put back to where the stage started
+        moves.append(torch.cat([(value - start[name]).flatten() for name, value in parameters.items()]))
+    assert torch.allclose(moves[1], (1 - alpha) * moves[0], atol=1e-6) and moves[1].abs().max() > 1e-4
+    buffers = dict(model.named_buffers())  # put back to where the stage started
+    assert same_weights(buffers, {name: start[name] for name in buffers})
 
 
 # -- what happens around the steps: the stages on 206 digits, their training replaced where it does not matter
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
+pytestmark = pytest.mark.usefixtures("small_data")
 
 
 @pytest.fixture(scope="module")
 def three_heads(finished, tmp_path_factory):
     """SCAN with three heads, the last one said to be the best."""
     with pytest.MonkeyPatch.context() as monkeypatch:
-        few_digits(monkeypatch)
-        validation_losses_are(monkeypatch, [3.0, 2.0, 1.0] * 2)
+        small_runs.few_digits(monkeypatch)
+        small_runs.without_pictures(monkeypatch)
+        small_runs.validation_losses_are(monkeypatch, [3.0, 2.0, 1.0] * 2)
         root = tmp_path_factory.mktemp("three_heads")
         return run_stage("scan", root, f"pretext_dir={finished['pretext']}", "num_heads=3")
 
@@ -197,7 +183,6 @@ def three_heads(finished, tmp_path_factory):
 @pytest.fixture
 def run(finished, three_heads, tmp_path, monkeypatch):
     """run(stage, train, overrides): the weights that a stage leaves with `train` in place of its training."""
-    few_digits(monkeypatch)
     start = [f"pretext_dir={finished['pretext']}", f"scan_dir={three_heads}"]
 
     def run(stage, train, *overrides):
@@ -208,16 +193,17 @@ def run(finished, three_heads, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("stage", SCRIPTS)
-def test_every_stage_trains_on_whole_batches_at_the_rate_set_before_each_epoch(stage, run):
+def test_every_stage_trains_on_whole_batches_drawn_by_the_seed_at_the_rate_set_before_each_epoch(stage, run):
     batches, rates = [], []
 
     def train(training):
+        assert training.loader.seed == 3
         batches.append([len(batch.index) for batch in training.loader])
         rates.extend(group["lr"] for group in training.optimizer.param_groups)
         return untrained(training)
 
     cosine = ["optimizer_kwargs.lr=1.0", "scheduler=cosine", "scheduler_kwargs.lr_decay_rate=0.1"]
-    run(stage, train, *cosine)
+    run(stage, train, *cosine, "seed=3")
     assert batches == [[64, 64, 64]] * 2  # of 206 images, 14 are left out
     half = 0.001 + (1 - 0.001) * (1 + math.cos(math.pi / 2)) / 2  # epoch 1 of 2, eta_min = 0.1 ** 3
     assert rates == pytest.approx([1.0, half])
@@ -231,7 +217,7 @@ def test_simclr_and_self_labelling_keep_the_last_epoch_whatever_it_is_worth(stag
         with torch.no_grad():
             for parameter in training.model.parameters():
                 parameter.add_(0.01 * training.epoch)
-        after.append({name: value.clone() for name, value in training.model.state_dict().items()})
+        after.append(copied(training.model))
         return untrained(training)
 
     assert same_weights(run(stage, train), after[-1]) and len(after) == 2
@@ -291,15 +277,11 @@ def test_scan_judges_at_the_end_the_saved_model_not_the_last_one(run, tmp_path, 
             training.model.cluster_head[0].bias[0] = 1000 * (training.epoch == 0)
         return {}
 
-    validation_losses_are(monkeypatch, [-2.0, -1.0])
+    small_runs.validation_losses_are(monkeypatch, [-2.0, -1.0])
     run("scan", train)
-    lines = map(json.loads, (tmp_path / "digits" / "scan" / "log.jsonl").read_text().splitlines())
-    first, second, final = (
-        line.get("val/mean_confidence", line.get("mean_confidence"))
-        for line in lines
-        if line.keys() & {"epoch", "final"}
-    )
-    assert first == final == 1 > second
+    log = tmp_path / "digits" / "scan" / "log.jsonl"
+    first, second = (epoch["val/mean_confidence"] for epoch in read_epochs(log).values())
+    assert first == read_results(log)["mean_confidence"] == 1 > second
 
 
 def test_the_weak_view_is_the_plain_one_and_the_strong_view_the_same_images(run):
@@ -327,7 +309,7 @@ def test_20_and_5_neighbors_are_mined_on_unit_features_after_the_mlp_in_fp32_wha
         return search(features, topk, *rest)
 
     monkeypatch.setattr(mining, "mine_neighbors", watched)
-    model = build_model(load_config(None, config_of("pretext"), SMALL)).eval()
+    model = build_model(load_config(None, small_runs.config_of("pretext"), small_runs.SMALL)).eval()
     model.load_state_dict(run("pretext", untrained, "precision=bf16"))
     assert [topk for _, topk in mined] == [20, 5]
     for split, (features, _) in zip(("train", "val"), mined, strict=True):

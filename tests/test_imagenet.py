@@ -4,7 +4,6 @@ The configs are the published ones. A ResNet-18 stands for the ResNet-50 and the
 the slow run of the whole thing."""
 
 import hashlib
-import json
 from pathlib import Path
 
 import numpy as np
@@ -25,48 +24,28 @@ from models.heads import ContrastiveModel
 from tests import imagenet_runs
 from tests.image_trees import write_imagenet
 from tests.imagenet_runs import CONFIGS, IDS, MAINS, NARROW, SIZE, mocos, network, with_statistics
-from tests.small_runs import replace_training, same_weights, weights, without_pictures
+from tests.small_runs import replace_training, same_weights, weights
 from utils.config import load_config
 from utils.errors import UserError
+from utils.report.log import read_log, read_results
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 TRAIN, VAL = "topk-train-neighbors.npy", "topk-val-neighbors.npy"
 LOW = "confidence_threshold=0.02"
 
 
-@pytest.fixture(autouse=True)
-def images_where_the_command_line_says(request, monkeypatch):
-    monkeypatch.delenv("SCAN_IMAGENET_DIR", raising=False)
-    if not request.node.get_closest_marker("slow"):
-        without_pictures(monkeypatch)
-
-
-@pytest.fixture(scope="module")
-def outside(tmp_path_factory):
-    """Holds 100 training and 50 val images of 50 classes, and MoCo's file."""
-    outside = tmp_path_factory.mktemp("imagenet")
-    imagenet_runs.write_files(outside)
-    return outside
-
-
-@pytest.fixture(scope="module")
-def mined(outside):
+@pytest.fixture
+def mined(imagenet):
     """The folder that moco.py leaves."""
-    here = outside / "results" / "imagenet_50"
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.delenv("SCAN_IMAGENET_DIR", raising=False)
-        without_pictures(monkeypatch)
-        moco.main(imagenet_runs.arguments_of("moco", here))
-    return here / "pretext"
+    return imagenet / "results" / "imagenet_50" / "pretext"
 
 
 @pytest.fixture
-def run(outside, tmp_path):
+def run(mined, tmp_path, no_pictures):
     """run(stage, more): a stage with results in `tmp_path`; returns its folder."""
 
     def run(stage: str, more: str = "") -> Path:
-        here = outside / "results" / "imagenet_50"
-        MAINS[stage](imagenet_runs.arguments_of(stage, here, f"root_dir={tmp_path} {more}"))
+        imagenet_runs.run(stage, mined.parent, f"root_dir={tmp_path} {more}")
         return tmp_path / "imagenet_50" / ("pretext" if stage == "moco" else stage)
 
     return run
@@ -80,11 +59,11 @@ def reads(monkeypatch):
     return paths
 
 
-def plain_views(outside, split):
+def plain_views(imagenet, split):
     """(N, 3, SIZE, SIZE) by torchvision, in the order of the class list."""
     views = []
     for class_id in IDS:
-        for path in sorted((outside / "images" / FOLDERS[split] / class_id).glob("*.JPEG")):
+        for path in sorted((imagenet / "images" / FOLDERS[split] / class_id).glob("*.JPEG")):
             image = pillow.center_crop(pillow.resize(Image.open(path).convert("RGB"), 256), SIZE)
             views.append(pillow.normalize(pillow.to_tensor(image), MEAN, STD))
     return torch.stack(views)
@@ -103,22 +82,22 @@ def assert_nearest(path, features, topk):
 # -- moco.py
 
 
-def test_moco_mines_50_and_5_neighbors_by_backbone_features_before_the_mlp(mined, outside):
+def test_moco_mines_50_and_5_neighbors_by_backbone_features_before_the_mlp(mined, imagenet):
     for split, name, topk in (("train", TRAIN, 50), ("val", VAL, 5)):
         with torch.no_grad():
-            features = network().backbone(plain_views(outside, split)).double()
+            features = network().backbone(plain_views(imagenet, split)).double()
         assert_nearest(mined / name, torch.nn.functional.normalize(features, dim=1), topk)
 
 
-def test_features_after_the_mlp_are_mined_on_request(run, outside):
+def test_features_after_the_mlp_are_mined_on_request(run, imagenet):
     with torch.no_grad():
-        features = network()(plain_views(outside, "val")).double()
+        features = network()(plain_views(imagenet, "val")).double()
     assert_nearest(run("moco", "feature_layer=head") / VAL, features, 5)
 
 
-def test_moco_keeps_the_weights_head_included_and_says_their_sha256(mined, outside):
+def test_moco_keeps_the_weights_head_included_and_says_their_sha256(mined, imagenet):
     assert same_weights(weights(mined), network().state_dict())
-    digest = hashlib.sha256((outside / "moco.pth.tar").read_bytes()).hexdigest()
+    digest = hashlib.sha256((imagenet / "moco.pth.tar").read_bytes()).hexdigest()
     assert digest in (mined / "log.jsonl").read_text()
 
 
@@ -153,52 +132,49 @@ def test_a_plain_backbone_is_mined_with_and_evaluated_without_a_head(run, mined,
     run("scan")
 
 
-def test_an_index_of_faiss_tells_how_many_of_the_exact_neighbors_it_found(run):
-    pytest.importorskip("faiss")
-    folder = run("moco", "knn_index=HNSW32")
-    assert np.load(folder / TRAIN).shape == (100, 51)
-    assert "HNSW32 found" in (folder / "log.jsonl").read_text()
-
-
 def test_fewer_images_than_classes_are_mined_without_the_kmeans_baseline(run):
     folder = run("moco", "max_images=40 num_neighbors=20")
     assert np.load(folder / TRAIN).shape == (40, 21)
     assert "k-means left out" in (folder / "log.jsonl").read_text()
 
 
-def without_weights(outside, root):
-    """moco.py's command line where no file of weights is named."""
-    words = imagenet_runs.arguments_of("moco", outside / "results" / "imagenet_50", f"root_dir={root}")
-    return [word for word in words if not word.startswith("moco_weights")]
+@pytest.fixture
+def fetch(imagenet, tmp_path, monkeypatch, no_pictures):
+    """fetch(root, download): moco.py where no weights are named; returns where torch keeps them."""
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+
+    def fetch(root, download):
+        monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+        here = imagenet / "results" / "imagenet_50"
+        words = imagenet_runs.arguments_of("moco", here, f"root_dir={tmp_path / root}")
+        moco.main([word for word in words if not word.startswith("moco_weights")])
+        return tmp_path / "hub" / "checkpoints"
+
+    return fetch
 
 
 def test_without_a_path_the_published_weights_are_fetched_once_into_torchs_folder(
-    outside, tmp_path, monkeypatch
+    fetch, imagenet, monkeypatch
 ):
-    fetched, content = [], (outside / "moco.pth.tar").read_bytes()
+    urls, content = [], (imagenet / "moco.pth.tar").read_bytes()
 
-    def save(url, path, progress):
-        fetched.append(url)
+    def save(url, path, **_):
+        urls.append(url)
         Path(path).write_bytes(content)
 
-    monkeypatch.setattr(torch.hub, "download_url_to_file", save)
     monkeypatch.setattr(moco, "MD5", f"md5:{hashlib.md5(content).hexdigest()[:8]}")
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-    for root in ("first", "second"):
-        moco.main(without_weights(outside, tmp_path / root))
+    fetch("first", save)
     name = "moco_v2_800ep_pretrain.pth.tar"
-    assert fetched == [f"https://dl.fbaipublicfiles.com/moco/moco_checkpoints/moco_v2_800ep/{name}"]
-    assert (tmp_path / "hub" / "checkpoints" / name).is_file()
+    assert (fetch("second", save) / name).is_file()
+    assert urls == [f"https://dl.fbaipublicfiles.com/moco/moco_checkpoints/moco_v2_800ep/{name}"]
 
 
-def test_a_download_that_fails_says_where_from_where_to_and_how_else(outside, tmp_path, monkeypatch):
+def test_a_download_that_fails_says_where_from_where_to_and_how_else(fetch, tmp_path):
     def fail(*_, **__):
         raise OSError("Network is unreachable")
 
-    monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     with pytest.raises(UserError) as error:
-        moco.main(without_weights(outside, tmp_path))
+        fetch("first", fail)
     words = ("unreachable", "https://dl.fbaipublicfiles.com/moco/", str(tmp_path / "hub"), "moco_weights=")
     assert all(word in str(error.value) for word in words)
 
@@ -240,34 +216,23 @@ def test_with_cached_views_no_training_image_is_read_after_the_first_epoch_begin
     assert path.stat().st_mtime_ns == written
 
 
-def test_the_kept_model_is_the_best_of_all_epochs_by_the_loss_of_its_own_outputs(
-    run, mined, outside, monkeypatch
-):
-    seeds = []
-    with monkeypatch.context() as patch:
-        replace_training(
-            patch, "scan", lambda training: seeds.append(training.loader.seed) or training.run_epoch()
-        )
-        folder = run("scan", f"pretext_dir={mined} epochs=3 seed=3 optimizer_kwargs.lr=50")
-    assert seeds == [3] * 3
+def test_the_kept_model_is_the_best_of_all_epochs_by_the_loss_of_its_own_outputs(run, mined, imagenet):
+    folder = run("scan", f"pretext_dir={mined} epochs=3 seed=3 optimizer_kwargs.lr=50")
     content = torch.load(folder / "model.pth.tar", weights_only=True)
     model = build_model(load_config(None, CONFIGS["scan"], NARROW.split())).eval()
     model.load_state_dict(content["model"])
     with torch.no_grad():
-        heads = [logits.softmax(dim=1).double() for logits in model(plain_views(outside, "val"))]
+        heads = [logits.softmax(dim=1).double() for logits in model(plain_views(imagenet, "val"))]
     neighbors = torch.from_numpy(np.load(mined / VAL))
     losses = []
     for p in heads:
         consistency = -(p[:, None] * p[neighbors]).sum(dim=2).log().clamp(min=-100).mean()
         usage = p.mean(dim=0).clamp(min=1e-8)
         losses.append((consistency + (usage * usage.log()).sum()).item())
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    logged = [line["val/total_loss"] for line in lines if "epoch" in line]
-    assert losses[content["head"]] == pytest.approx(min(losses), abs=1e-4)
-    assert min(logged) == pytest.approx(min(losses), abs=1e-4)
-    (final,) = [line for line in lines if "final" in line]
+    logged = [entry["val/total_loss"] for entry in read_log(folder / "log.jsonl") if "epoch" in entry]
     confidence = heads[content["head"]].amax(dim=1).mean().item()
-    assert final["mean_confidence"] == pytest.approx(confidence, abs=1e-4)
+    found = losses[content["head"]], min(logged), read_results(folder / "log.jsonl")["mean_confidence"]
+    assert found == pytest.approx((min(losses), min(losses), confidence), abs=1e-4)
 
 
 # -- all of it, and eval.py on files as the model zoo has them
@@ -283,21 +248,13 @@ def test_the_commands_run_one_after_another(run, capsys):
         assert ("right among the top 20" if stage == "moco" else "ACC Top-5") in out
 
 
-def test_batch_norm_under_the_running_average_follows_on_request(run, mined):
-    before = weights(run("scan", f"pretext_dir={mined}"))
-    after = weights(run("selflabel", f"{LOW} ema_batch_norm=running"))
-    statistics = [name for name in after if "running_" in name]
-    assert len(statistics) == 40
-    assert not any(torch.equal(after[name], before[name]) for name in statistics)
-
-
 @pytest.mark.parametrize("stage, heads", [("scan", 10), ("selflabel", 1)])
 def test_eval_reports_what_is_computed_independently_of_a_file_as_the_zoo_has_it(
-    stage, heads, run, outside, tmp_path, monkeypatch
+    stage, heads, run, imagenet, tmp_path, monkeypatch
 ):
     torch.manual_seed(3)
     model = with_statistics(build_model(load_config(None, CONFIGS[stage], NARROW.split())))
-    views, best = plain_views(outside, "val"), heads // 2
+    views, best = plain_views(imagenet, "val"), heads // 2
     with torch.no_grad():
         for head in model.cluster_head:  # each cluster is as likely as the others
             head.bias.copy_(-head(model.backbone(views)).mean(dim=0))

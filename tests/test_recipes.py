@@ -7,8 +7,8 @@ threshold, as so short a training leaves every image unsure.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ import simclr
 from data.augment import train_transform, val_transform
 from models import build_model
 from tests.official_files import write_cifar10, write_cifar100, write_fashion_mnist, write_stl10
-from tests.small_runs import SCRIPTS, config_of, replace_training, untrained
+from tests.small_runs import SCRIPTS, config_of, replace_training, same_weights, untrained, weights
 from utils.config import load_config
 from utils.mypath import DATASET_FOLDERS
 
@@ -28,55 +28,33 @@ UNSURE = 0.06  # the confidence that even a hardly trained network has in one of
 SGD, ADAM = (torch.optim.SGD, 0.4), (torch.optim.Adam, 0.0001)  # with the learning rate
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """What a stage trains with. steps: whole batches in an epoch. optimizer: class and learning rate."""
 
     images: int
     batch_size: int
     steps: int
-    optimizer: tuple
-    loss: dict
+    optimizer: tuple = ADAM
 
 
-def simclr_step(images=TRAIN, batch_size=512, steps=1, optimizer=SGD, temperature=0.1):
-    return Step(images, batch_size, steps, optimizer, {"temperature": temperature})
+class Recipe(NamedTuple):
+    """How the data set is written, and what each stage trains with."""
 
-
-def scan_step(batch_size, steps, optimizer=ADAM):
-    return Step(TRAIN, batch_size, steps, optimizer, {"entropy_weight": 5.0, "cluster_prior": None})
-
-
-def selflabel_step(batch_size=1000, steps=1):
-    return Step(TRAIN, batch_size, steps, ADAM, {"threshold": UNSURE, "apply_class_balancing": True})
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Where results go, how the data set is written, and what each stage trains with."""
-
-    run_name: str
     write: Callable
     pretext: Step
-    scan: Step
-    selflabel: Step
+    scan: Step = Step(TRAIN, 128, 7)
+    selflabel: Step = Step(TRAIN, 1000, 1)
+    temperature: float = 0.1
 
 
-WITH_UNLABELED = partial(write_stl10, unlabeled=UNLABELED)
-CPU_PRETEXT = simclr_step(batch_size=256, steps=3, optimizer=(torch.optim.Adam, 0.002), temperature=0.25)
-CPU_SCAN = scan_step(256, 3, (torch.optim.Adam, 0.001))
+SIMCLR = Step(TRAIN, 512, 1, SGD)
+CPU_SIMCLR, CPU_SCAN = (Step(TRAIN, 256, 3, (torch.optim.Adam, lr)) for lr in (0.002, 0.001))
 RECIPES = {  # the name in the config files; STL-10's pretext task alone takes the unlabeled images too
-    "cifar10": Recipe("cifar-10", write_cifar10, simclr_step(), scan_step(128, 7), selflabel_step()),
-    "cifar20": Recipe("cifar-20", write_cifar100, simclr_step(), scan_step(512, 1), selflabel_step()),
-    "stl10": Recipe(
-        "stl-10", WITH_UNLABELED, simclr_step(1030, steps=2), scan_step(128, 7), selflabel_step()
-    ),
-    "fashion_mnist": Recipe(
-        "fashion-mnist", write_fashion_mnist, simclr_step(), scan_step(128, 7), selflabel_step()
-    ),
-    "fashion_mnist_small": Recipe(
-        "fashion-mnist-small", write_fashion_mnist, CPU_PRETEXT, CPU_SCAN, selflabel_step(500, 2)
-    ),
+    "cifar10": Recipe(write_cifar10, SIMCLR),
+    "cifar20": Recipe(write_cifar100, SIMCLR, Step(TRAIN, 512, 1)),
+    "stl10": Recipe(partial(write_stl10, unlabeled=UNLABELED), Step(TRAIN + UNLABELED, 512, 2, SGD)),
+    "fashion_mnist": Recipe(write_fashion_mnist, SIMCLR),
+    "fashion_mnist_small": Recipe(write_fashion_mnist, CPU_SIMCLR, CPU_SCAN, Step(TRAIN, 500, 2), 0.25),
 }
 TRAINED = ("cifar10", "fashion_mnist_small")  # those that train in the quick runs, too
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -100,18 +78,22 @@ def command(name, stage, root, width):
 def test_every_stage_takes_the_steps_of_its_config_and_hands_over_to_the_next(
     width, name, tmp_path, monkeypatch, capsys
 ):
-    recipe, seen = RECIPES[name], {}
+    recipe = RECIPES[name]
+    losses = {
+        "pretext": {"temperature": recipe.temperature},
+        "scan": {"entropy_weight": 5.0, "cluster_prior": None},
+        "selflabel": {"threshold": UNSURE, "apply_class_balancing": True},
+    }
 
     def watch(training, stage, cfg):
         (group,) = training.optimizer.param_groups
         assert set(group["params"]) == set(training.model.parameters())
         random = train_transform(cfg.augmentation_strategy, cfg.augmentation_kwargs)
         first = val_transform(cfg.transformation_kwargs) if stage == "selflabel" else random
-        loader, plain = training.loader, vars(torch.nn.Module())
-        assert loader.views == [first, random]
-        loss = {key: value for key, value in vars(training.criterion).items() if key not in plain}
-        optimized = (type(training.optimizer), group["lr"])
-        seen[stage] = Step(len(loader.dataset), loader.batch_size, len(loader), optimized, loss)
+        loader, criterion = training.loader, vars(training.criterion)
+        assert loader.views == [first, random] and losses[stage].items() <= criterion.items()
+        optimizer = (type(training.optimizer), group["lr"])
+        assert getattr(recipe, stage) == (len(loader.dataset), loader.batch_size, len(loader), optimizer)
         return training.run_epoch() if width > 1 or name in TRAINED else untrained(training)
 
     for stage, script in SCRIPTS.items():
@@ -119,10 +101,9 @@ def test_every_stage_takes_the_steps_of_its_config_and_hands_over_to_the_next(
         replace_training(monkeypatch, stage, partial(watch, stage=stage, cfg=cfg))
         unsure = [f"confidence_threshold={UNSURE}"] if stage == "selflabel" else []
         script.main([*command(name, stage, tmp_path, width), "epochs=1", *unsure])
-        assert seen[stage] == getattr(recipe, stage)
-        model = str(tmp_path / recipe.run_name / stage / "model.pth.tar")
+        (model,) = tmp_path.glob(f"*/{stage}/model.pth.tar")
         capsys.readouterr()
-        evaluation.main([*command(name, stage, tmp_path, width)[2:], "--model", model])
+        evaluation.main([*command(name, stage, tmp_path, width)[2:], "--model", str(model)])
         expected = "right among the top 20" if stage == "pretext" else "hungarian_match"
         assert expected in capsys.readouterr().out
 
@@ -134,8 +115,7 @@ def test_a_trained_simclr_model_is_a_way_in_without_training(name, tmp_path):
     legacy = {"_use_new_zipfile_serialization": False}  # the form of most published files
     torch.save(model.state_dict(), tmp_path / "simclr.pth.tar", **legacy)
     simclr.main([*arguments, "--model", str(tmp_path / "simclr.pth.tar")])
-    folder = tmp_path / RECIPES[name].run_name / "pretext"
-    written = torch.load(folder / "model.pth.tar", weights_only=True)
-    assert all(torch.equal(written[key], value) for key, value in model.state_dict().items())
+    (folder,) = tmp_path.glob("*/pretext")
+    assert same_weights(weights(folder), model.state_dict())
     train, val = (np.load(folder / f"topk-{split}-neighbors.npy") for split in ("train", "val"))
     assert train.shape == (TRAIN, 21) and val.shape == (VAL, 6)  # STL-10's unlabeled images are not mined

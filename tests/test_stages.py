@@ -1,6 +1,6 @@
 """The three stages, run as a user runs them, on a small network and few epochs."""
 
-import json
+import copy
 import shutil
 
 import numpy as np
@@ -10,37 +10,29 @@ import torch
 import data
 import eval as evaluation
 from losses import ConfidenceBasedCE
-from tests.small_runs import (
-    SCRIPTS,
-    SMALL,
-    config_of,
-    few_digits,
-    replace_training,
-    run_stage,
-    same_weights,
-    untrained,
-    validation_losses_are,
-    weights,
-)
+from tests import small_runs
+from tests.small_runs import SCRIPTS, replace_training, run_stage, same_weights, untrained, weights
 from utils.errors import UserError
 from utils.evaluate import scan_validation
+from utils.report.log import read_log
+
+pytestmark = pytest.mark.usefixtures("small_data")
+NEIGHBORS = "topk-train-neighbors.npy topk-val-neighbors.npy"
 
 
-@pytest.fixture(autouse=True)
-def small_data(no_pictures, monkeypatch):
-    few_digits(monkeypatch)
+def log_of(folder, kind=""):
+    """The entries of the log, or those with this name: epoch, final, warning."""
+    return [entry for entry in read_log(folder / "log.jsonl") if kind in (*entry, "")]
 
 
-def log_of(folder):
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+def content_of(folder, name="model"):
+    return torch.load(folder / f"{name}.pth.tar", weights_only=True)
 
 
-def epochs_of(folder):
-    return [line for line in log_of(folder) if "epoch" in line]
-
-
-def files_in(folder):
-    return {path.name for path in folder.iterdir() if path.is_file() and not path.name.endswith(".lock")}
+def assert_files(folder, with_manifest, others):
+    """The folder holds these files, named in a line each, and a manifest beside each of the first."""
+    expected = {*with_manifest.split(), *others.split(), *(f"{name}.json" for name in with_manifest.split())}
+    assert {path.name for path in folder.iterdir() if path.suffix != ".lock"} == expected
 
 
 @pytest.fixture
@@ -65,33 +57,27 @@ def judged():
 
 
 def test_every_stage_leaves_the_files_the_next_one_and_the_user_need(finished):
-    recorded = {"checkpoint.pth.tar", "previous_checkpoint.pth.tar", "model.pth.tar"}
-    bare = {"config.yml", "log.jsonl", "curves.png", "finished.json"}
-    neighbors = {"topk-train-neighbors.npy", "topk-val-neighbors.npy"}
-    for stage, folder in finished.items():
-        with_manifest = recorded | neighbors if stage == "pretext" else recorded
-        picture = "neighbors.png" if stage == "pretext" else "confusion_matrix.png"
-        assert files_in(folder) == with_manifest | {f"{name}.json" for name in with_manifest} | bare | {
-            picture
-        }
+    saved = "checkpoint.pth.tar previous_checkpoint.pth.tar model.pth.tar"
+    others = "config.yml log.jsonl curves.png finished.json"
+    assert_files(finished["pretext"], f"{saved} {NEIGHBORS}", f"{others} neighbors.png")
+    for stage in ("scan", "selflabel"):
+        assert_files(finished[stage], saved, f"{others} confusion_matrix.png")
 
 
 def test_the_files_have_the_published_formats(finished):
-    train, val = (np.load(finished["pretext"] / f"topk-{split}-neighbors.npy") for split in ("train", "val"))
+    train, val = (np.load(finished["pretext"] / name) for name in NEIGHBORS.split())
     assert train.dtype == val.dtype == np.int64
     assert train.shape == (206, 21) and val.shape == (52, 6)
     assert (train[:, 0] == np.arange(206)).all() and (val[:, 0] == np.arange(52)).all()
 
-    models = [torch.load(folder / "model.pth.tar", weights_only=True) for folder in finished.values()]
-    pretext, scanned, labelled = models
+    pretext, scanned, labelled = map(content_of, finished.values())
     assert {name.split(".")[0] for name in pretext} == {"backbone", "contrastive_head"}
     assert scanned.keys() == {"model", "head"} and scanned["head"] == 0
     heads = {"cluster_head.0.weight", "cluster_head.0.bias"}
     assert {name for name in labelled if not name.startswith("backbone.")} == heads
-
-    checkpoint = torch.load(finished["scan"] / "checkpoint.pth.tar", weights_only=True)
-    assert checkpoint["epoch"] == 2
-    assert type(checkpoint["best_loss"]) is float and type(checkpoint["best_loss_head"]) is int
+    checkpoint = content_of(finished["scan"], "checkpoint")
+    kinds = [type(checkpoint[name]) for name in ("epoch", "best_loss", "best_loss_head")]
+    assert kinds == [int, float, int] and checkpoint["epoch"] == 2
 
 
 def shuffled(targets):
@@ -102,7 +88,7 @@ def shuffled(targets):
 def test_the_same_seed_gives_bit_identical_weights_whatever_the_labels_are(
     change, finished, tmp_path, monkeypatch
 ):
-    few_digits(monkeypatch, change)
+    small_runs.few_digits(monkeypatch, change)
     for stage in SCRIPTS:
         folder = run_stage(stage, tmp_path)
         assert same_weights(weights(folder), weights(finished[stage])), stage
@@ -117,6 +103,17 @@ def test_another_seed_gives_other_weights(finished, tmp_path):
     assert not same_weights(weights(other), weights(finished["pretext"]))
 
 
+@pytest.mark.parametrize("stage", SCRIPTS)
+def test_every_stage_trains_a_model_in_channels_last(stage, run, monkeypatch):
+    def train(training):
+        weight = dict(training.model.named_parameters())["backbone.layer1.0.conv1.weight"]
+        assert weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
+        return untrained(training)
+
+    replace_training(monkeypatch, stage, train)
+    run(stage, epochs=1)
+
+
 # -- a pretext model that was trained elsewhere
 
 
@@ -129,19 +126,14 @@ def test_a_trained_model_given_to_simclr_is_mined_with_and_not_trained(finished,
     replace_training(monkeypatch, "pretext", None)
     folder = take_over(finished["pretext"] / "model.pth.tar", tmp_path)
     assert same_weights(weights(folder), weights(finished["pretext"]))
-    neighbors = ["topk-train-neighbors.npy", "topk-val-neighbors.npy"]
-    for name in neighbors:
+    for name in NEIGHBORS.split():
         assert np.array_equal(np.load(folder / name), np.load(finished["pretext"] / name))
-    recorded = {"model.pth.tar", *neighbors}
-    bare = {"config.yml", "finished.json", "log.jsonl"}
-    assert files_in(folder) == recorded | {f"{name}.json" for name in recorded} | bare
+    assert_files(folder, f"model.pth.tar {NEIGHBORS}", "config.yml finished.json log.jsonl")
     scanned = weights(run_stage("scan", tmp_path))  # SCAN goes on from there
     assert same_weights(scanned, weights(finished["scan"]))
 
 
-def test_bare_weights_in_the_checkpoints_place_as_in_the_published_tutorial_are_taken_by_name(
-    finished, tmp_path
-):
+def test_bare_weights_in_the_checkpoints_place_as_once_published_are_taken_by_name(finished, tmp_path):
     place = tmp_path / "digits" / "pretext" / "checkpoint.pth.tar"
     place.parent.mkdir(parents=True)
     place.write_bytes((finished["pretext"] / "model.pth.tar").read_bytes())
@@ -160,15 +152,6 @@ def test_a_finished_run_can_mine_more_neighbors_with_its_own_model(finished, tmp
     more = np.load(folder / "topk-train-neighbors.npy")
     assert more.shape == (206, 31) and same_weights(weights(folder), weights(finished["pretext"]))
     assert np.array_equal(more[:, :21], np.load(finished["pretext"] / "topk-train-neighbors.npy"))
-
-
-def test_a_model_trained_here_is_not_replaced_by_another_one_in_its_folder(finished, tmp_path):
-    folder = run_stage("pretext", tmp_path, "seed=1", epochs=1)
-    before, other = (folder / "model.pth.tar").read_bytes(), folder / "published.pth.tar"
-    other.write_bytes((finished["pretext"] / "model.pth.tar").read_bytes())
-    with pytest.raises(UserError, match=f"{folder}.*{other}"):
-        take_over(other, tmp_path, "seed=1", "epochs=1")
-    assert (folder / "model.pth.tar").read_bytes() == before
 
 
 def test_a_model_that_is_not_there_is_named_before_the_data_set_is_read(tmp_path, monkeypatch):
@@ -201,12 +184,12 @@ def stop_in_epoch(number, run, stage, *overrides, epochs):
 def test_a_restarted_run_goes_on_after_the_last_whole_epoch_and_ends_the_same(stage, run, finished):
     stop_in_epoch(2, run, stage, epochs=2)
     folder = run(stage)
-    assert [line["epoch"] for line in epochs_of(folder)] == [1, 2]
+    assert [line["epoch"] for line in log_of(folder, "epoch")] == [1, 2]
     assert same_weights(weights(folder), weights(finished[stage]))
 
 
 def test_scan_keeps_the_best_epoch_before_it_was_stopped(run, tmp_path, monkeypatch):
-    validation_losses_are(monkeypatch, [-2.0, -1.0])
+    small_runs.validation_losses_are(monkeypatch, [-2.0, -1.0])
     stop_in_epoch(2, run, "scan", epochs=2)
     best = weights(tmp_path / "digits" / "scan")
     assert same_weights(weights(run("scan")), best)
@@ -214,10 +197,10 @@ def test_scan_keeps_the_best_epoch_before_it_was_stopped(run, tmp_path, monkeypa
 
 def test_scan_makes_its_best_model_again_where_no_checkpoint_holds_that_epoch(run, tmp_path, monkeypatch):
     """Of short epochs the first is saved and the second is not."""
-    validation_losses_are(monkeypatch, [-1.0, -3.0, -3.0, -2.0])  # epochs 1 and 2, then 2 and 3
+    small_runs.validation_losses_are(monkeypatch, [-1.0, -3.0, -3.0, -2.0])  # epochs 1 and 2, then 2 and 3
     stop_in_epoch(3, run, "scan", epochs=3)
     folder = tmp_path / "digits" / "scan"
-    assert torch.load(folder / "checkpoint.pth.tar", weights_only=True)["epoch"] == 1
+    assert content_of(folder, "checkpoint")["epoch"] == 1
     best = weights(folder)
     (folder / "model.pth.tar").unlink()
     assert same_weights(weights(run("scan", epochs=3)), best)
@@ -236,35 +219,26 @@ def test_scan_makes_its_best_model_again_where_no_checkpoint_holds_that_epoch(ru
 def test_scan_keeps_the_epoch_and_the_head_of_the_lowest_validation_loss(
     losses, heads, best, run, monkeypatch
 ):
-    validation_losses_are(monkeypatch, losses)
+    small_runs.validation_losses_are(monkeypatch, losses)
     after_epoch = []
 
     def train(training):
         metrics = training.run_epoch()
-        after_epoch.append({name: value.clone() for name, value in training.model.state_dict().items()})
+        after_epoch.append(copy.deepcopy(training.model.state_dict()))
         return metrics
 
     replace_training(monkeypatch, "scan", train)
-    content = torch.load(run("scan", f"num_heads={heads}", epochs=3) / "model.pth.tar", weights_only=True)
+    content = content_of(run("scan", f"num_heads={heads}", epochs=3))
     is_epoch = [same_weights(content["model"], state) for state in after_epoch]
     assert is_epoch == [number == best[0] for number in range(3)]
     assert content["head"] == best[1]
-
-
-def test_heads_only_scan_leaves_the_backbone_as_the_pretext_task_made_it(run, finished):
-    trained = weights(run("scan", "update_cluster_head_only=True", "num_heads=3"))
-    pretext = weights(finished["pretext"])
-    backbone = {name for name in pretext if name.startswith("backbone.")}
-    assert all(torch.equal(trained[name], pretext[name]) for name in backbone)
-    heads = {f"cluster_head.{head}.{part}" for head in range(3) for part in ("weight", "bias")}
-    assert trained.keys() - backbone == heads
 
 
 @pytest.mark.parametrize("batch_size", [39, 40])
 def test_scan_warns_at_its_start_when_a_batch_has_fewer_than_4_images_a_cluster(batch_size, run, monkeypatch):
     replace_training(monkeypatch, "scan", untrained)
     lines = log_of(run("scan", f"batch_size={batch_size}", epochs=1))
-    at_start = lines[: next(number for number, line in enumerate(lines) if "epoch" in line)]
+    at_start = lines[: ["epoch" in line for line in lines].index(True)]
     warnings = [line["warning"] for line in at_start if "warning" in line]
     assert len(warnings) == (batch_size == 39)
     assert all(word in warning for warning in warnings for word in ("batch_size", "39", "num_classes", "40"))
@@ -272,7 +246,7 @@ def test_scan_warns_at_its_start_when_a_batch_has_fewer_than_4_images_a_cluster(
 
 def test_scan_logs_the_share_of_val_neighbors_in_one_cluster(run, finished, judged, monkeypatch):
     replace_training(monkeypatch, "scan", untrained)
-    (epoch,) = epochs_of(run("scan", epochs=1))
+    (epoch,) = log_of(run("scan", epochs=1), "epoch")
     clusters, neighbors = judged[0][0].argmax(dim=1), np.load(finished["pretext"] / "topk-val-neighbors.npy")
     same = [clusters[image] == clusters[other] for image, *others in neighbors for other in others]
     assert epoch["val/neighbor_agreement"] == pytest.approx(np.mean(same))
@@ -282,7 +256,7 @@ def test_scan_under_a_prior_trains_and_selects_by_it(run, finished, judged):
     prior = [55.0, *[5.0] * 9]
     folder = run("scan", f"criterion_kwargs.cluster_prior={prior}")
     neighbors = torch.from_numpy(np.load(finished["pretext"] / "topk-val-neighbors.npy"))
-    for epoch, (logits, _) in zip(epochs_of(folder), judged, strict=False):
+    for epoch, (logits, _) in zip(log_of(folder, "epoch"), judged, strict=False):
         expected = scan_validation(logits.softmax(dim=1), neighbors, prior)["total_loss"]
         assert epoch["val/total_loss"] == pytest.approx(expected)
     assert not same_weights(weights(folder), weights(finished["scan"]))
@@ -307,19 +281,22 @@ def nothing_confident_in(batches, monkeypatch):
 def test_selflabel_skips_and_counts_the_batches_without_a_confident_image(ema, run, monkeypatch):
     nothing_confident_in({2, 3}, monkeypatch)  # of 3: 206 images by 64
     folder = run("selflabel", *ema, epochs=1)
-    (epoch,) = epochs_of(folder)
+    (epoch,) = log_of(folder, "epoch")
     assert epoch["train/skipped_steps"] == 2
     assert epoch["train/confident_share"] == pytest.approx(1 / 3)
-    optimizer = torch.load(folder / "checkpoint.pth.tar", weights_only=True)["optimizer"]
+    optimizer = content_of(folder, "checkpoint")["optimizer"]
     assert {state["step"].item() for state in optimizer["state"].values()} == {1}  # Adam went one step
 
 
-def test_selflabel_under_ema_leaves_the_batch_norm_buffers_as_scan_left_them(run, finished, monkeypatch):
+@pytest.mark.parametrize("follow", ["start", "running"])
+def test_under_ema_the_batch_norm_buffers_stay_as_scan_left_them_or_follow_on_request(
+    follow, run, finished, monkeypatch
+):
     nothing_confident_in({3}, monkeypatch)  # the last step is a skipped one
-    trained = weights(run("selflabel", "use_ema=True", "ema_alpha=0.5", epochs=1))
-    start = weights(finished["scan"])
+    options = ["use_ema=True", "ema_alpha=0.5", f"ema_batch_norm={follow}"]
+    trained, start = weights(run("selflabel", *options, epochs=1)), weights(finished["scan"])
     buffers = {name for name in start if "running" in name or "num_batches" in name}
-    assert buffers and all(torch.equal(trained[name], start[name]) for name in buffers)
+    assert {torch.equal(trained[name], start[name]) for name in buffers} == {follow == "start"}
     assert not torch.equal(trained["backbone.conv1.weight"], start["backbone.conv1.weight"])
 
 
@@ -341,10 +318,10 @@ def all_in_one_cluster(training):
 
 @pytest.mark.parametrize("stage", ["scan", "selflabel"])
 def test_a_clustering_stage_warns_of_dead_clusters_as_they_die_and_at_the_end(stage, run, monkeypatch):
-    validation_losses_are(monkeypatch, [-1.0, -2.0])
+    small_runs.validation_losses_are(monkeypatch, [-1.0, -2.0])
     replace_training(monkeypatch, stage, all_in_one_cluster)
     lines = log_of(run(stage))
-    final = next(number for number, line in enumerate(lines) if "final" in line)
+    final = ["final" in line for line in lines].index(True)
     assert lines[final]["used_clusters"] == 1 and "warning" in lines[final + 1]
     before = [line["warning"] for line in lines[:final] if "warning" in line]
     assert len(before) == (stage == "selflabel") and all("epoch 2 uses 1 clusters" in line for line in before)
@@ -374,14 +351,14 @@ def test_fewer_and_more_clusters_than_classes_go_through_every_stage_and_figure(
     own = [f"num_classes={clusters}", f"confidence_threshold={1.1 / clusters}"]
     scanned = run("scan", own[0], epochs=1)
     folder = run("selflabel", *own, f"scan_dir={scanned}", epochs=1)
-    (final,) = [line for line in log_of(folder) if "final" in line]
+    (final,) = log_of(folder, "final")
     assert len(final["hungarian_match"]) == min(clusters, 10)  # one to one, as far as it goes
     assert 0 < final["ACC"] <= final["ACC many-to-one"] <= 1 and 0 <= final["NMI"] <= 1
     capsys.readouterr()
     model = shutil.copy(folder / "model.pth.tar", tmp_path)  # alone: curves are slow to draw
     written = tmp_path / "predictions.csv"
-    options = ["--report", "--out", str(written), *SMALL, own[0]]
-    evaluation.main(["--config_exp", config_of("selflabel"), "--model", str(model), *options])
+    options = ["--report", "--out", str(written), *small_runs.SMALL, own[0]]
+    evaluation.main(["--config_exp", small_runs.config_of("selflabel"), "--model", str(model), *options])
     lines = [line.split() for line in capsys.readouterr().out.splitlines() if line[:1] == " "]
     (sizes,) = (values for name, *values in lines if name == "sizes")
     assert len(sizes) == clusters and sum(map(int, sizes)) == 52

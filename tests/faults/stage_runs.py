@@ -16,6 +16,7 @@ import torch
 
 from tests.faults.kill_server import digest, place_of
 from utils.errors import RunError
+from utils.report.log import read_epochs
 from utils.run.checkpoints import load_checkpoint
 
 ROOT = Path(__file__).parents[2]
@@ -34,9 +35,8 @@ class Scenario:
 
 SCENARIOS = {
     "simclr": Scenario("pretext"),
-    "scan": Scenario(
-        "scan", ("num_heads=2", "optimizer_kwargs.lr=0.0025", "epochs=6")
-    ),  # the third is the best
+    # the third epoch is the best
+    "scan": Scenario("scan", ("num_heads=2", "optimizer_kwargs.lr=0.0025", "epochs=6")),
     "selflabel": Scenario("selflabel", SELFLABEL),
     "selflabel, EMA": Scenario("selflabel", (*SELFLABEL, "use_ema=True", "ema_alpha=0.5"), skips=True),
 }
@@ -106,7 +106,7 @@ class Server:
             self.run.signal(signal.SIGKILL)
             self.run.end()
 
-    def start(self, scenario: Scenario, *overrides, rest=0, kill_at=None, fault=None, as_nobody=False):
+    def start(self, scenario: Scenario, *overrides, rest=0, kill_at=None, fault=None):
         """Start a stage; returns its StageRun. rest: the run's REST. kill_at: see `NamedPoints`.
 
         fault: [n, name], what happens after the n-th save."""
@@ -115,7 +115,7 @@ class Server:
             self._say("")
         overrides = [*SETTINGS, *scenario.overrides, *overrides]
         orders = {"stage": scenario.stage, "skips": scenario.skips, "overrides": overrides, "rest": rest}
-        self._say(json.dumps(orders | {"kill_at": kill_at, "fault": fault, "as_nobody": as_nobody}))
+        self._say(json.dumps(orders | {"kill_at": kill_at, "fault": fault}))
         self.run = StageRun(self.reports)
         return self.run
 
@@ -129,24 +129,19 @@ class Server:
         self.process.wait()
 
 
-def last_epochs(folder: Path) -> dict[int, dict]:
-    """The last line of each epoch in the log, without what depends on the clock."""
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines() if line]
-    for line in lines:
-        line.pop("train/images_per_second", None)
-    return {line["epoch"]: line for line in lines if "epoch" in line}
-
-
 def result_of(folder: Path) -> dict:
     """What a finished stage has left: everything in it must be that of an unbroken run."""
     checkpoint, fault = load_checkpoint(folder / "checkpoint.pth.tar")
     assert not fault
     neighbors = {path.name: np.load(path) for path in folder.glob("*.npy")}
+    epochs = read_epochs(folder / "log.jsonl")
+    for metrics in epochs.values():
+        metrics.pop("train/images_per_second")  # it depends on the clock
     return {
         "model": digest(torch.load(folder / "model.pth.tar", weights_only=True)),
         "checkpoint": digest(checkpoint),  # weights, optimizer, best_loss and best_loss_head
         "neighbors": {name: (array.shape, array.tobytes()) for name, array in neighbors.items()},
-        "epochs": last_epochs(folder),
+        "epochs": epochs,
         "finished": json.loads((folder / "finished.json").read_text()),
     }
 

@@ -5,7 +5,6 @@ Afterwards no checkpoint may be lost; weights, optimizer, neighbors and log are 
 import itertools
 import random
 import signal
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -24,18 +23,19 @@ class Chain:
     """A scenario in a folder of its own: stopped and started again some times, then run to its end.
 
     kills: what each kill hit. saved: the place of the checkpoint after the last stop. within_epochs: how many
-    were amid an epoch. lost, different, odd: what was wrong with a checkpoint, with what the last run left,
-    and with how a run ended."""
+    were amid an epoch. wrong: a checkpoint, how a run ended, or what the last one left."""
 
-    def __init__(self, name: str, reference: Unbroken, root: Path, rng: random.Random):
-        self.name, self.reference, self.root, self.rng = name, reference, root, rng
-        self.stepwise, self.saved = rng.random() < 0.75, None
-        self.within_epochs = 0
-        self.kills, self.lost, self.different, self.odd = [], [], [], []
+    def __init__(self, reference: Unbroken, root: Path, rng: random.Random):
+        self.reference, self.root, self.rng = reference, root, rng
+        self.stepwise, self.saved, self.within_epochs = rng.random() < 0.75, None, 0
+        self.kills, self.wrong = [], []
 
     def start(self, server, **orders) -> StageRun:
         rest = 0 if self.stepwise else REST
         return self.reference.start(server, self.root, self.stepwise, rest=rest, **orders)
+
+    def note(self, what: str) -> None:
+        self.wrong.append(f"{self.root}: {what}")
 
     def kill_at_points(self, server, points: list[tuple[str, str]]) -> "Chain":
         passed = self.reference.points[self.stepwise]
@@ -58,14 +58,14 @@ class Chain:
         if run.end() == -signal.SIGKILL:
             self.kills.append(where)
         elif run.end() != 0:  # 0: it ended before its kill
-            self.odd.append(f"{self.root}: exit code {run.end()}: {run.errors}")
+            self.note(f"exit code {run.end()}: {run.errors}")
         self.note_checkpoint(run, where)
 
     def note_checkpoint(self, run: StageRun, where: str) -> None:
         self.saved, fault = self.reference.left_by(run, self.root, self.saved)
         self.within_epochs += self.saved is not None and self.saved[1] > 0
         if fault:
-            self.lost.append(f"{self.root}, {where}: {fault}")
+            self.note(f"{where}: {fault}")
 
     def stop(self, server, impatient: bool) -> "Chain":
         """SIGINT or SIGTERM at a random moment. impatient: once more right after it."""
@@ -79,14 +79,12 @@ class Chain:
             return self
         self.kills.append(f"{number.name} twice" if impatient else number.name)
         deferred = run.reported("signal")[0]["deferred"]
-        said = [
-            LAST_LINE if LAST_LINE in line else DEFERRED if DEFERRED in line else line for line in run.errors
-        ]
+        said = [next((text for text in (LAST_LINE, DEFERRED) if text in line), line) for line in run.errors]
         right = said == ([DEFERRED] if deferred else []) + [LAST_LINE] and run.end() == 128 + number
         if impatient:  # it may be ended before it has said so; to a shell both codes are the same
             right = {*said} <= {DEFERRED, LAST_LINE} and run.end() in (128 + number, -number)
         if not right:
-            self.odd.append(f"{self.root}: exit code {run.end()} after {self.kills}: {run.errors}")
+            self.note(f"exit code {run.end()} after {self.kills}: {run.errors}")
         self.note_checkpoint(run, number.name)
         if deferred and not impatient:
             self.note_step(run)
@@ -99,52 +97,37 @@ class Chain:
         steps = [tuple(event["place"]) for event in run.reported("step")][-1:]
         reached = steps + [(epoch + 1, 0) for epoch, step in steps if step == STEPS]
         if later > 1 or self.saved not in reached:
-            self.odd.append(f"{self.root}: {self.saved} is saved, {later} steps after the signal to {steps}")
+            self.note(f"{self.saved} is saved, {later} steps after the signal to {steps}")
 
     def run_to_the_end(self, server) -> "Chain":
         run, folder = self.start(server), self.reference.folder_in(self.root)
         if run.end() != 0:
-            self.odd.append(f"{self.root}: the restart ended in {run.end()}: {run.errors}")
+            self.note(f"the restart ended in {run.end()}: {run.errors}")
             return self
         result = result_of(folder)
-        different = [name for name, value in self.reference.result.items() if result[name] != value]
-        if left := {path.name for path in folder.iterdir()} ^ self.reference.files:
-            different.append(f"files {sorted(left)}")
-        if different:
-            self.different.append(f"{self.root}: {', '.join(different)}")
+        result["files"] = {path.name for path in folder.iterdir()}
+        expected = self.reference.result | {"files": self.reference.files}
+        if different := [name for name, value in expected.items() if result[name] != value]:
+            self.note(f"other {', '.join(different)} than an unbroken run's")
         return self
 
 
 def run_chains(servers, jobs) -> list[Chain]:
     """Run each job, a function of a server that returns its chain, as many at once as there are servers."""
-    idle = list(servers)
 
-    def run(job):
-        server = idle.pop()
-        try:
-            return job(server)
-        finally:
-            idle.append(server)
+    def share_of(number):
+        return [job(servers[number]) for job in jobs[number :: len(servers)]]
 
-    with ThreadPoolExecutor(len(idle)) as pool:
-        return list(pool.map(run, jobs))
+    with ThreadPoolExecutor(len(servers)) as pool:
+        return [chain for share in pool.map(share_of, range(len(servers))) for chain in share]
 
 
 def check(chains: list[Chain], at_least: int) -> None:
     """Nothing was wrong with so many kills, some of them amid an epoch."""
-    for wrong in ("lost", "different", "odd"):
-        lines = [line for chain in chains for line in getattr(chain, wrong)]
-        assert not lines, "\n".join([wrong, *lines])
+    wrong = [line for chain in chains for line in chain.wrong]
+    assert not wrong, "\n".join(wrong)
     assert sum(len(chain.kills) for chain in chains) >= at_least
     assert sum(chain.within_epochs for chain in chains) > 0
-
-
-def in_parts(rng: random.Random, elements: list) -> Iterator[list]:
-    """Two to four at a time."""
-    while elements:
-        number = rng.randint(2, 4)
-        yield elements[:number]
-        elements = elements[number:]
 
 
 def test_killed_at_any_point_of_any_write_a_stage_loses_no_checkpoint_and_ends_the_same(
@@ -154,11 +137,12 @@ def test_killed_at_any_point_of_any_write_a_stage_loses_no_checkpoint_and_ends_t
     for name, reference in unbroken.items():
         rng = random.Random(f"points {name} {SEED}")
         points = sorted(set(reference.points[False]))
-        for part in in_parts(rng, rng.sample(points, k=len(points))):
-            chain = Chain(name, reference, tmp_path / str(len(jobs)), rng)
+        rng.shuffle(points)
+        for start in range(0, len(points), 3):
+            part = points[start : start + 3]
+            chain = Chain(reference, tmp_path / str(len(jobs)), rng)
             jobs.append(partial(chain.kill_at_points, points=part))
-    chains = run_chains(servers, jobs)
-    check(chains, at_least=100)
+    check(run_chains(servers, jobs), at_least=100)
 
 
 def test_killed_at_any_moment_after_its_first_checkpoint_a_stage_loses_none_and_ends_the_same(
@@ -166,9 +150,8 @@ def test_killed_at_any_moment_after_its_first_checkpoint_a_stage_loses_none_and_
 ):
     chains = []
     while sum(len(chain.kills) for chain in chains) < 100 and len(chains) < 100:
-        roots = {name: tmp_path / f"{len(chains)}-{name}" for name in SCENARIOS}
-        rngs = {name: random.Random(f"{root.name} {SEED}") for name, root in roots.items()}
-        new = [Chain(name, unbroken[name], root, rngs[name]) for name, root in roots.items()]
+        rngs = {name: random.Random(f"{len(chains)} {name} {SEED}") for name in SCENARIOS}
+        new = [Chain(unbroken[name], tmp_path / f"{len(chains)} {name}", rng) for name, rng in rngs.items()]
         chains += run_chains(servers, [chain.kill_at_moments for chain in new])
     check(chains, at_least=100)
 
@@ -182,7 +165,6 @@ def test_stopped_by_a_signal_a_stage_says_so_in_a_line_and_goes_on_from_the_very
     jobs = []
     for number, name in zip(range(signals), itertools.cycle(SCENARIOS), strict=False):
         rng = random.Random(f"signal {number} {impatient} {SEED}")
-        chain = Chain(name, unbroken[name], tmp_path / str(number), rng)
+        chain = Chain(unbroken[name], tmp_path / str(number), rng)
         jobs.append(partial(chain.stop, impatient=impatient))
-    chains = run_chains(servers, jobs)
-    check(chains, at_least=signals * 3 // 4)
+    check(run_chains(servers, jobs), at_least=signals * 3 // 4)

@@ -7,13 +7,11 @@ import errno
 import functools
 import io
 import itertools
-import json
 import os
 import pickle
 import re
 import shlex
 import shutil
-import signal
 import sys
 import warnings
 from pathlib import Path
@@ -26,16 +24,14 @@ import torch
 import data
 from data.dataset import ResidentDataset
 from losses import ConfidenceBasedCE, SCANLoss, SimCLRLoss
-from models.backbones.resnet import ResNet18
-from models.heads import ContrastiveModel
 from tests import imagenet_runs
 from tests.imagenet_runs import MAINS
-from tests.small_runs import SMALL, config_of, few_digits, without_pictures
+from tests.small_runs import SMALL, config_of
 from utils.neighbors import search
 from utils.run.command_line import command
 
+pytestmark = pytest.mark.usefixtures("small_data")
 STAGES = ("pretext", "scan", "selflabel")
-TINY = [*SMALL, "model_kwargs.width=2"]
 PRETEXT, SCAN = "pretext/model.pth.tar", "scan/model.pth.tar"
 TRAIN, VAL = "pretext/topk-train-neighbors.npy", "pretext/topk-val-neighbors.npy"
 CHECKPOINT, PREVIOUS = "pretext/checkpoint.pth.tar", "pretext/previous_checkpoint.pth.tar"
@@ -54,11 +50,9 @@ def arguments_of(stage: str, here: Path, more: str = "") -> list[str]:
     """The command line of a stage, or of eval for the SCAN model, in the results folder `here`.
 
     In `more`, `{here}` stands for that folder, `{outside}` for the one with all results and other files."""
-    own = {"selflabel": "confidence_threshold=0.05", "eval": "--model {here}/scan/model.pth.tar"}.get(
-        stage, ""
-    )
-    line = f"--config_exp {config_of('scan' if stage == 'eval' else stage)} epochs=2 {own}"
-    words = [*line.split(), "root_dir={outside}/results", *TINY, *more.split()]
+    own = {"selflabel": "confidence_threshold=0.15", "eval": "--model {here}/scan/model.pth.tar"}
+    line = f"--config_exp {config_of('scan' if stage == 'eval' else stage)} epochs=2 {own.get(stage, '')}"
+    words = [*line.split(), "root_dir={outside}/results", *SMALL, *more.split()]
     return [word.format(here=here, outside=here.parents[1]) for word in words]
 
 
@@ -88,39 +82,6 @@ def give(capsys):
     return to_the_end
 
 
-@pytest.fixture(autouse=True)
-def handlers_put_back(no_pictures):
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-
-
-@pytest.fixture(scope="module")
-def digits():
-    """206 digits to train on, 52 held out."""
-    with pytest.MonkeyPatch.context() as patch:
-        few_digits(patch)
-        return {split: data.DATASETS["digits"](split) for split in ("train", "val")}
-
-
-@pytest.fixture(autouse=True)
-def few(digits, monkeypatch):
-    monkeypatch.setitem(data.DATASETS, "digits", digits.get)
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory, digits):
-    """One whole run of all stages."""
-    here = tmp_path_factory.mktemp("finished") / "results" / "digits"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(data.DATASETS, "digits", digits.get)
-        without_pictures(patch)
-        for stage in STAGES:
-            MAINS[stage](arguments_of(stage, here))
-    return here
-
-
 @pytest.fixture
 def stages(finished, tmp_path):
     """stages(names, outside): a copy of those stages of the whole run; returns its folder in `outside`."""
@@ -129,7 +90,7 @@ def stages(finished, tmp_path):
         here = outside / "results" / "digits"
         here.mkdir(parents=True)
         for name in names:
-            shutil.copytree(finished / name, here / name, copy_function=shutil.copyfile)
+            shutil.copytree(finished[name], here / name, copy_function=shutil.copyfile)
         return here
 
     return copy
@@ -141,22 +102,18 @@ def before(stage: str) -> tuple[str, ...]:
 
 def snapshot(folder: Path) -> dict[str, bytes | None]:
     """Relative path -> content, None for a folder; without locks and what a run remembers of image files."""
-    paths = {
-        str(path.relative_to(folder)): path for path in folder.rglob("*") if not path.name.endswith(".lock")
-    }
-    paths = {name: path for name, path in paths.items() if not name.startswith("results/scans")}
-    return {name: path.read_bytes() if path.is_file() else None for name, path in sorted(paths.items())}
+    paths = [path for path in folder.rglob("*") if path.suffix != ".lock" and "scans" not in path.parts]
+    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in paths}
 
 
 def assert_one_line(ended: Ended, code: int, words: str) -> None:
     """One line on stderr, in which each of the words stands; a number stands there as a whole."""
     assert (ended.code, ended.err.count("\n")) == (code, 1), f"exit code {ended.code}: {ended.err}"
     assert ended.err.startswith("error: ") and ended.err.endswith("\n"), ended.err
-    found = {
-        word: re.search(rf"\b{word}\b" if word.isdigit() else re.escape(word), ended.err)
-        for word in words.split()
-    }
-    assert all(found.values()), f"{found}: {ended.err}"
+    for word in words.split():
+        assert re.search(rf"\b{word}\b" if word.isdigit() else re.escape(word), ended.err), (
+            f"{word}: {ended.err}"
+        )
 
 
 def assert_done(ended: Ended, *words: str) -> None:
@@ -239,11 +196,6 @@ def cut_off(content):
     return content[: len(content) // 2]
 
 
-def promising(content):
-    """The header of an array names more columns than there are."""
-    return content.replace(b"21), }" + b" " * 13, b"9" * 16 + b"), }")
-
-
 def bit_flipped(content):
     middle = len(content) // 2
     return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
@@ -279,19 +231,15 @@ def doubled(state):
     return {name: value * 2 for name, value in state.items()}
 
 
-def neighbors_are(change, name=TRAIN):
-    """The neighbor file holds change(its array), without a manifest."""
-    return bare(name, lambda content: saved_by(np.save, change(np.load(io.BytesIO(content)))))
+def one_neighbor_is(value):
+    """One entry of the neighbor file is `value`, and it has no manifest."""
 
-
-def with_one(value):
-    """One entry of the array is `value`."""
-
-    def change(array):
+    def change(content):
+        array = np.load(io.BytesIO(content))
         array[3, 1] = value
-        return array
+        return saved_by(np.save, array)
 
-    return change
+    return bare(TRAIN, change)
 
 
 def foreign(name, wrap=pickle.dumps):
@@ -315,12 +263,8 @@ def in_an_array(thing):
     return saved_by(np.save, np.array([[thing]], dtype=object))
 
 
-def last_layer_elsewhere(value):
-    """`{outside}/model.pth.tar` is a pretext model whose last layer is `value` throughout."""
-    state = ContrastiveModel(ResNet18("imagenet", width=2), "mlp", 128).state_dict()
-    last = [name for name in state if name.startswith("contrastive_head.2")]
-    state |= {name: torch.full_like(state[name], value) for name in last}
-    return written(torch_file(state), "model.pth.tar")
+def zero_last_layer(state):
+    return state | {name: 0 * value for name, value in state.items() if name.startswith("contrastive_head.2")}
 
 
 def images_are(change, split="train"):
@@ -346,22 +290,19 @@ def one_pixel(images):
     return images
 
 
+VAL_FOR_TRAIN = in_turn(removed(f"{PRETEXT}.json"), copied(VAL, TRAIN))
 FASHION = "train_db_name=fashion-mnist val_db_name=fashion-mnist batch_size=32 run_name=digits"
 
 
-def fashion_is_noise(here, patch):
-    """40 + 30 random images under the name of another data set."""
+def fashion_is_grey(here, patch):
+    """40 + 30 images under the name of another data set."""
 
     def read(split, folder):
         number = {"train": 40, "val": 30}[split]
-        generator = torch.Generator().manual_seed(number)
-        images = torch.randint(256, (number, 3, 32, 32), dtype=torch.uint8, generator=generator)
+        images = torch.full((number, 3, 32, 32), number, dtype=torch.uint8)
         return ResidentDataset(images, torch.arange(number) % 10, list("0123456789"))
 
     patch.setitem(data.DATASETS, "fashion-mnist", read)
-
-
-EXP = "--config_exp {outside}/exp.yml"
 
 
 def without_cuda(here, patch):
@@ -416,22 +357,21 @@ class Case(NamedTuple):
     has: tuple[str, ...] = ()
 
 
+ZERO_MODEL = model_is(PRETEXT, zero_last_layer)
 HERE = ("pretext",)  # the pretext task has been run before
 AS_PRETEXT = f"--config_exp {config_of('pretext')} --model {{here}}/{PRETEXT}"  # for eval
 AS_SELFLABEL = f"--config_exp {config_of('selflabel')}"
 TO_MINE, SECOND = "--model {outside}/model.pth.tar", "run_name=second --model {here}/pretext/model.pth.tar"
+LINEAR, BIGGER = "model_kwargs.head=linear", "transformation_kwargs.crop_size=32"
 BATCH, SIZE_52 = "batch_size 207 206", "max_images=52 num_neighbors=5 batch_size=32"
 CROP_17 = "augmentation_strategy=ours augmentation_kwargs.crop_size=17 augmentation_kwargs.num_strong_augs=4"
 OTHER_MODEL = "--model {outside}/other.pth.tar"
-TORCH_FILE = torch_file({"epoch": 9, "state_dict": {}})
-CONFIG_FOLDER = "--config_exp configs/pretext"
+MISSPELT = "--config_exp configs/pretext/simclr_digit.yml"
 
 MISSING_FILES = {
     "SCAN before SimCLR": Case("scan", "", f"{PRETEXT} simclr.py root_dir=", removed("pretext")),
     "a model without its neighbors": Case("scan", "", f"{TRAIN} simclr.py", removed(TRAIN)),
     "no neighbors of the val split": Case("scan", "", f"{VAL} simclr.py", removed(VAL)),
-    "a model not mined with": Case("scan", "", f"{TRAIN} simclr.py --model {PRETEXT}", only("model.pth.tar")),
-    "training over a model": Case("pretext", "", "/pretext --model", only("model.pth.tar"), has=HERE),
     "self-labelling before SCAN": Case("selflabel", "", f"{SCAN} scan.py", removed("scan")),
     "a misspelt pretext_dir": Case("scan", "pretext_dir={here}/pretxt", "/pretxt/model.pth.tar pretext_dir="),
     "a misspelt scan_dir": Case("selflabel", "scan_dir={here}/scann", "/scann/model.pth.tar scan_dir="),
@@ -442,54 +382,31 @@ WRONG_STAGE = {
     "a SCAN config for simclr.py": Case("pretext", f"--config_exp {config_of('scan')}", "scan scan.py"),
     "a wrong scan_dir": Case("selflabel", "scan_dir={here}/pretext", f"{PRETEXT} pretext scan.py"),
     "a SCAN model as a self-labelled one for eval": Case("eval", AS_SELFLABEL, f"{SCAN} scan configs/scan/"),
-    "a pretext model as SCAN's for eval": Case(
-        "eval", "--model {here}/pretext/model.pth.tar", f"{PRETEXT} pretext configs/pretext/"
-    ),
-    "prototypes of a pretext model": Case(
-        "eval", f"{AS_PRETEXT} --visualize_prototypes --show", "pretext --visualize_prototypes --show"
-    ),
-    "a SCAN model to mine with": Case(
-        "pretext", "--model {here}/scan/model.pth.tar", f"{SCAN} scan simclr.py", has=("scan",)
-    ),
-    "another program's file": Case(
-        "pretext", OTHER_MODEL, "/other.pth.tar", written(TORCH_FILE, "other.pth.tar")
-    ),
+    "a pretext model as SCAN's": Case("eval", f"--model {{here}}/{PRETEXT}", f"{PRETEXT} configs/pretext/"),
+    "prototypes of a pretext model": Case("eval", f"{AS_PRETEXT} --visualize_prototypes", "pretext --visual"),
+    "a SCAN model to mine with": Case("pretext", f"--model {{here}}/{SCAN}", f"{SCAN} scan", has=("scan",)),
 }
 DOES_NOT_FIT = {
-    "SCAN with another width": Case("scan", "model_kwargs.width=8", "(2, (8, backbone model_kwargs"),
+    "SCAN with another width": Case("scan", "model_kwargs.width=8", "(4, (8, backbone model_kwargs"),
     "other clusters than SCAN's": Case("selflabel", "num_classes=12", "cluster_head 10 12 num_classes"),
     "eval with more heads": Case("eval", "num_heads=2", "cluster_head.1.weight num_heads"),
     "a table into no folder": Case("eval", "--out {here}/tables/table.csv", "--out /tables/table.csv folder"),
-    "a table in the place of a folder": Case("eval", "--out {here}", "--out /digits file"),
-    "another head": Case(
-        "pretext", f"{SECOND} model_kwargs.head=linear", f"{PRETEXT} contrastive_head", has=HERE
-    ),
-    "a best head that does not exist": Case("selflabel", "", f"{SCAN} head 7", with_other(SCAN, "head", 7)),
-    "a best head that is no number": Case("eval", "", f"{SCAN} head one", with_other(SCAN, "head", "one")),
+    "another head": Case("pretext", f"{SECOND} {LINEAR}", f"{PRETEXT} contrastive_head", has=HERE),
 }
 WRONG_DATA = {
-    "another data set's model": Case(
-        "scan", FASHION, "206 digits 40 fashion-mnist simclr.py", fashion_is_noise
-    ),
-    "other val neighbors": Case("scan", "val_db_name=fashion-mnist", f"{VAL} 52 digits 30", fashion_is_noise),
+    "another data set's model": Case("scan", FASHION, "206 digits 40 simclr.py", fashion_is_grey),
+    "other val neighbors": Case("scan", "val_db_name=fashion-mnist", f"{VAL} 52 digits 30", fashion_is_grey),
     "fewer images than SCAN had": Case("selflabel", "max_images=100", "206 100 scan.py --restart"),
     "as many images, but others": Case("scan", "", f"{PRETEXT} 206 simclr.py", images_are(one_pixel)),
     "stale neighbors": Case("scan", "", f"{TRAIN} simclr.py --model", model_is(PRETEXT, doubled)),
     "val neighbors for train's": Case("scan", "", f"{TRAIN} 52 val 206 simclr.py", copied(VAL, TRAIN)),
-    "the same where both splits are of one size": Case(
-        "scan", SIZE_52, f"{TRAIN} val simclr.py", in_turn(removed(f"{PRETEXT}.json"), copied(VAL, TRAIN))
-    ),
+    "the same of splits of one size": Case("scan", SIZE_52, f"{TRAIN} val simclr.py", VAL_FOR_TRAIN),
     "more neighbors than were mined": Case("scan", "num_neighbors=21", "21 20 num_neighbors=21"),
 }
 UNREADABLE = f"{TRAIN} bytes"
 NEIGHBORS = {
-    "neighbors of fewer images": Case("scan", "", f"{TRAIN} 100 206", neighbors_are(lambda rows: rows[:100])),
-    "neighbors of another type": Case("scan", "", f"{TRAIN} float64", neighbors_are(np.float64)),
-    "a neighbor beyond the last image": Case("scan", "", f"{TRAIN} 206 205", neighbors_are(with_one(206))),
-    "a negative val neighbor": Case("scan", "", f"{VAL} -1 51", neighbors_are(with_one(-1), VAL)),
+    "a neighbor beyond the last image": Case("scan", "", f"{TRAIN} 206 205", one_neighbor_is(206)),
     "a neighbor file cut off": Case("scan", "", UNREADABLE, bare(TRAIN, cut_off)),
-    "a neighbor file that promises more than there is": Case("scan", "", UNREADABLE, bare(TRAIN, promising)),
-    "a pickle for neighbors": Case("scan", "", UNREADABLE, foreign(TRAIN)),
     "an array of pickles for neighbors": Case("scan", "", UNREADABLE, foreign(TRAIN, in_an_array)),
     "a flipped bit in a neighbor file": Case("scan", "", f"{TRAIN} SHA-256", changed(TRAIN, bit_flipped), 3),
     "a manifest of zero bytes": Case("scan", "", f"{TRAIN}.json", changed(f"{TRAIN}.json", emptied), 3),
@@ -500,32 +417,16 @@ SIZES = {
     "--restart with a mistake": Case("pretext", "--restart batch_size=207", BATCH, has=HERE),
     "no more images than neighbors": Case("pretext", "max_images=20 batch_size=10", "20 21 num_neighbors"),
     "too few val images": Case("pretext", "", "5 val 6 folder.val_share", few_val_images(5)),
-    "too few images for eval": Case("eval", AS_PRETEXT, "20 val 21", few_val_images(20)),
     "images that do not fit into memory": Case("pretext", "", "memory device=cpu", no_memory_for_images, 3),
     "a full GPU in eval": Case("eval", "", "CUDA memory device=cpu", no_memory_on_the_gpu, 3),
-    "a model of NaN": Case(
-        "pretext", TO_MINE, "contrastive_head.2.weight /model.pth.tar", last_layer_elsewhere(torch.nan)
-    ),
-    "a model of zero features": Case("pretext", TO_MINE, "206 0, 1, 2, 3, 4,", last_layer_elsewhere(0.0)),
+    "a model of zero features": Case("pretext", SECOND, "206 0, 1, 2, 3, 4,", ZERO_MODEL, has=HERE),
 }
 CONFIG = {
     "an unknown key": Case("pretext", "epoch=3", "'epoch' 'epochs'"),
-    "a key outside its mapping": Case("pretext", "lr=0.1", "'lr' 'optimizer_kwargs.lr'"),
-    "a word for a number": Case("pretext", "epochs=many", "epochs many number"),
-    "a threshold in percent": Case("selflabel", "confidence_threshold=99", "confidence_threshold 99"),
     "more clusters than images": Case("scan", "num_classes=207", "num_classes 207 206"),
-    "a picture for a config": Case("pretext", EXP, "exp.yml UTF-8", written(b"\x89PNG\r\n\xff", "exp.yml")),
-    "a misspelt config": Case(
-        "pretext", f"{CONFIG_FOLDER}/simclr_digit.yml", "/simclr_digit.yml /simclr_digits.yml"
-    ),
-    "a folder for a config": Case("pretext", CONFIG_FOLDER, "/configs/pretext configs/"),
-    "no env file": Case("pretext", "--config_env {outside}/env.yml", "/env.yml configs/env.yml"),
-    "a run_name that leads elsewhere": Case("pretext", "run_name=../mine", "run_name ../mine root_dir="),
-    "SGD without its keys": Case("pretext", "optimizer=sgd", "momentum nesterov"),
-    "a narrow ResNet-50": Case("pretext", "backbone=resnet50", "model_kwargs.width 2 resnet50 resnet18"),
-    "too large a plain view": Case("pretext", "transformation_kwargs.crop_size=32", "crop_size 32 (16 16"),
+    "a misspelt config": Case("pretext", MISSPELT, "/simclr_digit.yml /simclr_digits.yml"),
+    "too large a plain view": Case("pretext", BIGGER, "crop_size 32 (16 16"),
     "too large a random view": Case("selflabel", CROP_17, "crop_size 17 (16 16"),
-    "no faiss": Case("pretext", "knn_backend=faiss", "knn_backend faiss torch", without_faiss),
 } | {
     f"no CUDA device, {stage}": Case(stage, "device=cuda", "cuda device=auto device=cpu", without_cuda)
     for stage in MAINS.keys() - {"moco"}
@@ -537,22 +438,16 @@ def resumed(stage: str, arguments: str, words: str, given=nothing, remedy="run_n
     return Case(stage, arguments, f"{words} {remedy}", given, has=(stage,))
 
 
-SGD = "optimizer=sgd optimizer_kwargs.momentum=0.9 optimizer_kwargs.nesterov=True"
+OTHER_PRETEXT = in_turn(model_is(PRETEXT, doubled), bare(PRETEXT))
+SPOILT_CONFIG = changed("pretext/config.yml", lambda _: b"{")
 RESUMED = {
     "going on with other clusters": resumed("scan", "num_classes=12", "num_classes 10 12"),
-    "going on with another optimizer": resumed("pretext", SGD, "adam sgd momentum 0.9 nesterov True"),
-    "going on with other data": resumed("pretext", FASHION, "train_db_name val_db_name", fashion_is_noise),
-    "going on with another seed": resumed("selflabel", "seed=1", "seed 0 1"),
-    "going on with fewer images": resumed("pretext", "max_images=100", "max_images 100"),
+    "going on with other data": resumed("pretext", FASHION, "train_db_name val_db_name", fashion_is_grey),
     "going on with other images": resumed("pretext", "epochs=3", "train images", images_are(one_pixel)),
-    "going on from another model": resumed(
-        "scan", "epochs=3", "model.pth.tar", in_turn(model_is(PRETEXT, doubled), bare(PRETEXT))
-    ),
+    "going on from another model": resumed("scan", "epochs=3", "model.pth.tar", OTHER_PRETEXT),
     "fewer epochs than are finished": resumed("pretext", "epochs=1", "epochs 2 1", remedy="epochs --restart"),
     "no settings": resumed("pretext", "epochs=3", "config.yml", removed("pretext/config.yml")),
-    "unreadable settings": resumed(
-        "pretext", "epochs=3", "/pretext/config.yml 1", changed("pretext/config.yml", lambda _: b"{")
-    ),
+    "unreadable settings": resumed("pretext", "epochs=3", "/pretext/config.yml 1", SPOILT_CONFIG),
     "another model than was trained here": resumed(
         "pretext", OTHER_MODEL, "/pretext /other.pth.tar", copied(PRETEXT, "../../other.pth.tar")
     ),
@@ -562,22 +457,18 @@ RESUMED = {
 }
 
 
-def one_checkpoint(words: str, *damage, code=3) -> Case:
+def one_checkpoint(words: str, damage, code=3) -> Case:
     """What is done to the only checkpoint of a run that was stopped."""
-    given = in_turn(removed(PREVIOUS, f"{PREVIOUS}.json", "pretext/finished.json"), *damage)
+    given = in_turn(removed(PREVIOUS, f"{PREVIOUS}.json", "pretext/finished.json"), damage)
     return Case("pretext", "", f"{CHECKPOINT} {words}", given, code, HERE)
 
 
-both_damaged = in_turn(changed(CHECKPOINT, emptied), changed(PREVIOUS, bit_flipped))
+BOTH = f"{CHECKPOINT} {PREVIOUS}"
+BOTH_DAMAGED = in_turn(changed(CHECKPOINT, emptied), changed(PREVIOUS, bit_flipped))
 DAMAGED_CHECKPOINTS = {
     "a flipped bit in a checkpoint": one_checkpoint("--restart bytes", changed(CHECKPOINT, bit_flipped)),
-    "a bare checkpoint cut off": one_checkpoint("--restart bytes", bare(CHECKPOINT, cut_off)),
     "a pickle for a checkpoint": one_checkpoint("--restart bytes", foreign(CHECKPOINT, in_a_torch_file)),
-    "both checkpoints damaged": Case(
-        "pretext", "epochs=3", f"{CHECKPOINT} {PREVIOUS} --restart", both_damaged, 3, HERE
-    ),
-    "no state of an optimizer": one_checkpoint("", with_other(CHECKPOINT, "optimizer", {}), code=2),
-    "the weights of another network": one_checkpoint("", with_other(CHECKPOINT, "model", {}), code=2),
+    "both checkpoints damaged": Case("pretext", "epochs=3", f"{BOTH} --restart", BOTH_DAMAGED, 3, HERE),
     "an epoch that is no number": one_checkpoint("", with_other(CHECKPOINT, "epoch", "two"), code=2),
 }
 STARTS = {  # stage: the model that it starts from, what else is given, and what stands there
@@ -598,72 +489,48 @@ DAMAGED_MODELS = {
 }
 STORAGE = {
     "a file as root_dir": Case("pretext", "root_dir={outside}/file", "/file/digits", written(b"", "file"), 3),
-    "a file in the folder's place": Case(
-        "pretext", "", "/digits/pretext", written(b"", "results/digits/pretext"), 3
-    ),
     "no right to write": Case("pretext", "", "/digits/pretext root_dir=", folders_cannot_be_made, 3),
 }
 MISTAKES = MISSING_FILES | WRONG_STAGE | DOES_NOT_FIT | WRONG_DATA | NEIGHBORS | SIZES | CONFIG | RESUMED
 MISTAKES |= DAMAGED_CHECKPOINTS | DAMAGED_MODELS | STORAGE
 
 
-@pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_is_one_line_with_the_value_and_the_remedy_and_nothing_is_written(
-    name, stages, give, monkeypatch, tmp_path
-):
-    case = MISTAKES[name]
-    here = stages([*before(case.stage), *case.has])
-    case.given(here, monkeypatch)
-    found = snapshot(tmp_path)
-    assert_one_line(give(case.stage, here, case.arguments), case.code, case.words)
-    assert snapshot(tmp_path) == found
+@pytest.fixture
+def assert_refused(give, monkeypatch, tmp_path):
+    def check(case, here, arguments_of=arguments_of):
+        case.given(here, monkeypatch)
+        found = snapshot(tmp_path)
+        assert_one_line(give(case.stage, here, case.arguments, arguments_of), case.code, case.words)
+        assert snapshot(tmp_path) == found
+
+    return check
+
+
+@pytest.mark.parametrize("case", MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_is_one_line_with_value_and_remedy_and_nothing_is_written(case, stages, assert_refused):
+    assert_refused(case, stages([*before(case.stage), *case.has]))
 
 
 @pytest.mark.parametrize(
-    "stage, closed, words",
-    [("pretext", ".", "/digits/pretext root_dir="), ("scan", PRETEXT, f"{PRETEXT} readable")],
-    ids=["a results folder that cannot be written", "a model that cannot be read"],
+    "stage, line, words",
+    [
+        ("pretext", "seed=1", "--config_exp --help"),
+        ("pretext", "--config_exp x.yml --epochs 3", "--epochs key=value"),
+        ("pretext", f"--config_exp {config_of('pretext')} seed", "'seed' key=value"),
+        ("scan", "--config_exp x.yml --model x.pth.tar", "--model --help"),
+        ("eval", "--config_exp x.yml", "--model --help"),
+    ],
 )
-def test_what_the_user_has_no_right_to_is_one_line(stage, closed, words, stages, give):
-    here = stages(before(stage))
-    found, mode = snapshot(here), (here / closed).stat().st_mode
-    (here / closed).chmod(0o500 if closed == "." else 0)
-    try:
-        if os.access(here / closed, os.W_OK):
-            pytest.skip("root may do everything")
-        ended = give(stage, here)
-    finally:
-        (here / closed).chmod(mode)
-    assert_one_line(ended, 3, words)
-    assert snapshot(here) == found
-
-
-COMMAND_LINE = {  # a whole command line, and what is said of it
-    "no config": ("pretext", "seed=1", "--config_exp --help"),
-    "an option that does not exist": ("pretext", "--config_exp x.yml --epochs 3", "--epochs key=value"),
-    "an override without =": ("pretext", f"--config_exp {config_of('pretext')} seed", "'seed' key=value"),
-    "--model for scan.py": ("scan", "--config_exp x.yml --model x.pth.tar", "--model --help"),
-    "eval without a model": ("eval", "--config_exp x.yml", "--model --help"),
-}
-
-
-@pytest.mark.parametrize("name", COMMAND_LINE)
-def test_a_mistake_on_the_command_line_is_one_line(name, capsys):
-    stage, line, words = COMMAND_LINE[name]
+def test_a_mistake_on_the_command_line_is_one_line(stage, line, words, capsys):
     assert_one_line(Ended(run(stage, line.split()), *capsys.readouterr()), 2, words)
 
 
 # -- the same on ImageNet, whose images lie in files and whose pretext model is another's
 
 
-def in_class(change, number=0):
-    """change(the folder of a class's training images) is done."""
-    return lambda here, patch: change(imagenet_runs.class_folder(here, number))
-
-
-def no_files(folder):
-    for path in folder.iterdir():
-        path.unlink()
+def in_class(change):
+    """change(the folder of the first class's training images) is done."""
+    return lambda here, patch: change(imagenet_runs.class_folder(here))
 
 
 def image_spoilt(folder):
@@ -671,18 +538,6 @@ def image_spoilt(folder):
     path = min(folder.iterdir())
     path.unlink()
     path.write_text("no image")
-
-
-def image_spoilt_unseen(here, patch):
-    """After a run has checked the files: the folder's time of change stays the same."""
-    assert (
-        run("scan", imagenet_runs.arguments_of("scan", here, "run_name=first pretext_dir={here}/pretext"))
-        == 0
-    )
-    folder = imagenet_runs.class_folder(here)
-    before = folder.stat()
-    image_spoilt(folder)
-    os.utime(folder, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
 def image_added(folder):
@@ -693,94 +548,36 @@ def image_renamed(folder):
     next(folder.iterdir()).rename(folder / "another_name.JPEG")
 
 
-def mocos_whole_training(here, patch):
-    """`{outside}/other.pth` holds both of MoCo's encoders and its queue."""
-    model = imagenet_runs.network()
-    both = imagenet_runs.mocos(model) | imagenet_runs.mocos(model, "k") | {"module.queue": torch.ones(3)}
-    torch.save({"state_dict": both}, here.parents[1] / "other.pth")
-
-
 OTHER, MOCO = "moco_weights={outside}/other.pth", f"--config_exp {imagenet_runs.CONFIGS['moco']}"
 AGAIN = "run_name=second pretext_dir={here}/pretext"
-ELSEWHERE = "db_root_dir.imagenet={outside}/images/ILSVRC2012_img_train"
-FIRST, IDS = f"/{imagenet_runs.IDS[0]}_0.JPEG", imagenet_runs.IDS
+NOWHERE = "db_root_dir.imagenet={outside}/nowhere"
+DEEPER = f"{AGAIN} db_root_dir.imagenet={{outside}}/images/ILSVRC2012_img_train"
+SKIPPING, WIDTH_4 = f"{AGAIN} on_error=skip", "run_name=second model_kwargs.width=4"
+FIRST, AS_100 = f"/{imagenet_runs.IDS[0]}_0.JPEG", "--config_exp configs/scan/scan_imagenet_100.yml"
 
 OTHERS_WEIGHTS = {
     "eval of MoCo's file": Case("eval", f"{MOCO} --model {{outside}}/moco.pth.tar", "/moco.pth.tar moco.py"),
-    "eval of a model of other classes": Case(
-        "eval", "--config_exp configs/scan/scan_imagenet_100.yml", f"{SCAN} imagenet_50 imagenet_100"
-    ),
-    "a text file for MoCo's": Case("moco", OTHER, "/other.pth 5 bytes", written(b"hello", "other.pth")),
+    "eval of a model of other classes": Case("eval", AS_100, f"{SCAN} imagenet_50 imagenet_100"),
     "MoCo's weights that are not there": Case("moco", OTHER, "/other.pth"),
-    "MoCo's whole training": Case("moco", OTHER, "/other.pth encoder_k. encoder_q", mocos_whole_training),
-    "another width than MoCo's": Case(
-        "moco", "run_name=second model_kwargs.width=4", "/moco.pth.tar 2 4 model_kwargs"
-    ),
-    "a SCAN model for MoCo's": Case("moco", f"--model {{here}}/{SCAN}", f"{SCAN} scan model.pth"),
+    "another width than MoCo's": Case("moco", WIDTH_4, "/moco.pth.tar 2 4 model_kwargs"),
     "a moco config for scan.py": Case("scan", MOCO, "moco moco.py"),
 }
 IMAGE_FILES = {
-    "no ImageNet": Case(
-        "moco",
-        "--restart db_root_dir.imagenet={outside}/nowhere",
-        "/nowhere db_root_dir.imagenet=",
-    ),
-    "ImageNet one level deeper": Case(
-        "scan", f"{AGAIN} {ELSEWHERE}", "/ILSVRC2012_img_train db_root_dir.imagenet="
-    ),
-    "a larger subset than there is": Case("moco", "train_db_name=imagenet_100 run_name=second", "50 100"),
-    "a class without its folder": Case("scan", AGAIN, IDS[7], in_class(shutil.rmtree, 7)),
-    "a class without images": Case(
-        "scan", f"on_error=skip {AGAIN}", f"{IDS[3]} *.JPEG", in_class(no_files, 3)
-    ),
+    "no ImageNet": Case("moco", f"--restart {NOWHERE}", "/nowhere db_root_dir.imagenet="),
+    "too large a view": Case("moco", "--restart transformation_kwargs.crop_size=300", "crop_size 300 256"),
+    "ImageNet one level deeper": Case("scan", DEEPER, "/ILSVRC2012_img_train db_root_dir.imagenet="),
     "a file that is no image": Case("moco", "--restart", f"{FIRST} on_error=skip", in_class(image_spoilt)),
-    "an image lost after mining": Case(
-        "scan", f"{AGAIN} on_error=skip", "100 99 moco.py", in_class(image_spoilt)
-    ),
+    "an image lost after mining": Case("scan", SKIPPING, "100 99 moco.py", in_class(image_spoilt)),
     "an image added after mining": Case("scan", AGAIN, "100 imagenet_50 101 moco.py", in_class(image_added)),
     "an image renamed after mining": Case("scan", AGAIN, "100 imagenet_50 moco.py", in_class(image_renamed)),
-    "an image spoilt unseen": Case("scan", AGAIN, f"{FIRST} folder", image_spoilt_unseen, 3),
 }
-IMAGENET_SETTINGS = {
-    "no more images than neighbors": Case("moco", "--restart num_neighbors=100", "100 num_neighbors"),
-    "too large a view": Case("moco", "--restart transformation_kwargs.crop_size=300", "crop_size 300 256"),
-    "an index of faiss with PyTorch": Case(
-        "moco", "--restart knn_backend=torch knn_index=HNSW32", "knn_index 'HNSW32' faiss knn_index=Flat"
-    ),
-    "cached views for a trained backbone": Case(
-        "scan",
-        "--restart cached_views=2 update_cluster_head_only=False",
-        "cached_views update_cluster_head_only",
-    ),
-}
-MISTAKES_ON_IMAGENET = OTHERS_WEIGHTS | IMAGE_FILES | IMAGENET_SETTINGS
+MISTAKES_ON_IMAGENET = OTHERS_WEIGHTS | IMAGE_FILES
 
 
-@pytest.fixture(scope="module")
-def imagenet(tmp_path_factory):
-    """moco.py and scan.py have been run on ImageNet-50 in small."""
-    outside = tmp_path_factory.mktemp("imagenet")
-    imagenet_runs.write_files(outside)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("SCAN_IMAGENET_DIR", raising=False)
-        without_pictures(patch)
-        for stage in ("moco", "scan"):
-            MAINS[stage](imagenet_runs.arguments_of(stage, outside / "results" / "imagenet_50"))
-    return outside
-
-
-@pytest.mark.parametrize("name", MISTAKES_ON_IMAGENET)
-def test_a_mistake_on_imagenet_is_one_line_with_the_value_and_the_remedy_and_nothing_is_written(
-    name, imagenet, tmp_path, monkeypatch, give
-):
-    case = MISTAKES_ON_IMAGENET[name]
-    monkeypatch.delenv("SCAN_IMAGENET_DIR", raising=False)
-    here = tmp_path / "results" / "imagenet_50"
+@pytest.mark.parametrize("case", MISTAKES_ON_IMAGENET.values(), ids=MISTAKES_ON_IMAGENET)
+def test_so_it_is_on_imagenet(case, imagenet, tmp_path, assert_refused):
     imagenet_runs.copy_all(imagenet, tmp_path)
-    case.given(here, monkeypatch)
-    found = snapshot(tmp_path)
-    assert_one_line(give(case.stage, here, case.arguments, imagenet_runs.arguments_of), case.code, case.words)
-    assert snapshot(tmp_path) == found
+    assert_refused(case, tmp_path / "results" / "imagenet_50", imagenet_runs.arguments_of)
 
 
 # -- the remedy works: the command in the line, pasted into a shell, and then the one that failed
@@ -805,7 +602,7 @@ def test_the_command_that_the_line_names_mends_it_even_where_a_folder_has_to_be_
     (advice,) = re.findall("`(.*)`", give("scan", here, arguments).err)
     python, script, *words = shlex.split(advice)
     assert (python, script) == ("python", "simclr.py")
-    assert run("pretext", [*words, "epochs=2", *TINY]) == 0
+    assert run("pretext", [*words, "epochs=2", *SMALL]) == 0
     assert_done(give("scan", here, f"{arguments} epochs=1"))
 
 
@@ -831,16 +628,14 @@ def at_step(number, spoil):
     return do
 
 
-class NoGradient(torch.autograd.Function):
+def infinite_entropy(terms):
+    return terms._replace(entropy=terms.entropy * torch.inf)
+
+
+def nan_gradient(terms):
     """The same value, and a gradient of NaN."""
-
-    @staticmethod
-    def forward(context, value):
-        return value.clone()
-
-    @staticmethod
-    def backward(context, gradient):
-        return gradient * torch.nan
+    terms.loss.register_hook(lambda gradient: gradient * torch.nan)
+    return terms
 
 
 def weights_are_lost_in_step_3(here, patch):
@@ -855,28 +650,12 @@ def weights_are_lost_in_step_3(here, patch):
     patch.setattr(torch.optim.Adam, "step", lose)
 
 
-LR, LOWER = "optimizer_kwargs.lr", "memory batch_size 64 16 model_kwargs.width 2"
+LR, LOWER = "epoch 3 optimizer_kwargs.lr", "memory batch_size 64 16 model_kwargs.width 4"
 FAILURES = {  # the stage goes on from two whole epochs, with these faults
-    "the loss of SimCLR is NaN": (
-        "pretext",
-        at_step(2, lambda loss: loss * torch.nan),
-        f"epoch 3 step 2 loss {LR}",
-    ),
-    "the entropy in SCAN is infinite": (
-        "scan",
-        at_step(1, lambda terms: terms._replace(entropy=terms.entropy * torch.inf)),
-        f"epoch 3 step 1 entropy {LR}",
-    ),
-    "the last gradient of self-labelling is NaN": (
-        "selflabel",
-        at_step(3, lambda terms: terms._replace(loss=NoGradient.apply(terms.loss))),
-        f"epoch 3 step 3 gradient {LR}",
-    ),
-    "the last step leaves weights that are not finite": (
-        "pretext",
-        weights_are_lost_in_step_3,
-        f"weights 3 {LR}",
-    ),
+    "the loss of SimCLR is NaN": ("pretext", at_step(2, lambda loss: loss * torch.nan), f"step 2 loss {LR}"),
+    "the entropy in SCAN is infinite": ("scan", at_step(1, infinite_entropy), f"step 1 entropy {LR}"),
+    "a gradient of self-labelling is NaN": ("selflabel", at_step(3, nan_gradient), f"step 3 gradient {LR}"),
+    "the last step leaves infinite weights": ("pretext", weights_are_lost_in_step_3, f"weights {LR}"),
     "the host's memory is full": ("pretext", at_step(2, lambda _: torch.empty(10**15)), LOWER),
 }
 WRITTEN_IN_TRAINING = {"log.jsonl", "config.yml", "finished.json"}
@@ -928,13 +707,6 @@ def test_an_epoch_of_self_labelling_without_a_confident_image_ends_with_the_conf
 # -- what is right, or can be lived with, and is said
 
 
-def test_published_files_without_manifests_are_taken_as_they_are(stages, give):
-    here = stages(before("scan"))
-    files = ("model.pth.tar", "topk-train-neighbors.npy", "topk-val-neighbors.npy")
-    only(*files)(here, None)
-    assert_done(give("scan", here), *(f"/pretext/{name}" for name in files))
-
-
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_finished_stage_says_so_and_writes_nothing(stage, stages, give, tmp_path):
     here = stages(STAGES)
@@ -953,23 +725,6 @@ def test_a_restart_moves_the_whole_folder_aside(stage, stages, give):
     assert_done(give(stage, here, "--restart seed=1 epochs=1"))
     assert snapshot(here / f"{stage}.old-1") == found
     assert snapshot(here / stage)["model.pth.tar"] != found["model.pth.tar"]
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_more_epochs_than_finished_go_on(stage, stages, give):
-    here = stages(STAGES)
-    assert_done(give(stage, here, "epochs=3"), "resumed after epoch 2")
-    lines = [json.loads(line) for line in (here / stage / "log.jsonl").read_text().splitlines()]
-    assert [line["epoch"] for line in lines if "epoch" in line] == [1, 2, 3]
-
-
-def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_it_taken(stages, give):
-    here = stages(before("selflabel"))
-    in_turn(changed("scan/checkpoint.pth.tar", bit_flipped), removed("scan/finished.json"))(here, None)
-    damaged = (here / "scan/checkpoint.pth.tar").read_bytes()
-    assert_done(give("scan", here), "checkpoint.pth.tar", f"{len(damaged)} bytes", "resumed after epoch 1")
-    assert (here / "scan/damaged_checkpoint.pth.tar").read_bytes() == damaged
-    assert checkpoint_in(here / "scan")["epoch"] == 2
 
 
 def test_auto_takes_the_cpu_and_torch_where_there_is_no_cuda_and_no_faiss(stages, give, monkeypatch):
