@@ -52,7 +52,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 def check_fit(asked: argparse.Namespace, cfg, stage: str) -> None:
     """Raise UserError if the model is not of this config, or cannot give what is asked for."""
     if stage != STAGES[cfg.setup].folder:
-        raise UserError(f"{asked.model} is a {stage} model: give a config of it, not {asked.config_exp}")
+        raise UserError(f"{asked.model} is a {stage} model, not for {asked.config_exp}: see configs/{stage}/")
     check_data_set(cfg, asked.model)
     if stage == "pretext" and (asked.out or asked.report or asked.visualize_prototypes or asked.show):
         raise UserError("a pretext model has no clusters: no --out, --report, --show, --visualize_prototypes")

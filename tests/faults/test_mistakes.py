@@ -487,8 +487,20 @@ DAMAGED_MODELS = {
         ("a model with foreign classes", lambda model: foreign(model, in_a_torch_file), "", 2),
     )
 }
+
+
+def model_cannot_be_read(here, patch):
+    def denied(path, *arguments):
+        if Path(path).name == "model.pth.tar":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return open(path, *arguments)
+
+    patch.setattr("utils.storage.files.open", denied, raising=False)
+
+
 STORAGE = {
     "a file as root_dir": Case("pretext", "root_dir={outside}/file", "/file/digits", written(b"", "file"), 3),
+    "no right to read": Case("scan", "", "/digits/pretext/model.pth.tar denied", model_cannot_be_read, 3),
     "no right to write": Case("pretext", "", "/digits/pretext root_dir=", folders_cannot_be_made, 3),
 }
 MISTAKES = MISSING_FILES | WRONG_STAGE | DOES_NOT_FIT | WRONG_DATA | NEIGHBORS | SIZES | CONFIG | RESUMED

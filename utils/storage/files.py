@@ -24,14 +24,16 @@ REMEDIES = {
 
 
 @contextmanager
-def storage_errors(path) -> Iterator[None]:
+def storage_errors(path, doing: str = "write") -> Iterator[None]:
     """Turn an OSError into a RunError: one line with the path, the reason and the remedy."""
     try:
         yield
     except OSError as error:
-        remedies = (remedy for remedy, numbers in REMEDIES.items() if error.errno in numbers)
-        remedy = f"{next(remedies, 'check the disk')}, then give the same command again"
-        raise RunError(f"cannot write {path}: {error.strerror or error}; {remedy}") from error
+        remedies = [
+            remedy for remedy, numbers in REMEDIES.items() if error.errno in numbers and doing == "write"
+        ]
+        remedy = f"{(remedies or ['check the file and the disk'])[0]}, then give the same command again"
+        raise RunError(f"cannot {doing} {path}: {error.strerror or error}; {remedy}") from error
 
 
 @contextmanager
@@ -120,7 +122,7 @@ def new_array(path: Path, shape: tuple[int, ...], dtype, metadata: Metadata) -> 
 def read_manifest(path: Path) -> dict[str, Any] | None:
     """The manifest of `path`, None if it has none. Raises RunError if it is damaged."""
     place = manifest_path(path)
-    with suppress(FileNotFoundError):
+    with storage_errors(place, "read"), suppress(FileNotFoundError):
         content = place.read_bytes()
         with suppress(ValueError, TypeError, KeyError):
             manifest = json.loads(content)
@@ -143,7 +145,7 @@ _digests: dict[tuple[int, int, int, int], str] = {}  # by device, inode, size an
 
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file in hexadecimal, remembered in this process: a run reads each input file once."""
-    with open(path, "rb") as file:
+    with storage_errors(path, "read"), open(path, "rb") as file:
         status = os.fstat(file.fileno())
         key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
         if key in _digests:
