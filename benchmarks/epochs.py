@@ -132,8 +132,7 @@ def epoch_of(
 
     def features(first_step: int) -> None:
         loader.set_epoch(0, first_step)
-        with autocast(device, cfg.precision):
-            extract_features(model.backbone, loader)
+        extract_features(model.backbone, loader, partial(autocast, device, cfg.precision))
 
     def training(first_step: int) -> None:
         train_steps(cfg, model, loader, optimizer, device, first_step)
