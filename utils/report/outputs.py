@@ -38,8 +38,7 @@ def about_run(cfg: EasyDict, model: Path, images: str) -> dict[str, Any]:
     crop_size = cfg.transformation_kwargs.crop_size
     epochs, batch_size = (cfg.get(key, "?") for key in ("epochs", "batch_size"))
     folders = {"pretext": cfg.pretext_dir, "scan": cfg.scan_dir, STAGES[cfg.setup].folder: model.parent}
-    paths = {stage: Path(folder, "log.jsonl") for stage, folder in folders.items()}
-    logs = {stage: path for stage, path in paths.items() if path.is_file()}
+    logs = {stage: log for stage, folder in folders.items() if (log := Path(folder, "log.jsonl")).is_file()}
     summary = {
         "images": images,
         "model": f"{model} ({cfg.setup})",
