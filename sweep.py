@@ -103,7 +103,7 @@ def run_variant(settings: dict[str, str], commands: list[list[str]], cache: Path
     results, clusters = zip(*(run_seed(argv, cache) for argv in commands), strict=True)
     measured = {name: [row[name] for row in results if row[name] is not None] for name in results[0]}
     measured["agreement"] = [adjusted_rand_score(*pair) for pair in combinations(clusters, 2)]
-    return sweep_table.Variant(settings, scan_config(commands[0]).num_classes, len(commands), measured)
+    return sweep_table.Variant(settings, scan_config(commands[0]).num_classes, measured)
 
 
 def run_seed(argv: list[str], cache: Path) -> tuple[dict[str, float | None], Tensor]:
@@ -132,8 +132,7 @@ def run_seed(argv: list[str], cache: Path) -> tuple[dict[str, float | None], Ten
 def main(argv: list[str] | None = None) -> None:
     arguments = parse_args(argv)
     folder, commands = plan(arguments)
-    pairs = zip(arguments.variants, commands, strict=True)
-    variants = [run_variant(settings, of_seeds, folder) for settings, of_seeds in pairs]
+    variants = [run_variant(*each, folder) for each in zip(arguments.variants, commands, strict=True)]
     rows = [sweep_table.table_row(variant) for variant in variants]
     suggested, sentence = sweep_table.suggest(rows, list(arguments.variants[0]))
     write_whole({folder / "sweep.csv": sweep_table.to_csv(rows)})

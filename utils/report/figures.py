@@ -19,11 +19,6 @@ ROWS_PER_PAGE = 50  # prototypes
 TIGHT = {"bbox_inches": "tight", "pad_inches": 0.12}
 
 
-def plot_curves(log_path: Path, path: Path) -> None:
-    """Draw `curves_figure`, if there is one."""
-    save_png(curves_figure(log_path), path)
-
-
 def curves_figure(log_path: Path):
     """The metrics of a run's `log.jsonl`, None if no epoch has a number.
 
@@ -114,11 +109,6 @@ def matching_figure(dataset, predictions: Tensor, metrics: Mapping):
     return figure
 
 
-def plot_matching(dataset, predictions: Tensor, metrics: Mapping, path: Path) -> bool:
-    """Draw `matching_figure`; returns whether there is one."""
-    return save_png(matching_figure(dataset, predictions, metrics), path, **TIGHT)
-
-
 def plot_neighbors(dataset, neighbors: np.ndarray, path: Path, anchors: int = 10, columns: int = 11) -> None:
     """Draw some images (anchors, evenly spaced over the data set), each with its nearest neighbors.
 
@@ -164,6 +154,7 @@ def conclude(run, title: str, probabilities: Tensor, val_set) -> None:
     run.log.final(title, metrics)
     for warning in clustering_warnings(metrics):
         run.log.warn(warning)
-    drawn = plot_matching(val_set, probabilities.argmax(dim=1), metrics, run.path / "confusion_matrix.png")
-    plot_curves(run.path / "log.jsonl", run.path / "curves.png")
+    confusion = matching_figure(val_set, probabilities.argmax(dim=1), metrics)
+    drawn = save_png(confusion, run.path / "confusion_matrix.png", **TIGHT)
+    save_png(curves_figure(run.path / "log.jsonl"), run.path / "curves.png")
     run.finish("the model, curves.png and confusion_matrix.png" if drawn else "the model and curves.png")

@@ -15,9 +15,9 @@ from utils.console import say
 from utils.errors import RunError, UserError
 from utils.evaluate.clustering import prototypes
 from utils.evaluate.label_free_report import nearest
-from utils.report.canvas import labels_of
+from utils.report.canvas import labels_of, save_png
 from utils.report.cluster_cards import Clustering
-from utils.report.figures import plot_matching, plot_prototypes
+from utils.report.figures import TIGHT, matching_figure, plot_prototypes
 from utils.report.page import NEIGHBORS_SHOWN, write_report
 from utils.stages import MODEL, STAGES
 from utils.storage.files import write_whole
@@ -58,7 +58,7 @@ def write_outputs(asked: Namespace, cfg: EasyDict, images: str, clustering: Clus
     model, pictures = asked.model, []
     try:
         path = beside(model, "confusion_matrix.png")
-        if plot_matching(dataset, probabilities.argmax(dim=1), metrics, path):
+        if save_png(matching_figure(dataset, probabilities.argmax(dim=1), metrics), path, **TIGHT):
             pictures.append(path)
             say(f"confusion matrix: {path}")
     except RunError as error:  # nobody asked for it: a model may lie in a folder that cannot be written to
