@@ -49,7 +49,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     varied = {}
     for option in arguments.vary:
         key, _, text = option.partition("=")
-        values = [value.strip() for value in re.split(r",(?![^\[]*\])", text)]  # a list in brackets is a value
+        values = [value.strip() for value in re.split(r",(?![^\[]*\])", text)]  # a list is one value
         if key in varied or not all(values):
             raise UserError(f"--vary {option}: give a key once, with all its values, as num_classes=5,10,20")
         varied[key] = values

@@ -4,9 +4,10 @@ import math
 from collections.abc import Container, Sequence
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageChops, ImageOps
 
-from utils.report.canvas import BLUE, DPI, FAINT, INK, RED, new_figure, save_png, shorten
+from utils.report.canvas import BLUE, DPI, FAINT, INK, RED, encoded, new_figure, shorten
+from utils.storage.files import write_whole
 
 ROWS_PER_COLUMN = 20
 CAPTION, GUTTER, ASIDE, MARGIN, HEADER = 22, 6, 12, 20, 56  # pixels between and around the images
@@ -43,5 +44,5 @@ def draw_grid(dataset, title: str, note: str, rows: list[Row], path: Path) -> No
             image = dataset.get_image(int(index))
             method = Image.Resampling.NEAREST if min(image.size) <= cell else Image.Resampling.BICUBIC
             picture.paste(ImageOps.fit(image, (cell, cell), method), (x, top))  # the centre square
-    figure.figimage(picture)  # pixel by pixel, below the texts
-    save_png(figure, path)
+    texts = Image.frombytes("RGBA", picture.size, encoded(figure.savefig, "rgba")).convert("RGB")
+    write_whole({path: encoded(ImageChops.darker(picture, texts).save, "png")})
