@@ -17,7 +17,8 @@ from utils.features import extract_features
 from utils.mining import check_before_training, knn_accuracy, mine
 from utils.neighbors.search import check_features
 from utils.optimizers import build_optimizer, set_learning_rate
-from utils.report.figures import plot_curves
+from utils.report.canvas import save_png
+from utils.report.figures import curves_figure
 from utils.run import Meter, Run, command, open_run, stage_config
 
 
@@ -91,7 +92,7 @@ def main(argv: list[str] | None = None) -> None:
             run.begin(f"{loaded}: nothing is trained")
         run.folder.save_model(model.state_dict())
         mine(run, features, train_set, val_set)
-        plot_curves(run.path / "log.jsonl", run.path / "curves.png")
+        save_png(curves_figure(run.path / "log.jsonl"), run.path / "curves.png")
         run.finish("the model, both neighbor files and neighbors.png")
 
 

@@ -5,7 +5,6 @@ docs/number-of-clusters.md explains the columns and how the number of clusters i
 import argparse
 import math
 import re
-from collections.abc import Sequence
 from itertools import combinations, product
 from pathlib import Path
 
@@ -47,24 +46,18 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     arguments.seeds = [word for word in arguments.seeds if "=" not in word]
     if not arguments.seeds:
         raise UserError("--seeds is empty: give two or more, such as --seeds 0 1 2")
-    varied = parse_vary(arguments.vary)
+    varied = {}
+    for option in arguments.vary:
+        key, _, text = option.partition("=")
+        values = [value.strip() for value in re.split(r",(?![^\[]*\])", text)]  # a list is one value
+        if key in varied or not all(values):
+            raise UserError(f"--vary {option}: give a key once, with all its values, as num_classes=5,10,20")
+        varied[key] = values
     given = {override.partition("=")[0] for override in arguments.overrides}
     if refused := SET_HERE & (varied.keys() | given) | {"root_dir", "run_name"} & varied.keys():
         raise UserError(f"{', '.join(refused)}: the sweep sets this itself; give seeds as --seeds 0 1 2")
     arguments.variants = [dict(zip(varied, values, strict=True)) for values in product(*varied.values())]
     return arguments
-
-
-def parse_vary(options: Sequence[str]) -> dict[str, list[str]]:
-    """`KEY=v1,v2,...` as {key: values}; a value may be a list in brackets."""
-    varied = {}
-    for option in options:
-        key, _, text = option.partition("=")
-        values = [value.strip() for value in re.split(r",(?![^\[]*\])", text)]
-        if key in varied or not all(values):
-            raise UserError(f"--vary {option}: give a key once, with all its values, as num_classes=5,10,20")
-        varied[key] = values
-    return varied
 
 
 def plan(arguments: argparse.Namespace) -> tuple[Path, list[list[list[str]]]]:
@@ -103,7 +96,7 @@ def run_variant(settings: dict[str, str], commands: list[list[str]], cache: Path
     results, clusters = zip(*(run_seed(argv, cache) for argv in commands), strict=True)
     measured = {name: [row[name] for row in results if row[name] is not None] for name in results[0]}
     measured["agreement"] = [adjusted_rand_score(*pair) for pair in combinations(clusters, 2)]
-    return sweep_table.Variant(settings, scan_config(commands[0]).num_classes, len(commands), measured)
+    return sweep_table.Variant(settings, scan_config(commands[0]).num_classes, measured)
 
 
 def run_seed(argv: list[str], cache: Path) -> tuple[dict[str, float | None], Tensor]:
@@ -132,8 +125,7 @@ def run_seed(argv: list[str], cache: Path) -> tuple[dict[str, float | None], Ten
 def main(argv: list[str] | None = None) -> None:
     arguments = parse_args(argv)
     folder, commands = plan(arguments)
-    pairs = zip(arguments.variants, commands, strict=True)
-    variants = [run_variant(settings, of_seeds, folder) for settings, of_seeds in pairs]
+    variants = [run_variant(*each, folder) for each in zip(arguments.variants, commands, strict=True)]
     rows = [sweep_table.table_row(variant) for variant in variants]
     suggested, sentence = sweep_table.suggest(rows, list(arguments.variants[0]))
     write_whole({folder / "sweep.csv": sweep_table.to_csv(rows)})

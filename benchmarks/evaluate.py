@@ -29,7 +29,8 @@ from models.heads import ClusteringModel
 from utils.evaluate.clustering import evaluate_clusters, prototypes
 from utils.evaluate.label_free import scan_validation
 from utils.features import predict
-from utils.report.figures import plot_matching, plot_prototypes
+from utils.report.canvas import save_png
+from utils.report.figures import TIGHT, matching_figure, plot_prototypes
 
 SIDE = 8  # pixels of a made-up image
 FEATURES = 2048  # numbers per image, as from ResNet-50
@@ -136,7 +137,11 @@ def evaluate(arguments) -> Table:
     predictions = probabilities.argmax(dim=1)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "figure.png"
-        timed(table, "confusion_matrix.png", plot_matching, dataset, predictions, metrics, path)
+
+        def draw_confusion():
+            save_png(matching_figure(dataset, predictions, metrics), path, **TIGHT)
+
+        timed(table, "confusion_matrix.png", draw_confusion)
         names = {cluster: f"cluster {cluster}" for cluster in chosen}
         timed(table, "prototypes.png, all pages", plot_prototypes, dataset, chosen, names, path)
     return table

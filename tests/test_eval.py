@@ -75,8 +75,8 @@ def test_models_of_other_names_have_pictures_of_their_own(model, tmp_path, capsy
 
 def test_eval_prints_the_figures_before_it_draws(model, capsys, monkeypatch):
     printed = []
-    drawing = "utils.report.outputs.plot_matching"
-    monkeypatch.setattr(drawing, lambda *_: printed.append(capsys.readouterr().out) or [])
+    drawing = "utils.report.outputs.matching_figure"
+    monkeypatch.setattr(drawing, lambda *_: printed.append(capsys.readouterr().out))
     evaluate("scan", model)
     assert "ACC Top-5" in printed[0]
 

@@ -21,14 +21,13 @@ def judge_without_labels(
 
     probabilities: (N, K); features: (N, D) of the backbone, not normalised. The neighbors are those of
     `pretext_dir` if they were mined from these images, else the nearest by the features."""
-    predictions, path, figures = probabilities.argmax(dim=1), Path(pretext_dir, NEIGHBORS["val"]), {}
-    manifest = None
-    with suppress(RunError, OSError):  # damaged neighbors are not used
-        manifest = verify_manifest(path)
-    try:
-        if manifest and manifest.get("images_sha256") == dataset.fingerprint:
+    predictions, path, neighbors = probabilities.argmax(dim=1), Path(pretext_dir, NEIGHBORS["val"]), None
+    figures = {}
+    with suppress(RunError, UserError, OSError):  # damaged neighbors are not used
+        if (verify_manifest(path) or {}).get("images_sha256") == dataset.fingerprint:
             neighbors = load_neighbors(path, len(dataset))
-        else:
+    try:
+        if neighbors is None:
             neighbors = nearest(features, VAL_NEIGHBORS, knn_backend)
         figures = label_free.scan_validation(probabilities, neighbors, cluster_prior)
         figures["neighbor_agreement"] = label_free.neighbor_agreement(predictions, neighbors)

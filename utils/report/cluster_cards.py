@@ -60,6 +60,5 @@ def describe_clusters(clustering: Clustering) -> list[SimpleNamespace]:
         card["cohesion"] = cosines.mean().item() if len(rows) else None
         card["nearest"] = (int(other), similar.item()) if similar.isfinite() else None
         card["classes"] = [(name, count / known.total()) for name, count in known.most_common(CLASSES)]
-        card |= {"images": images, "doubtful": others[:LEAST_CONFIDENT]}
-        cards.append(SimpleNamespace(**card))
+        cards.append(SimpleNamespace(**card, images=images, doubtful=others[:LEAST_CONFIDENT]))
     return cards

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from utils.evaluate.clustering import clustering_warnings, evaluate_clusters, map_clusters
 from utils.report import canvas
-from utils.report.canvas import BLUE, DPI, FAINT, INK, RED, labels_of, save_png
+from utils.report.canvas import BLUE, DPI, FAINT, INK, labels_of, save_png
 from utils.report.image_grid import draw_grid
 from utils.report.log import read_epochs
 
@@ -17,11 +17,6 @@ LINE_COLORS = [BLUE, "#e0802b", "#4a9a5b", "#8d6bb8", FAINT]
 MAX_NUMBERED_CLASSES, MAX_NAMED_CLASSES = 20, 60  # of a confusion matrix with numbers and with names
 ROWS_PER_PAGE = 50  # prototypes
 TIGHT = {"bbox_inches": "tight", "pad_inches": 0.12}
-
-
-def plot_curves(log_path: Path, path: Path) -> None:
-    """Draw `curves_figure`, if there is one."""
-    save_png(curves_figure(log_path), path)
 
 
 def curves_figure(log_path: Path):
@@ -114,29 +109,23 @@ def matching_figure(dataset, predictions: Tensor, metrics: Mapping):
     return figure
 
 
-def plot_matching(dataset, predictions: Tensor, metrics: Mapping, path: Path) -> bool:
-    """Draw `matching_figure`; returns whether there is one."""
-    return save_png(matching_figure(dataset, predictions, metrics), path, **TIGHT)
-
-
 def plot_neighbors(dataset, neighbors: np.ndarray, path: Path, anchors: int = 10, columns: int = 11) -> None:
     """Draw some images (anchors, evenly spaced over the data set), each with its nearest neighbors.
 
     neighbors: (N, T + 1) row numbers, column 0 the image itself; the first `columns` are shown. A neighbor of
     another class, where both labels are known, has a red frame."""
-    num_anchors, labels = min(anchors, len(dataset)), labels_of(dataset)
-    rows, compared, wrong = [], 0, 0
-    for anchor in ((np.arange(num_anchors) + 0.5) * len(dataset) / num_anchors).astype(int):
-        shown, label = neighbors[anchor][1:columns].tolist(), labels[anchor]
-        known = [row for row in shown if label and labels[row]]
-        frames = [BLUE, *(RED if row in known and labels[row] != label else None for row in shown)]
-        compared += len(known)
-        wrong += frames.count(RED)
-        caption = f"image {dataset.name(anchor)}" + (f": {label}" if label else "")
-        rows.append((caption, [anchor, *shown], frames))
+    number, labels = min(anchors, len(dataset)), np.array(labels_of(dataset), dtype=object)
+    middles = ((np.arange(number) + 0.5) * len(dataset) / number).astype(int)  # (A,)
+    others, own = neighbors[middles, 1:columns], labels[middles, None]  # (A, T), (A, 1)
+    known = (own != "") & (labels[others] != "")  # (A, T)
+    wrong = known & (own != labels[others])  # (A, T)
+    rows = []
+    for anchor, nearest, is_wrong in zip(middles, others, wrong, strict=True):
+        caption = f"image {dataset.name(anchor)}" + (f": {labels[anchor]}" if labels[anchor] else "")
+        rows.append((caption, [anchor, *nearest], nearest[is_wrong]))
     note = "Blue: the image; then its neighbors, nearest first."
-    if compared:
-        note += f" Red: another class ({wrong} of {compared} here)."
+    if known.any():
+        note += f" Red: another class ({wrong.sum()} of {known.sum()} here)."
     draw_grid(dataset, "Nearest neighbors", note, rows, path)
 
 
@@ -145,15 +134,14 @@ def plot_prototypes(dataset, prototypes: Mapping, names: Mapping[int, str], path
 
     prototypes: cluster -> row numbers, the prototype first. names: cluster -> caption. More than 50 clusters
     fill several pages, `prototypes-1.png` and so on."""
-    rows = [(names[k], images, [BLUE] + [None] * (len(images) - 1)) for k, images in prototypes.items()]
+    rows = [(names[k], images, ()) for k, images in prototypes.items()]
     pages = [rows[i : i + ROWS_PER_PAGE] for i in range(0, len(rows), ROWS_PER_PAGE)]
-    titles, paths = ["Prototypes"], [path]
-    if len(pages) > 1:
-        titles = [f"Prototypes, page {number + 1} of {len(pages)}" for number in range(len(pages))]
-        paths = [path.with_stem(f"{path.stem}-{number + 1}") for number in range(len(pages))]
-    note = "Blue: the cluster's prototype; then others of its most confident images."
-    for title, page, page_path in zip(titles, pages, paths, strict=True):
-        draw_grid(dataset, title, note, page, page_path)
+    note, paths = "Blue: the cluster's prototype; then others of its most confident images.", []
+    for number, page in enumerate(pages, start=1):
+        is_alone = len(pages) == 1
+        title = "Prototypes" if is_alone else f"Prototypes, page {number} of {len(pages)}"
+        paths.append(path if is_alone else path.with_stem(f"{path.stem}-{number}"))
+        draw_grid(dataset, title, note, page, paths[-1])
     return paths
 
 
@@ -166,6 +154,7 @@ def conclude(run, title: str, probabilities: Tensor, val_set) -> None:
     run.log.final(title, metrics)
     for warning in clustering_warnings(metrics):
         run.log.warn(warning)
-    drawn = plot_matching(val_set, probabilities.argmax(dim=1), metrics, run.path / "confusion_matrix.png")
-    plot_curves(run.path / "log.jsonl", run.path / "curves.png")
+    confusion = matching_figure(val_set, probabilities.argmax(dim=1), metrics)
+    drawn = save_png(confusion, run.path / "confusion_matrix.png", **TIGHT)
+    save_png(curves_figure(run.path / "log.jsonl"), run.path / "curves.png")
     run.finish("the model, curves.png and confusion_matrix.png" if drawn else "the model and curves.png")

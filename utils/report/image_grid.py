@@ -1,25 +1,24 @@
 """Rows of images under captions, as one PNG."""
 
-import io
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageChops, ImageOps
 
-from utils.report.canvas import DPI, FAINT, INK, encoded, new_figure, shorten
+from utils.report.canvas import BLUE, DPI, FAINT, INK, RED, encoded, new_figure, shorten
 from utils.storage.files import write_whole
 
 ROWS_PER_COLUMN = 20
 CAPTION, GUTTER, ASIDE, MARGIN, HEADER = 22, 6, 12, 20, 56  # pixels between and around the images
 MIN_ROW_WIDTH = 560  # pixels, for the note
-Row = tuple[str, Sequence[int], Sequence[str | None]]  # caption; rows in the data set; colors of frames
+Row = tuple[str, Sequence[int], Container[int]]  # caption; images by row number; which of them are framed red
 
 
 def draw_grid(dataset, title: str, note: str, rows: list[Row], path: Path) -> None:
-    """Write one picture of the rows, in two columns if there are many; the first image of a row stands apart.
+    """Write one picture of the rows, in two columns if there are many.
 
-    Images are read one at a time."""
+    The first image of a row stands apart in a blue frame. Images are read one at a time."""
     columns = 1 if len(rows) <= ROWS_PER_COLUMN else 2
     side = min(dataset.get_image(int(rows[0][1][0])).size)
     enlarged = side * max(1, round(64 / side))  # a whole multiple keeps pixels square
@@ -30,21 +29,20 @@ def draw_grid(dataset, title: str, note: str, rows: list[Row], path: Path) -> No
     width = MARGIN + columns * (row_width + MARGIN)
     height = HEADER + per_column * (CAPTION + cell + GUTTER) + MARGIN
 
-    texts, places = new_figure(width / DPI, height / DPI), []
-    texts.text(MARGIN / width, 1 - 26 / height, title, fontsize=10, color=INK)
-    texts.text(MARGIN / width, 1 - 46 / height, note, fontsize=7, color=FAINT)
-    for i, (caption, indices, frames) in enumerate(rows):
+    figure, picture = new_figure(width / DPI, height / DPI), Image.new("RGB", (width, height), "white")
+    figure.text(MARGIN / width, 1 - 26 / height, title, fontsize=10, color=INK)
+    figure.text(MARGIN / width, 1 - 46 / height, note, fontsize=7, color=FAINT)
+    for i, (caption, indices, red) in enumerate(rows):
         left = MARGIN + i // per_column * (row_width + MARGIN)
         top = HEADER + i % per_column * (CAPTION + cell + GUTTER) + CAPTION
         caption = shorten(caption, row_width // 8)
-        texts.text(left / width, 1 - (top - 6) / height, caption, fontsize=7, color=INK, parse_math=False)
-        for j, (index, frame) in enumerate(zip(indices, frames, strict=True)):
-            places.append((left + j * (cell + GUTTER) + (ASIDE if j else 0), top, index, frame))
-    picture = Image.open(io.BytesIO(encoded(texts.savefig, "png"))).convert("RGB")
-    for x, top, index, frame in places:
-        if frame:
-            picture.paste(frame, (x - 3, top - 3, x + cell + 3, top + cell + 3))
-        image = dataset.get_image(int(index))
-        method = Image.Resampling.NEAREST if min(image.size) <= cell else Image.Resampling.BICUBIC
-        picture.paste(ImageOps.fit(image, (cell, cell), method), (x, top))  # the centre square
-    write_whole({path: encoded(picture.save, "png")})
+        figure.text(left / width, 1 - (top - 6) / height, caption, fontsize=7, color=INK, parse_math=False)
+        for j, index in enumerate(indices):
+            x = left + j * (cell + GUTTER) + (ASIDE if j else 0)
+            if j == 0 or index in red:
+                picture.paste(RED if j else BLUE, (x - 3, top - 3, x + cell + 3, top + cell + 3))
+            image = dataset.get_image(int(index))
+            method = Image.Resampling.NEAREST if min(image.size) <= cell else Image.Resampling.BICUBIC
+            picture.paste(ImageOps.fit(image, (cell, cell), method), (x, top))  # the centre square
+    texts = Image.frombytes("RGBA", picture.size, encoded(figure.savefig, "rgba")).convert("RGB")
+    write_whole({path: encoded(ImageChops.darker(picture, texts).save, "png")})

@@ -20,12 +20,11 @@ def read_epochs(path: Path) -> dict[int, dict[str, float]]:
     """The finite numbers of each epoch, epochs rising: {epoch: {"train/loss": 1.2, ...}}.
 
     A run that was resumed may log an epoch twice: the later entry counts."""
-
-    def is_number(value) -> bool:
-        return type(value) in (int, float) and math.isfinite(value)
-
     epochs = {entry.pop("epoch"): entry for entry in read_log(path) if "epoch" in entry}
-    return {e: {k: v for k, v in epochs[e].items() if is_number(v)} for e in sorted(epochs)}
+    return {
+        epoch: {k: v for k, v in entry.items() if type(v) in (int, float) and math.isfinite(v)}
+        for epoch, entry in sorted(epochs.items())
+    }
 
 
 def read_results(path: Path) -> dict[str, Any]:

@@ -15,9 +15,9 @@ from utils.console import say
 from utils.errors import RunError, UserError
 from utils.evaluate.clustering import prototypes
 from utils.evaluate.label_free_report import nearest
-from utils.report.canvas import labels_of
+from utils.report.canvas import labels_of, save_png
 from utils.report.cluster_cards import Clustering
-from utils.report.figures import plot_matching, plot_prototypes
+from utils.report.figures import TIGHT, matching_figure, plot_prototypes
 from utils.report.page import NEIGHBORS_SHOWN, write_report
 from utils.stages import MODEL, STAGES
 from utils.storage.files import write_whole
@@ -38,8 +38,7 @@ def about_run(cfg: EasyDict, model: Path, images: str) -> dict[str, Any]:
     crop_size = cfg.transformation_kwargs.crop_size
     epochs, batch_size = (cfg.get(key, "?") for key in ("epochs", "batch_size"))
     folders = {"pretext": cfg.pretext_dir, "scan": cfg.scan_dir, STAGES[cfg.setup].folder: model.parent}
-    paths = {stage: Path(folder, "log.jsonl") for stage, folder in folders.items()}
-    logs = {stage: path for stage, path in paths.items() if path.is_file()}
+    logs = {stage: log for stage, folder in folders.items() if (log := Path(folder, "log.jsonl")).is_file()}
     summary = {
         "images": images,
         "model": f"{model} ({cfg.setup})",
@@ -59,7 +58,7 @@ def write_outputs(asked: Namespace, cfg: EasyDict, images: str, clustering: Clus
     model, pictures = asked.model, []
     try:
         path = beside(model, "confusion_matrix.png")
-        if plot_matching(dataset, probabilities.argmax(dim=1), metrics, path):
+        if save_png(matching_figure(dataset, probabilities.argmax(dim=1), metrics), path, **TIGHT):
             pictures.append(path)
             say(f"confusion matrix: {path}")
     except RunError as error:  # nobody asked for it: a model may lie in a folder that cannot be written to

@@ -1,7 +1,7 @@
 """The report: a clustering as one HTML page with all its pictures inside, so that it loads nothing else."""
 
 import base64
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,15 +44,16 @@ def write_report(path: Path, clustering: Clustering, neighbors: Tensor, about: M
     thumbnails = choose_thumbnails(
         clusters, others, neighbors, predictions.tolist(), lambda row: thumbnail(dataset.get_image(row), side)
     )
-    figures = {stage: curves_figure(log) for stage, log in about["logs"].items()}
+    curves = {stage: curves_figure(log) for stage, log in about["logs"].items()}
+    confusion = matching_figure(dataset, predictions, clustering.metrics)
     options = {"undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
     template = Path(__file__).with_name("report.html").read_text("utf-8")
     page = Environment(autoescape=True, **options).from_string(template)  # names are text, never markup
     content = page.render(
         **clustering._asdict(),
         **about,
-        curves={stage: to_svg(figure) for stage, figure in figures.items() if figure},
-        confusion=to_svg(matching_figure(dataset, predictions, clustering.metrics)),
+        curves={stage: to_svg(figure) for stage, figure in curves.items() if figure},
+        confusion=confusion and to_svg(confusion),
         clusters=clusters,
         confidences=likeliest[:, 0].tolist(),
         unsure=unsure,
@@ -126,20 +127,18 @@ def thumbnail(image: Image.Image, side: int) -> Thumbnail:
     width = shortest * (side // shortest) if crisp else min(side, shortest)
     method = Image.Resampling.NEAREST if crisp else Image.Resampling.BICUBIC
     square = ImageOps.fit(image, (width, width), method)
-    files = {kind: encoded(square.save, kind, quality=82) for kind in ("png", "jpeg")}  # PNG has no quality
-    return Thumbnail(min((data_uri(f"image/{kind}", file) for kind, file in files.items()), key=len), crisp)
+    uris = [data_uri(square.save, kind, quality=82) for kind in ("png", "jpeg")]  # PNG has no quality
+    return Thumbnail(min(uris, key=len), crisp)
 
 
-def to_svg(figure) -> str | None:
-    """The figure, if there is one, as a data URI, with the same bytes each time."""
+def to_svg(figure) -> str:
+    """The figure as a data URI, with the same bytes each time."""
     from matplotlib import rc_context
 
-    if figure is None:
-        return None
     with rc_context({"svg.hashsalt": "report"}):
-        svg = encoded(figure.savefig, "svg", transparent=True, metadata={"Date": None}, **TIGHT)
-    return data_uri("image/svg+xml", svg)
+        return data_uri(figure.savefig, "svg", transparent=True, metadata={"Date": None}, **TIGHT)
 
 
-def data_uri(kind: str, content: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+def data_uri(save: Callable, kind: str, **options) -> str:
+    content = base64.b64encode(encoded(save, kind, **options)).decode()
+    return f"data:image/{'svg+xml' if kind == 'svg' else kind};base64,{content}"

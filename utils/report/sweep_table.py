@@ -27,13 +27,12 @@ class Variant(NamedTuple):
 
     settings: dict[str, str]  # varied key -> value as given
     num_classes: int
-    seeds: int
     measured: dict[str, list[float]]  # column -> its known values, by seed (agreement: by pair of seeds)
 
 
 def table_row(variant: Variant) -> dict[str, str | int | float | None]:
     """Each column's mean over seeds, the minimum of `used_clusters`; None if unknown."""
-    row = {**variant.settings, "num_classes": variant.num_classes, "seeds": variant.seeds}
+    row = {**variant.settings, "num_classes": variant.num_classes, "seeds": len(variant.measured["loss"])}
     for name, values in variant.measured.items():
         row[name] = (min if name == "used_clusters" else statistics.mean)(values) if values else None
         if name in WITH_DEVIATION:

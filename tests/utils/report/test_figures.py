@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from utils.report import figures
+from utils.report.canvas import save_png
 from utils.report.figures import confusion_matrix, plot_neighbors, plot_prototypes
 
 BLUE, ORANGE, RED = (47, 109, 179), (224, 128, 43), (214, 39, 40)
@@ -62,7 +63,7 @@ def corner(path, color):
 def draw_curves(path, *lines):
     log = path.with_name("log.jsonl")
     log.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
-    figures.plot_curves(log, path)
+    save_png(figures.curves_figure(log), path)
     return path
 
 
@@ -70,7 +71,7 @@ def draw_confusion(path, classes):
     """An image of each class, alone in a cluster, which is matched to its class."""
     rows, match = torch.arange(len(classes)), [(k, k) for k in range(len(classes))]
     dataset = SimpleNamespace(targets=rows, classes=classes)
-    assert figures.plot_matching(dataset, rows, {"hungarian_match": match}, path)
+    assert save_png(figures.matching_figure(dataset, rows, {"hungarian_match": match}), path, **figures.TIGHT)
     return pixels(path)
 
 

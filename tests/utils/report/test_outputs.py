@@ -102,7 +102,7 @@ def test_the_page_shows_the_logs_of_the_stages_up_to_the_models_own(stage, tmp_p
 def test_clusters_have_captions_and_a_folder_that_cannot_be_written_to_costs_the_confusion_matrix_alone(
     model, monkeypatch, capsys
 ):
-    monkeypatch.setattr(outputs, "plot_matching", Mock(side_effect=RunError("read-only")))
+    monkeypatch.setattr(outputs, "save_png", Mock(side_effect=RunError("read-only")))
     monkeypatch.setattr(outputs, "plot_prototypes", plot_prototypes := Mock(return_value=[model]))
     options = {"predict": None, "report": False, "visualize_prototypes": True}
     asked = Namespace(model=model, out=model.with_name("a.csv"), **options)

@@ -52,7 +52,7 @@ def test_the_reason_is_told_where_nothing_is_suggested(rows, varied, reason):
 def variant(settings, num_classes=4, silhouette=(0.25, 0.75), accuracy=()):
     measured = {"loss": [-0.5, -0.7], "used_clusters": [num_classes, num_classes - 1], "agreement": [0.5]}
     measured |= {"silhouette": list(silhouette), "ACC": list(accuracy)}
-    return Variant(settings, num_classes, 2, measured)
+    return Variant(settings, num_classes, measured)
 
 
 def test_a_row_has_means_and_sample_deviations_the_least_used_clusters_and_none_for_what_is_unknown():
