@@ -15,7 +15,7 @@ _OPERATIONS = {  # name: lowest and highest magnitude, operation(images, magnitu
     "autocontrast": (0, 0, lambda images, _: image_ops.autocontrast(images)),
     "equalize": (0, 0, lambda images, _: image_ops.equalize(images)),
     "solarize": (0, 256, image_ops.solarize),
-    "posterize": (4, 8, lambda images, bits: image_ops.posterize(images, bits.floor())),
+    "posterize": (4, 8, image_ops.posterize),
     "color": (0.05, 0.95, image_ops.saturation),
     "contrast": (0.05, 0.95, image_ops.contrast),
     "brightness": (0.05, 0.95, image_ops.brightness),
