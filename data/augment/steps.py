@@ -18,11 +18,10 @@ def uniform(low, high, shape: tuple, generator: torch.Generator) -> Tensor:
 
 
 def apply_by_kind(images: Tensor, kinds: Tensor, *operations: tuple) -> Tensor:
-    """Each image through P operations, one after another. At each place those of one kind work together.
+    """The images after P operations each, one after another; all images with one kind of operation together.
 
-    kinds: int64 (B, P) on the CPU, the number of each operation; the number after the last leaves the image.
-    operations: tuples of a function and its parameters, (B, P, ...) on the device of the images; it gets
-    images and, of each parameter, their rows at this place."""
+    kinds: int64 (B, P) on the CPU, which of the operations; len(operations) leaves the image as it is.
+    operations: each a function(images, *parameters), then its parameters: (B, P, ...), on the device."""
     images = images.clone(memory_format=torch.contiguous_format)
     flat = images.flatten(1)
     word = torch.complex128 if flat.shape[1] % 16 == 0 else torch.uint8  # PyTorch copies word by word

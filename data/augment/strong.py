@@ -52,8 +52,7 @@ class StrongOperations:
         first_move = len(_OPERATIONS)  # all moves are applied together, as one kind of operation
         which = (chosen.flatten() - first_move).clamp(min=0)  # the matrices of other operations are not used
         matrix = torch.stack(moves)[which, torch.arange(len(which))].view(*chosen.shape, 6)
-        parameters = sent(torch.cat([magnitude[:, :, None], matrix], dim=2), images.device)  # (B, number, 7)
-        magnitude, matrix = parameters[:, :, 0].float(), parameters[:, :, 1:]
+        magnitude, matrix = sent(magnitude.float(), images.device), sent(matrix, images.device)
         operations = [(operation, magnitude) for *_, operation in _OPERATIONS.values()]
-        move = image_ops.affine_nearest, matrix
-        return apply_by_kind(images, chosen.clamp(max=first_move), *operations, move)
+        operations.append((image_ops.affine_nearest, matrix))
+        return apply_by_kind(images, chosen.clamp(max=first_move), *operations)
