@@ -112,7 +112,7 @@ def solarize(images: Tensor, threshold: Tensor) -> Tensor:
 
 
 def posterize(images: Tensor, bits: Tensor) -> Tensor:
-    """Keep the highest `bits` bits (1 to 8) of each value."""
+    """Keep the highest `bits` bits (1 to 8, rounded down) of each value."""
     return images & _per_image(256 - 2 ** (8 - bits.int())).to(torch.uint8)
 
 

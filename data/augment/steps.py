@@ -4,7 +4,6 @@ A step has `columns` (random numbers per image), `draw(batch, generator) -> (bat
 `apply(images, values)`. Images are uint8 (B, 3, H, W) before `Normalize`, float after it. `values` are on the
 CPU, where images can be grouped without waiting for the device; a step sends what the device needs."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -18,22 +17,23 @@ def uniform(low, high, shape: tuple, generator: torch.Generator) -> Tensor:
     return low + (high - low) * torch.rand(shape, generator=generator)
 
 
-def rows_by_kind(kinds: Tensor, number: int, device: torch.device) -> list[tuple[Tensor, ...]]:
-    """For each column of `kinds` the rows of each kind, int64 on the device, ascending; sent in one copy.
+def apply_by_kind(images: Tensor, kinds: Tensor, *operations: tuple) -> Tensor:
+    """The images after P operations each, one after another; all images with one kind of operation together.
 
-    kinds: int64 (B, P) on the CPU, from 0 to number - 1."""
-    rows = sent(kinds.T.argsort(dim=1, stable=True), device)  # (P, B)
-    counts = (column.bincount(minlength=number).tolist() for column in kinds.T)
-    return [column.split(sizes) for column, sizes in zip(rows, counts, strict=True)]
-
-
-def change_rows(images: Tensor, rows: Tensor, operation: Callable, *parameters: Tensor) -> None:
-    """Replace images[rows] by operation(images[rows], parameter[rows], ...), in place; images contiguous."""
-    if len(rows):
-        changed = operation(images.index_select(0, rows), *(values[rows] for values in parameters))
-        flat, changed = images.flatten(1), changed.contiguous().flatten(1)
-        word = torch.complex128 if flat.shape[1] % 16 == 0 else torch.uint8  # PyTorch copies word by word
-        flat.view(word)[rows] = changed.view(word)
+    kinds: int64 (B, P) on the CPU, which of the operations; len(operations) leaves the image as it is.
+    operations: each a function(images, *parameters), then its parameters: (B, P, ...), on the device."""
+    images = images.clone(memory_format=torch.contiguous_format)
+    flat = images.flatten(1)
+    word = torch.complex128 if flat.shape[1] % 16 == 0 else torch.uint8  # PyTorch copies word by word
+    in_order = sent(kinds.T.argsort(dim=1, stable=True), images.device)  # (P, B), sent in one copy
+    for place, column in enumerate(kinds.T):
+        counts = column.bincount(minlength=len(operations) + 1).tolist()
+        for rows, (operation, *parameters) in zip(in_order[place].split(counts), operations, strict=False):
+            if len(rows):
+                those = (values[rows, place] for values in parameters)
+                changed = operation(images.index_select(0, rows), *those).contiguous().flatten(1)
+                flat.view(word)[rows] = changed.view(word)
+    return images
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,7 @@ class Sometimes:
         return (torch.rand(batch, 1, generator=generator) < self.p).float()
 
     def apply(self, images: Tensor, values: Tensor) -> Tensor:
-        images = images.clone(memory_format=torch.contiguous_format)
-        ((_, chosen),) = rows_by_kind(values.long(), 2, images.device)
-        change_rows(images, chosen, self.operation)
-        return images
+        return apply_by_kind(images, 1 - values.long(), (self.operation,))
 
 
 class Greyscale(Sometimes):
@@ -83,14 +80,10 @@ class ColorJitter:
         return torch.cat([chosen, amounts, order], dim=1)
 
     def apply(self, images: Tensor, values: Tensor) -> Tensor:
-        images = images.clone(memory_format=torch.contiguous_format)
-        amounts = sent(values[:, 1:5], images.device)
-        kinds = values[:, 5:].long()
-        kinds = kinds.where((values[:, :1] > 0) & (self.strengths[kinds] > 0), 4)  # 4: unchanged
-        for rows in rows_by_kind(kinds, 5, images.device):
-            for number, operation in enumerate(self.operations):
-                change_rows(images, rows[number], operation, amounts[:, number])
-        return images
+        order = values[:, 5:].long()
+        amounts = sent(values[:, 1:5].gather(1, order), images.device)  # (B, 4), in that order
+        kinds = order.where((values[:, :1] > 0) & (self.strengths[order] > 0), 4)  # 4: unchanged
+        return apply_by_kind(images, kinds, *((operation, amounts) for operation in self.operations))
 
 
 @dataclass(frozen=True)
@@ -163,9 +156,8 @@ class Cutout:
         values = sent(values, images.device)[:, :, None]
         half, inside = (values[:, :1] / 2).floor(), []
         for share, length in ((values[:, 1::2], height), (values[:, 2::2], width)):
-            offset = (
-                torch.arange(length, device=images.device) - (share * length).floor()
-            )  # (B, holes, length)
+            pixels = torch.arange(length, device=images.device)
+            offset = pixels - (share * length).floor()  # (B, holes, length)
             inside.append(((offset >= -half) & (offset < half)).float())
         holes = inside[0].transpose(1, 2) @ inside[1]  # (B, H, W): how many holes cover each pixel
         return images * (holes == 0)[:, None]

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from data.augment import image_ops
 from data.augment.image_ops import affine_matrix
-from data.augment.steps import change_rows, rows_by_kind, uniform
+from data.augment.steps import apply_by_kind, uniform
 from utils.device import sent
 
 _OPERATIONS = {  # name: lowest and highest magnitude, operation(images, magnitude)
@@ -15,7 +15,7 @@ _OPERATIONS = {  # name: lowest and highest magnitude, operation(images, magnitu
     "autocontrast": (0, 0, lambda images, _: image_ops.autocontrast(images)),
     "equalize": (0, 0, lambda images, _: image_ops.equalize(images)),
     "solarize": (0, 256, image_ops.solarize),
-    "posterize": (4, 8, lambda images, bits: image_ops.posterize(images, bits.floor())),
+    "posterize": (4, 8, image_ops.posterize),
     "color": (0.05, 0.95, image_ops.saturation),
     "contrast": (0.05, 0.95, image_ops.contrast),
     "brightness": (0.05, 0.95, image_ops.brightness),
@@ -47,17 +47,12 @@ class StrongOperations:
         return torch.cat([chosen.float(), uniform(low[chosen], high[chosen], chosen.shape, generator)], dim=1)
 
     def apply(self, images: Tensor, values: Tensor) -> Tensor:
-        images = images.clone(memory_format=torch.contiguous_format)
         chosen, magnitude = values[:, : self.number].long(), values[:, self.number :].double()
         moves = [matrix(magnitude.flatten(), *images.shape[2:]) for *_, matrix in _MOVES.values()]
         first_move = len(_OPERATIONS)  # all moves are applied together, as one kind of operation
         which = (chosen.flatten() - first_move).clamp(min=0)  # the matrices of other operations are not used
         matrix = torch.stack(moves)[which, torch.arange(len(which))].view(*chosen.shape, 6)
-        parameters = sent(torch.cat([magnitude[:, :, None], matrix], dim=2), images.device)  # (B, number, 7)
-        kinds = chosen.clamp(max=first_move)
-        for place, rows in enumerate(rows_by_kind(kinds, first_move + 1, images.device)):
-            amount = parameters[:, place, 0].float()
-            for number, (_, _, operation) in enumerate(_OPERATIONS.values()):
-                change_rows(images, rows[number], operation, amount)
-            change_rows(images, rows[first_move], image_ops.affine_nearest, parameters[:, place, 1:])
-        return images
+        magnitude, matrix = sent(magnitude.float(), images.device), sent(matrix, images.device)
+        operations = [(operation, magnitude) for *_, operation in _OPERATIONS.values()]
+        operations.append((image_ops.affine_nearest, matrix))
+        return apply_by_kind(images, chosen.clamp(max=first_move), *operations)

@@ -33,10 +33,8 @@ def fetch(name: str, url: str, path: Path, checksum: str, remedy: str = "") -> N
             with open(part, "rb") as file:
                 while block := file.read(1 << 20):
                     digest.update(block)
-            if not digest.hexdigest().startswith(digits):
-                raise ValueError(
-                    f"truncated or changed: its {algorithm} is {digest.hexdigest()}, not {digits}"
-                )
+            if not (found := digest.hexdigest()).startswith(digits):
+                raise ValueError(f"truncated or changed: its {algorithm} is {found}, not {digits}")
             part.replace(path)
     except Exception as error:  # of the network, the disk or the checksum: a dozen kinds
         if name in DATASET_FOLDERS:

@@ -2,20 +2,62 @@
 
 import io
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
-from data.folder.cache import cache_path, cached, in_threads
-from data.image_files import fault_of, read_square, reason_of
+from data.image_files import fault_of, pillow_warnings_ignored, read_square, reason_of
 from utils.console import say_once
-from utils.device import free_memory
-from utils.errors import UserError
-from utils.storage.files import write_whole
+from utils.device import cpu_count, free_memory
+from utils.errors import RunError, UserError
+from utils.storage.files import new_array, storage_errors, verify_manifest, write_whole
 
 SUFFIX = ".JPEG"  # of files in class folders
+QUEUE = 256  # results that may wait to be taken
+
+
+def cache_path(caches: Path, folder: Path, names: Sequence[str], depends=None) -> Path:
+    """The cache of what reading `names` finds out: named by their sizes and times, `folder` and `depends`.
+
+    A directory stands for its list of files: its time changes when one is added, removed or renamed."""
+    digest = sha256(os.fsencode(f"{folder.absolute()}\0{depends}\0"))
+    for name in names:
+        state = f"{name}\0"
+        with suppress(OSError):  # a broken link; reading it fails, too
+            status = os.stat(os.path.join(folder, name))
+            state += f"{status.st_size}\0{status.st_mtime_ns}\0"
+        digest.update(os.fsencode(state))
+    return caches / f"{folder.absolute().name[:40]}-{digest.hexdigest()[:16]}.npy"
+
+
+def cached(path: Path, shape: tuple, fill: Callable[[np.ndarray], dict]) -> tuple[np.ndarray, dict]:
+    """The memory-mapped uint8 array and the metadata of a cache.
+
+    If it is missing or damaged, `fill(array)` fills the array and returns metadata."""
+    metadata = {}
+    with suppress(RunError, OSError):
+        metadata = verify_manifest(path) or {}
+    if not metadata:
+        with storage_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        with new_array(path, shape, np.uint8, metadata) as array:
+            metadata |= fill(array)
+    return np.load(path, mmap_mode="c"), metadata  # copy on write: PyTorch wants writable memory
+
+
+def in_threads(function: Callable, items: Sequence, num_workers: int, title: str) -> list:
+    """`function` of each item, in order. Threads are enough: Pillow decodes without Python's lock."""
+    pool = ThreadPoolExecutor(max(1, min(num_workers, cpu_count())))
+    with pillow_warnings_ignored(), pool:
+        groups = (items[start : start + QUEUE] for start in range(0, len(items), QUEUE))
+        results = chain.from_iterable(pool.map(function, group) for group in groups)
+        return list(tqdm(results, title, len(items), leave=False, disable=None))
 
 
 def files_of(folder: Path, classes: list[str], caches: Path, num_workers=0, on_error="stop") -> list[dict]:

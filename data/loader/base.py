@@ -54,6 +54,7 @@ class Loader:
     train: bool = False
     neighbors: Tensor | None = None
     seed: int = 0
+    draw = staticmethod(draw)  # a view's table, from (transform, batch, generator)
 
     def __post_init__(self):
         self.device = torch.device(self.device)
@@ -81,9 +82,6 @@ class Loader:
                 sources[1] = self.neighbors[index, column]
             tables = [self.draw(transform, len(index), generator) for transform in self.views]
             yield Step(index, sources, tables)
-
-    def draw(self, transform: tuple, batch: int, generator: torch.Generator) -> Tensor:
-        return draw(transform, batch, generator)
 
     def batch(self, step: Step, views: list[Tensor]) -> Batch:
         targets = self.dataset.targets

@@ -3,6 +3,7 @@
 from data.dataset import StreamedDataset
 from data.loader.base import Loader
 from data.loader.resident import ResidentLoader
+from data.loader.streamed import StreamedLoader
 from utils.errors import UserError
 
 EVAL_BATCH_SIZE = 512
@@ -15,9 +16,7 @@ def build_loader(dataset, views, batch_size, device="cpu", *, train=False, neigh
     if train and (count := len(dataset)) < batch_size:
         problem = f"batch_size {batch_size} is larger than the training set ({count} images)"
         raise UserError(f"{problem}: set it to at most {count}")
-    kind = ResidentLoader
-    if isinstance(dataset, StreamedDataset):
-        from data.loader.streamed import StreamedLoader as kind
+    kind = StreamedLoader if isinstance(dataset, StreamedDataset) else ResidentLoader
     return kind(dataset, views, batch_size, device, train, neighbors, seed)
 
 

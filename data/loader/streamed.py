@@ -4,9 +4,8 @@ import gc
 import multiprocessing
 import signal
 import weakref
-from collections import deque
 from collections.abc import Iterator
-from itertools import takewhile
+from itertools import islice, takewhile
 from multiprocessing.util import Finalize
 
 import numpy as np
@@ -18,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from data.augment import apply
 from data.dataset import StreamedDataset
 from data.image_files import reason_of
-from data.loader.base import Batch, Loader, Step
+from data.loader.base import Batch, Loader
 from utils.device import cpu_count
 from utils.errors import RunError, UserError
 
@@ -71,7 +70,6 @@ class StreamedLoader(Loader):
         self.columns = [sum(step.columns for step in crops) for crops in self.crops]
         first = [np.zeros((1, 1), int), np.zeros((1, 0), np.float32)]  # the first image, uncropped
         self.check_views(*_sent(ImageReader(self.dataset, [()])[first], "cpu"))
-        self.ahead: deque[Step] = deque()  # steps that are being read
         workers = min(self.dataset.num_workers, cpu_count())
         self.reader = DataLoader(
             ImageReader(self.dataset, self.crops),
@@ -84,23 +82,11 @@ class StreamedLoader(Loader):
         )
         Finalize(None, _kill_workers, exitpriority=0)
 
-    def items(self) -> Iterator[list[np.ndarray]]:
-        """What the workers read in this pass, READ_AT_ONCE images per view at a time."""
-        self.ahead.clear()
-        for step in self.steps():
-            self.ahead.append(step)
-            tables = [table[:, :columns] for table, columns in zip(step.tables, self.columns, strict=True)]
-            parts = (values.split(READ_AT_ONCE) for values in (torch.stack(step.sources, dim=1), *tables))
-            yield from ([values.numpy() for values in part] for part in zip(*parts, strict=True))
-
     def __iter__(self) -> Iterator[Batch]:
         parts = iter(self.reader)
-        for _ in range(self.first_step, len(self)):
-            read = [_sent(next(parts), self.device)]
-            step = self.ahead.popleft()
-            read += [
-                _sent(next(parts), self.device) for _ in range(READ_AT_ONCE, len(step.index), READ_AT_ONCE)
-            ]
+        for step in self.steps():  # drawn again, as workers are steps ahead
+            count = len(step.index[::READ_AT_ONCE])
+            read = [_sent(part, self.device) for part in islice(parts, count)]
             images = map(torch.cat, zip(*read, strict=True))  # uint8 (B, 3, h, w) for each view
             transforms = [view[len(crops) :] for view, crops in zip(self.views, self.crops, strict=True)]
             tables = [table[:, columns:] for table, columns in zip(step.tables, self.columns, strict=True)]
@@ -108,13 +94,17 @@ class StreamedLoader(Loader):
 
 
 class _Items:
-    """What to read, as a sampler for PyTorch: iterating over the loader itself gives batches."""
+    """What workers read in a pass, READ_AT_ONCE images per view at a time, as a sampler for PyTorch."""
 
     def __init__(self, loader: StreamedLoader):
         self.loader = loader
 
     def __iter__(self) -> Iterator[list[np.ndarray]]:
-        return self.loader.items()
+        columns = self.loader.columns
+        for step in self.loader.steps():
+            tables = [table[:, :number] for table, number in zip(step.tables, columns, strict=True)]
+            parts = (values.split(READ_AT_ONCE) for values in (torch.stack(step.sources, dim=1), *tables))
+            yield from ([values.numpy() for values in part] for part in zip(*parts, strict=True))
 
 
 def _leading_crops(transform: tuple) -> tuple:

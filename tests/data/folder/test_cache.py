@@ -8,9 +8,8 @@ from unittest.mock import Mock
 
 import pytest
 
-from data.folder import cache
-from data.folder.cache import cache_path, cached, in_threads
-from data.folder.scan import decode, files_of
+from data.folder import scan
+from data.folder.scan import cache_path, cached, decode, files_of, in_threads
 from tests.image_trees import picture
 
 
@@ -75,7 +74,7 @@ def test_threads_ignore_pillows_warnings_and_leave_the_filters_of_the_process(re
     for number in range(30):  # broken EXIF, of which Pillow warns
         exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x05garbage"
         picture(number, 20, 20).save(tmp_path / "images" / f"{number}.JPEG", exif=exif)
-    monkeypatch.setattr(cache, "cpu_count", lambda: 4)
+    monkeypatch.setattr(scan, "cpu_count", lambda: 4)
     monkeypatch.setattr(warnings, "catch_warnings", Recorded)
     before = list(warnings.filters)
     with pytest.warns(UserWarning, match="afterwards") as seen:
