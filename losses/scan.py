@@ -36,18 +36,19 @@ def scan_loss(
 
 
 def cluster_entropy(mean_probs: Tensor, cluster_prior: Prior = None) -> Tensor:
-    """-sum_k pbar_k log pbar_k in nats, pbar = mean_probs (..., K) floored at 1e-8.
-
-    A prior adds sum_k pbar_k log(K prior_k): then it is ln K - KL(pbar || prior). ValueError if not of K."""
+    """-sum_k pbar_k log pbar_k in nats, pbar = mean_probs (..., K) floored at 1e-8; see also `prior_term`."""
     mean_probs = mean_probs.clamp(min=1e-8)
     entropy = -(mean_probs * mean_probs.log()).sum(dim=-1)
-    if cluster_prior is None:
-        return entropy
+    return entropy if cluster_prior is None else entropy + prior_term(mean_probs, cluster_prior)
+
+
+def prior_term(mean_probs: Tensor, cluster_prior: Sequence[float]) -> Tensor:
+    """sum_k pbar_k log(K prior_k); with the entropy: ln K - KL(pbar || prior). ValueError if not of K."""
     if len(cluster_prior) != mean_probs.shape[-1]:
         raise ValueError(f"cluster_prior: {len(cluster_prior)} numbers for {mean_probs.shape[-1]} clusters")
     prior = torch.tensor(cluster_prior, dtype=torch.float64)
     log_ratios = (prior.log() - prior.mean().log()).to(mean_probs, non_blocking=True)  # (K,), log(K prior_k)
-    return entropy + (mean_probs * log_ratios).sum(dim=-1)
+    return (mean_probs * log_ratios).sum(dim=-1)
 
 
 class SCANLoss(nn.Module):
