@@ -1,4 +1,4 @@
-"""Numbers that judge a clustering or a set of neighbors by labels: arrays in, plain Python out."""
+"""Metrics of a clustering or of neighbors, most by labels: arrays in, plain Python out."""
 
 import math
 

@@ -17,7 +17,7 @@ Row = tuple[str, Sequence[int], Sequence[str | None]]  # caption; rows in the da
 
 
 def draw_grid(dataset, title: str, note: str, rows: list[Row], path: Path) -> None:
-    """Write one picture of the rows, in two columns if there are many; the first image of a row stands apart.
+    """Write one figure of the rows, in two columns if there are many; the first image of a row stands apart.
 
     Images are read one at a time."""
     columns = 1 if len(rows) <= ROWS_PER_COLUMN else 2
