@@ -1,4 +1,4 @@
-"""Caches for what is read from the files of a folder, used until one of them changes."""
+"""What reading the files of a folder finds out, cached until one of them changes."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ QUEUE = 256  # results that may wait to be taken
 
 
 def cache_path(caches: Path, folder: Path, names: Sequence[str], depends=None) -> Path:
-    """The cache for the files `names`: its hash covers their sizes and times, `folder`, `depends`.
+    """The cache of what reading `names` finds out: named by their sizes and times, `folder` and `depends`.
 
     A directory stands for its list of files: its time changes when one is added, removed or renamed."""
     digest = sha256(os.fsencode(f"{folder.absolute()}\0{depends}\0"))
