@@ -3,7 +3,7 @@ BIN := .venv/bin
 
 .PHONY: demo test test-all lint docs
 
-# On one thread, so that it ends as the README's table does, however many CPUs there are; a second would save 13 seconds.
+# On one thread, so that it ends as the README's table does, however many CPUs there are; a second thread would save 13 seconds.
 demo: export OMP_NUM_THREADS = 1
 demo: .venv/ready  ## the three stages and the evaluation on scikit-learn's digits, on the CPU
 	$(BIN)/python simclr.py --config_exp configs/pretext/simclr_digits.yml root_dir=results

@@ -1,6 +1,6 @@
-"""Evaluate a model of any stage on the val split, or on all pictures of a folder.
+"""Evaluate a model of any stage on the val split, or on all images of a folder.
 
-A pretext model is judged by the labels of its neighbors, others by their clusters."""
+A pretext model is evaluated by the labels of its neighbors, others by their clusters."""
 
 import argparse
 import os
@@ -30,8 +30,8 @@ from utils.run.command_line import Parser, command
 from utils.run.inputs import check_data_set
 from utils.stages import STAGES
 
-TOPK = (1, 5, 20)  # neighbors by which a pretext model is judged
-ENOUGH = 10  # new pictures for each cluster: fewer may well leave one empty
+TOPK = (1, 5, 20)  # neighbors by which a pretext model is evaluated
+ENOUGH = 10  # new images for each cluster: fewer may well leave one empty
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -40,11 +40,11 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--config_env", help="where results go (default: configs/env.yml, if present)")
     add("--config_exp", required=True, help="the YAML of the model's stage, such as config.yml beside it")
     add("--model", required=True, type=Path, help="model.pth.tar of that stage")
-    add("--predict", metavar="FOLDER", help="take all pictures in this folder, not the val split")
+    add("--predict", metavar="FOLDER", help="take all images in this folder, not the val split")
     add("--out", type=Path, help="write which image is in which cluster to this CSV file")
     add("--report", action="store_true", help="write report.html, a page to look at, beside the model")
     add("--visualize_prototypes", action="store_true", help="write prototypes.png beside the model")
-    add("--show", action="store_true", help="also open the pictures in windows")
+    add("--show", action="store_true", help="also open the figures in an image viewer")
     add("overrides", nargs="*", metavar="key=value", help="settings that win over the YAML")
     return parser.parse_intermixed_args(argv)
 
@@ -64,14 +64,14 @@ def judge_neighbors(cfg, loader, model) -> dict[str, float]:
     """Share of an image's nearest neighbors that have its label."""
     dataset, topk = loader.dataset, max(TOPK)
     if not dataset.is_labelled:
-        raise UserError(f"{cfg.val_db_name} has no labels to judge by: look at neighbors.png by the model")
+        raise UserError(f"{cfg.val_db_name} has no labels: look at neighbors.png beside the model")
     check_minable(len(dataset), topk, cfg.knn_backend, "val")
     neighbors = mine_neighbors(extract_features(model, loader).to(loader.device), topk, cfg.knn_backend)
     return {f"right among the top {k}": neighbor_accuracy(neighbors, dataset.targets, k) for k in TOPK}
 
 
 def judge_clusters(cfg, loader, model, head: int, names: dict[int, str]) -> Clustering:
-    """The clusters by the best head, with their figures; cfg: of the model's training."""
+    """The clusters by the best head, with their metrics; cfg: of the model's training."""
     dataset = loader.dataset
     features = extract_features(model.backbone, loader)  # (N, D)
     once = FeatureLoader(features[None], dataset, [None], EVAL_BATCH_SIZE, loader.device)

@@ -94,7 +94,7 @@ def heads_only(cfg, model: nn.Module, train_set, val_set, neighbors, device) -> 
 
 
 def validate(task: Task, val_set, neighbors) -> tuple[Best, dict]:
-    """The head with the lowest SCAN loss on the val split (no label is used), and figures of its clusters."""
+    """The head with the lowest SCAN loss on the val split (no label is used), and metrics of its clusters."""
     predictions = predict(task.val_network, task.val_loader)  # (N, K) for each head
     terms = [scan_validation(each, neighbors, task.criterion.cluster_prior) for each in predictions]
     losses = [each["total_loss"] for each in terms]

@@ -12,7 +12,7 @@ def say(text: str) -> None:
 
 @cache
 def say_once(text: str) -> None:
-    """Say a text that is not repeated."""
+    """Say a text once in this process."""
     say(text)
 
 

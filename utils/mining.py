@@ -8,7 +8,7 @@ from utils.neighbors import search
 from utils.neighbors.search import VAL_NEIGHBORS, mine_neighbors
 from utils.report.figures import plot_neighbors
 
-RECALL_SAMPLE = 1000  # images that are searched exactly, to judge an approximate index
+RECALL_SAMPLE = 1000  # images that are searched exactly, to measure an approximate index
 KMEANS_LIMIT = 1e10  # images x feature size x classes; a larger k-means takes longer than a baseline is worth
 
 

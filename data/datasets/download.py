@@ -14,7 +14,7 @@ from utils.errors import UserError
 from utils.mypath import DATASET_FOLDERS
 from utils.storage.files import temporary_file
 
-tqdm.monitor_interval = 0  # no thread of tqdm's: it would take the signals that the main thread blocks
+tqdm.monitor_interval = 0  # no monitor thread of tqdm's: worker processes are forked
 
 
 def fetch(name: str, url: str, path: Path, checksum: str, remedy: str = "") -> None:

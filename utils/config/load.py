@@ -76,7 +76,7 @@ def _mistakes(values: Mapping[str, Any], stage: str) -> Iterator[str]:
         yield f"{stage}.py needs keys that the config lacks: {shown}; add them to its YAML"
     own_pictures = "folder" in (values["train_db_name"], values["val_db_name"])
     if own_pictures and stage != "eval" and "folder.path" not in values:
-        yield "folder.path is missing: give the folder that holds your pictures, as folder.path=..."
+        yield "folder.path is missing: give the folder that holds your images, as folder.path=..."
     run = Path(values["run_name"])
     if run.is_absolute() or ".." in run.parts:
         yield f"run_name {as_written(values['run_name'])} leads out of root_dir: give a name and root_dir=..."

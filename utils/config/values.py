@@ -56,7 +56,7 @@ def parse_yaml(content: str | bytes, source: str) -> Any:
     except yaml.MarkedYAMLError as error:
         problem = " ".join(filter(None, (error.context, error.problem)))
         raise UserError(f"{source}, line {error.problem_mark.line + 1}: {shorten(problem)}") from error
-    except (yaml.YAMLError, RecursionError, ValueError, OverflowError) as error:  # a picture, or a deep nest
+    except (yaml.YAMLError, RecursionError, ValueError, OverflowError) as error:  # an image, or deep nesting
         reason = getattr(error, "reason", error)
         raise UserError(f"{source}: not a text file in UTF-8 that YAML can read ({reason})") from error
 

@@ -1,4 +1,4 @@
-"""Numbers that judge a clustering."""
+"""Metrics of a clustering."""
 
 from utils.evaluate.clustering import clustering_metrics
 from utils.evaluate.label_free import scan_validation

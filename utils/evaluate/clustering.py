@@ -1,4 +1,4 @@
-"""Numbers that judge a clustering or a set of neighbors by labels: arrays in, plain Python out."""
+"""Metrics of a clustering or of neighbors, most by labels: arrays in, plain Python out."""
 
 import math
 
@@ -20,7 +20,7 @@ def clustering_metrics(predictions: ArrayLike, targets: ArrayLike | None, probab
     balanced ACC, macro-F1: mean recall and F1 of the classes under that matching, 0 if unmatched.
     NMI, AMI, ARI: as in scikit-learn; they need no matching.
     ACC Top-5: with probabilities (N, K), one of the 5 likeliest clusters is matched to the class.
-    ACC many-to-one: a cluster counts as its commonest class. It rises with K: not comparable with ACC.
+    ACC many-to-one: a cluster counts as its commonest class. It tends to rise with K, unlike ACC.
     labelled images: their number, if some are labelled and some are not.
     Without probabilities K is the largest prediction + 1. Returns {} for fewer than two classes."""
     from scipy.optimize import linear_sum_assignment

@@ -1,4 +1,4 @@
-"""Numbers that judge a clustering without labels: arrays in, plain Python out."""
+"""Metrics of a clustering without labels: arrays in, plain Python out."""
 
 import torch
 from numpy.typing import ArrayLike
@@ -56,7 +56,7 @@ def neighbor_agreement(predictions: ArrayLike, neighbors: ArrayLike) -> float:
 def silhouette(features: ArrayLike, predictions: ArrayLike, seed: int = 0) -> float | None:
     """scikit-learn's mean silhouette, in [-1, 1], of clusters (predictions, (N,)) among features (N, D).
 
-    The features are normalised here. Of more than 2,000 images, 2,000 drawn with the seed are judged. None if
+    The features are normalised here. Of more than 2,000 images, 2,000 drawn with the seed are taken. None if
     these have fewer than two clusters, or as many clusters as images."""
     from sklearn.metrics import silhouette_score
 

@@ -1,4 +1,4 @@
-"""Figures that describe clusters without labels, and the neighbors they are measured with."""
+"""Metrics of clusters without labels, and the neighbors that they need."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -32,7 +32,7 @@ def judge_without_labels(
         figures = label_free.scan_validation(probabilities, neighbors, cluster_prior)
         figures["neighbor_agreement"] = label_free.neighbor_agreement(predictions, neighbors)
     except UserError as error:  # features that cannot be mined
-        say(f"figures of neighbors left out: {error}")
+        say(f"metrics of neighbors left out: {error}")
     if (score := label_free.silhouette(features, predictions)) is not None:
         figures["silhouette"] = score
     figures["sizes"] = label_free.cluster_sizes(probabilities)

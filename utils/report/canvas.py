@@ -1,4 +1,4 @@
-"""What all pictures share: colors, resolution, the style of axes, labels, and writing PNG files."""
+"""What all figures share: colors, resolution, the style of axes, labels, and writing PNG files."""
 
 import io
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from utils.storage.files import write_whole
 
-DPI = 128  # a power of two: pixels / DPI * DPI is exact, so a picture has exactly the size asked for
+DPI = 128  # a power of two: pixels / DPI * DPI is exact, so a figure has exactly the size asked for
 INK, FAINT, BLUE, RED = "#222222", "#8a8a8a", "#2f6db3", "#d62728"
 
 

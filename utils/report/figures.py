@@ -1,4 +1,4 @@
-"""Pictures of a run: curves, confusion matrix, neighbors, prototypes. PNG files, drawn without a display."""
+"""Figures of a run: curves, confusion matrix, neighbors, prototypes. PNG files, drawn without a display."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -16,7 +16,7 @@ Row = tuple[str, Sequence[int], Container[int]]  # caption; images by row number
 
 
 def draw_grid(dataset, title: str, note: str, rows: list[Row], path: Path) -> None:
-    """Write one picture of the rows, in two columns if there are many.
+    """Write one figure of the rows, in two columns if there are many.
 
     The first image of a row stands apart in a blue frame. Images are read one at a time."""
     columns = 1 if len(rows) <= ROWS_PER_COLUMN else 2

@@ -51,7 +51,7 @@ def about_run(cfg: EasyDict, model: Path, images: str) -> dict[str, Any]:
 
 
 def write_outputs(asked: Namespace, cfg: EasyDict, images: str, clustering: Clustering) -> list[Path]:
-    """Write what eval.py's command line asks for, and the confusion matrix. Returns the pictures.
+    """Write what eval.py's command line asks for, and the confusion matrix. Returns the figures.
 
     cfg: of the model's training. images: what they are, in words."""
     dataset, probabilities, features, metrics, names = clustering

@@ -1,4 +1,4 @@
-"""The report: a clustering as one HTML page with all its pictures inside, so that it loads nothing else."""
+"""The report: a clustering as one HTML page with all its images inside, so that it loads nothing else."""
 
 import base64
 from collections.abc import Callable, Iterable, Mapping
@@ -27,7 +27,7 @@ class Thumbnail(NamedTuple):
 
 
 def write_report(path: Path, clustering: Clustering, neighbors: Tensor, about: Mapping[str, Any]) -> None:
-    """Write the page, of at most some 20 MB: more than 50 clusters get fewer and smaller pictures.
+    """Write the page, of at most some 20 MB: more than 50 clusters get fewer and smaller images.
 
     neighbors: int64 (N, T+1), column 0 the image itself. about: the run's `title`, `summary`, {what: text},
     and `logs`, {stage: its log.jsonl}."""
@@ -97,7 +97,7 @@ def choose_thumbnails(clusters, others, neighbors, predictions, thumbnail_of) ->
 def describe_images(clustering: Clustering, clusters: list, neighbors: Tensor, thumbnails) -> dict[str, dict]:
     """What the dialog shows of each image with a thumbnail, and the names of neighbors without one.
 
-    A picture that is on a card is not repeated here. neighbors: (N, T+1)."""
+    An image on a card is not repeated here. neighbors: (N, T+1)."""
     dataset, labels = clustering.dataset, labels_of(clustering.dataset)
     on_cards = {row for cluster in clusters for row in cluster.images + cluster.doubtful}
     images = {}

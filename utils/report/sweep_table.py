@@ -1,4 +1,4 @@
-"""A sweep's results: the suggested number of clusters, a table and a picture.
+"""A sweep's results: the suggested number of clusters, a table and a figure.
 
 docs/number-of-clusters.md explains the criterion."""
 
