@@ -5,6 +5,7 @@ import multiprocessing
 import signal
 import weakref
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice, takewhile
 from multiprocessing.util import Finalize
 
@@ -21,6 +22,7 @@ from data.loader.base import Batch, Loader
 from utils.device import cpu_count
 from utils.errors import RunError, UserError
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 READ_AT_ONCE = 64  # images; a whole batch of 4096 would fill the memory shared with the workers
 
 
@@ -83,7 +85,8 @@ class StreamedLoader(Loader):
         Finalize(None, _kill_workers, exitpriority=0)
 
     def __iter__(self) -> Iterator[Batch]:
-        parts = iter(self.reader)
+        with _signals_blocked():
+            parts = iter(self.reader)
         for step in self.steps():  # drawn again, as workers are steps ahead
             count = len(step.index[::READ_AT_ONCE])
             read = [_sent(part, self.device) for part in islice(parts, count)]
@@ -122,9 +125,22 @@ def _sent(views: list[Tensor] | RunError, device: torch.device | str) -> list[Te
     return [images.to(device, non_blocking=True) for images in views]
 
 
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Let signals wait while workers are forked: exceptions raised during a fork are lost."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows, which forks nothing
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _start_worker(_: int) -> None:
     gc.freeze()  # objects of the parent, such as other loaders, must not be finalized here
-    for number in (signal.SIGINT, signal.SIGTERM):  # the parent needs its workers to finish its step
+    for number in SIGNALS:  # the parent needs its workers to finish its step
         signal.signal(number, signal.SIG_IGN)
 
 

@@ -194,6 +194,14 @@ def test_workers_go_on_after_a_signal_to_all_processes_and_end_with_the_loader(f
         gc.enable()
 
 
+def test_a_signal_while_workers_are_started_is_not_lost(folder):
+    """Python prints and drops what a signal handler raises inside a fork."""
+    signals = [signal.SIGINT]  # the callback below stays for the rest of the process
+    os.register_at_fork(before=lambda: signals and os.kill(os.getpid(), signals.pop()))
+    with pytest.raises(KeyboardInterrupt):
+        next(iter(build_loader(of(folder, num_workers=1), [SMALL], 10)))
+
+
 @pytest.mark.parametrize("end", ["by an error", "killed"])
 def test_workers_end_with_their_parent(folder, end, monkeypatch):
     monkeypatch.setattr(pytorch_worker, "MP_STATUS_CHECK_INTERVAL", 0.1)  # how often they look for it
