@@ -19,7 +19,7 @@ from utils.evaluate.clustering import evaluate_clusters
 from utils.features import predict
 from utils.optimizers import build_optimizer, set_learning_rate
 from utils.report.figures import conclude
-from utils.run import Meter, command, open_run, stage_config
+from utils.run import Meter, Run, command, stage_config
 from utils.stages import MODEL
 
 
@@ -74,7 +74,7 @@ def confidence_summary(probabilities: Tensor, threshold: float) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     cfg, options = stage_config(argv, "selflabel", __doc__)
-    with open_run(cfg, options) as run:
+    with Run(cfg, options.restart) as run:
         inputs = run.folder.start_from()
         train_set, val_set = open_splits(cfg)
         run.folder.use_images(train_set, val_set, inputs)
@@ -84,8 +84,7 @@ def main(argv: list[str] | None = None) -> None:
         loaded = load_best_head(model, inputs.folder / MODEL)
         model = model.to(run.device, memory_format=torch.channels_last)
         weak = val_transform(cfg.transformation_kwargs)
-        strong = train_transform(cfg.augmentation_strategy, cfg.augmentation_kwargs)
-        views = [weak, strong]
+        views = [weak, train_transform(cfg.augmentation_strategy, cfg.augmentation_kwargs)]
         loader = build_loader(train_set, views, cfg.batch_size, run.device, train=True, seed=cfg.seed)
         train_images, val_images = (eval_loader(images, weak, run.device) for images in (train_set, val_set))
         optimizer = build_optimizer(cfg.optimizer, cfg.optimizer_kwargs, model.parameters())
@@ -101,7 +100,11 @@ def main(argv: list[str] | None = None) -> None:
             set_learning_rate(optimizer, cfg, epoch)
             metrics = train_epoch(task, run.meter(loader, epoch), run.autocast)
             if metrics["train/confident_share"] == 0:
-                raise none_confident(epoch, predict(model, train_images)[0], cfg.confidence_threshold)
+                summary = confidence_summary(predict(model, train_images)[0], cfg.confidence_threshold)
+                raise RunError(
+                    f"no image was confident in epoch {epoch + 1}: {summary}. Train scan.py for more epochs, "
+                    "raise its batch_size, or lower confidence_threshold"
+                )
             figures = evaluate_clusters(predict(model, val_images)[0], val_set.targets)
             warn_of_lost_clusters(run.log, epoch, used, used := figures["used_clusters"])
             figures.pop("hungarian_match", None)
@@ -109,13 +112,6 @@ def main(argv: list[str] | None = None) -> None:
 
         run.folder.save_model(model.state_dict())
         conclude(run, "self-labelling on the val split, last epoch", predict(model, val_images)[0], val_set)
-
-
-def none_confident(epoch: int, probabilities: Tensor, threshold: float) -> RunError:
-    return RunError(
-        f"no image was confident in epoch {epoch + 1}: {confidence_summary(probabilities, threshold)}. Train "
-        "scan.py for more epochs, raise its batch_size, or lower confidence_threshold"
-    )
 
 
 def warn_of_lost_clusters(log, epoch: int, before: int, now: int) -> None:

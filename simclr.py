@@ -18,7 +18,7 @@ from utils.mining import check_before_training, knn_accuracy, mine
 from utils.neighbors.search import check_features
 from utils.optimizers import build_optimizer, set_learning_rate
 from utils.report.figures import plot_curves
-from utils.run import Meter, Run, command, open_run, stage_config
+from utils.run import Meter, Run, command, stage_config
 
 
 class Task(NamedTuple):
@@ -66,7 +66,7 @@ def train(run: Run, model: nn.Module, train_set, val_set, splits: dict) -> None:
 def main(argv: list[str] | None = None) -> None:
     cfg, options = stage_config(argv, "simclr", __doc__, takes_model=True)
     weights = read_weights(options.model, "pretext") if options.model else None
-    with open_run(cfg, options) as run:
+    with Run(cfg, options.restart) as run:
         if weights:
             run.folder.start_from_weights(options.model)
         train_set, val_set = open_splits(cfg)

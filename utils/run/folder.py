@@ -36,12 +36,12 @@ class RunFolder:
         self.inputs: dict[str, str] = {}
         self.splits: dict[str, dict[str, Any]] = {}
         self.unverified: list[Path] = []
-        if not restart:
-            self._refuse_other_settings()
+        self._refuse_other_settings()
 
     def _refuse_other_settings(self) -> None:
         path = self.path / "config.yml"
-        if not path.is_file() or not (has_checkpoint(self.checkpoint) or self.ending.is_file()):
+        is_begun = path.is_file() and (has_checkpoint(self.checkpoint) or self.ending.is_file())
+        if self.restart or not is_begun:
             return
         try:
             saved = load_config(os.devnull, path)
@@ -84,8 +84,7 @@ class RunFolder:
         with storage_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
         with locked(self.path):
-            if not self.restart:
-                self._refuse_other_settings()
+            self._refuse_other_settings()
             with storage_errors(self.path):
                 if self.restart and self.path.exists():
                     number = 1

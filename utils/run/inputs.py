@@ -25,25 +25,22 @@ class Inputs:
     def __init__(self, cfg):
         stage = STAGES[cfg.setup]
         self.cfg, self.stage, self.folder = cfg, stage.starts_from, Path(cfg[f"{stage.starts_from}_dir"])
-        for name in stage.needs:
-            if not (self.folder / name).is_file():
+        self.digests, self.manifests = {}, {}
+        for name in stage.needs:  # the model first
+            path = self.folder / name
+            if not path.is_file():
                 raise UserError(
-                    f"{self.folder / name} not found, which {stage.script} starts from: make it with "
-                    f"`{self._command()}`, or name the folder that has it in {self.stage}_dir=..."
+                    f"{path} not found, which {stage.script} starts from: make it with `{self._command()}`, "
+                    f"or name the folder that has it in {self.stage}_dir=..."
                 )
-        manifests = {name: verify_manifest(self.folder / name) for name in stage.needs}
-        self.manifests = {name: manifest for name, manifest in manifests.items() if manifest}
-        self.unverified = [self.folder / name for name in stage.needs if name not in self.manifests]
-        self.digests = {
-            name: manifest["sha256"] if manifest else sha256_of(self.folder / name)
-            for name, manifest in manifests.items()
-        }
-        for name, manifest in self.manifests.items():
+            manifest = self.manifests[name] = verify_manifest(path) or {}
+            self.digests[name] = sha256_of(path)
             if manifest.get("weights_sha256", self.digests[MODEL]) != self.digests[MODEL]:
                 raise UserError(
-                    f"{self.folder / name} is stale, mined with other weights than {MODEL} beside it: mine "
-                    f"again with `{self._command(mine=True)}`"
+                    f"{path} is stale, mined with other weights than {MODEL} beside it: mine again with "
+                    f"`{self._command(mine=True)}`"
                 )
+        self.unverified = [self.folder / name for name in stage.needs if not self.manifests[name]]
 
     def _command(self, mine: bool = False) -> str:
         """What makes the folder's files. A model that was not trained there is kept, and mined with."""
@@ -56,7 +53,7 @@ class Inputs:
         for name, manifest in self.manifests.items():
             now = splits["val" if name == NEIGHBORS["val"] else "train"]
             made = {key: manifest.get(key) for key in now}
-            if made == now:
+            if not manifest or made == now:
                 continue
             own = Path(self.cfg.root_dir, self.cfg.run_name, self.stage)
             remedy = f"make the right one with `{command_for(self.cfg, self.stage, own, '--restart')}`"

@@ -3,7 +3,8 @@
 import math
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
+from functools import partial
 
 import torch
 
@@ -28,6 +29,7 @@ class Run:
         self.path = self.folder.path
         self.log = Logger(self.path)
         self.checkpoints = Checkpointer(self.folder, cfg.get("epochs", 0), cfg.get("save_minutes", math.inf))
+        self.autocast = partial(autocast, self.device, cfg.precision)
         self.context = ExitStack()  # the lock, signals and process-wide settings, put back at the end
         self.start = time.monotonic()
 
@@ -43,10 +45,6 @@ class Run:
         self.context.close()
         if error and (reason := lack_of_memory(error)):
             raise RunError(f"not enough memory ({reason}): {memory_advice(self.cfg)}") from error
-
-    def autocast(self) -> AbstractContextManager:
-        """A context in which the network computes in bfloat16, if `precision` is bf16."""
-        return autocast(self.device, self.cfg.precision)
 
     def is_finished(self) -> bool:
         """Whether the stage has ended here with this config and these inputs; says so if it has."""
@@ -93,7 +91,7 @@ class Run:
         """The remaining steps of an epoch; after each the run may be saved."""
         saver = self.checkpoints
         begun, saver.begun = saver.begun, {}
-        return Meter(loader, epoch, self.cfg.log_every, saver.saved["model"], begun, saver.after_step)
+        return Meter(loader, epoch, self.cfg.log_every, saver.saved["model"], saver.after_step, **begun)
 
     def end_epoch(self, epoch: int, metrics: dict[str, float], **values) -> None:
         """Log the epoch's metrics and the time left, and save `values` with model and optimizer."""
@@ -106,11 +104,6 @@ class Run:
         """The stage has come to its end; `text` names what its folder holds."""
         self.folder.finish()
         self.log.note(f"done: {self.path} holds {text}")
-
-
-def open_run(cfg, options) -> Run:
-    """The run of a stage script, from its config and command-line options."""
-    return Run(cfg, options.restart)
 
 
 def memory_advice(cfg) -> str:
