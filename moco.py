@@ -31,7 +31,7 @@ def published_weights() -> Path:
 
 
 def main(argv: list[str] | None = None) -> None:
-    cfg, options = stage_config(argv, "moco", __doc__, takes_model=True)
+    cfg, options = stage_config(argv, "moco", __doc__)
     with Run(cfg, options.restart) as run:
         path = options.model or Path(cfg.get("moco_weights") or published_weights())
         weights = read_pretrained(path)

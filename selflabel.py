@@ -106,20 +106,17 @@ def main(argv: list[str] | None = None) -> None:
                     "raise its batch_size, or lower confidence_threshold"
                 )
             figures = evaluate_clusters(predict(model, val_images)[0], val_set.targets)
-            warn_of_lost_clusters(run.log, epoch, used, used := figures["used_clusters"])
+            before, used = used, figures["used_clusters"]
+            if used < before:
+                run.log.warn(
+                    f"epoch {epoch + 1} uses {used} clusters, {before} before: self-labelling is losing "
+                    "clusters; the SCAN model may be the better one"
+                )
             figures.pop("hungarian_match", None)
             run.end_epoch(epoch, metrics | {f"val/{name}": value for name, value in figures.items()})
 
         run.folder.save_model(model.state_dict())
         conclude(run, "self-labelling on the val split, last epoch", predict(model, val_images)[0], val_set)
-
-
-def warn_of_lost_clusters(log, epoch: int, before: int, now: int) -> None:
-    if now < before:
-        log.warn(
-            f"epoch {epoch + 1} uses {now} clusters, {before} before: self-labelling is losing clusters; the "
-            "SCAN model may be the better one"
-        )
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ def train(run: Run, model: nn.Module, train_set, val_set, splits: dict) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    cfg, options = stage_config(argv, "simclr", __doc__, takes_model=True)
+    cfg, options = stage_config(argv, "simclr", __doc__)
     weights = read_weights(options.model, "pretext") if options.model else None
     with Run(cfg, options.restart) as run:
         if weights:

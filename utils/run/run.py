@@ -110,9 +110,8 @@ def memory_advice(cfg) -> str:
     """Which keys to lower if memory runs out, with their values. Some stages lack some of them."""
     views, plain = cfg.get("augmentation_kwargs", {}), cfg.transformation_kwargs.crop_size
     size = views.get("crop_size") or views.get("random_resized_crop", {}).get("size", plain)
-    width = cfg.get("model_kwargs", {}).get("width", 64)
     return (
         f"lower batch_size (now {cfg.get('batch_size', 'none')}), the view size in augmentation_kwargs and "
-        f"transformation_kwargs ({size} px), or model_kwargs.width ({width}); mine with device=cpu; what was "
-        "saved is whole"
+        f"transformation_kwargs ({size} px), or model_kwargs.width ({cfg.model_kwargs.width}); mine with device=cpu; "
+        "what was saved is whole"
     )
