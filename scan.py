@@ -104,15 +104,15 @@ def main(argv: list[str] | None = None) -> None:
     with Run(cfg, options.restart) as run:
         inputs = run.folder.start_from()
         train_set, val_set = open_splits(cfg)
-        run.folder.use_images(train_set, val_set, inputs)
+        run.folder.use_images(train_set, val_set)
         if run.is_finished():
             return
         if (clusters := cfg.num_classes) > (images := len(train_set)):
             raise UserError(f"num_classes {clusters} is more than the {images} training images: lower it")
-        neighbors = load_neighbors(inputs.folder / NEIGHBORS["train"], len(train_set), cfg.num_neighbors)
-        val_neighbors = load_neighbors(inputs.folder / NEIGHBORS["val"], len(val_set))
+        neighbors = load_neighbors(inputs[NEIGHBORS["train"]], len(train_set), cfg.num_neighbors)
+        val_neighbors = load_neighbors(inputs[NEIGHBORS["val"]], len(val_set))
         model = build_model(cfg)
-        loaded = load_backbone(model, inputs.folder / MODEL)
+        loaded = load_backbone(model, inputs[MODEL])
         model = model.to(run.device, memory_format=torch.channels_last)
         prepare = heads_only if cfg.update_cluster_head_only else end_to_end
         task = prepare(cfg, model, train_set, val_set, neighbors, run.device)

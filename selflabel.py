@@ -77,11 +77,11 @@ def main(argv: list[str] | None = None) -> None:
     with Run(cfg, options.restart) as run:
         inputs = run.folder.start_from()
         train_set, val_set = open_splits(cfg)
-        run.folder.use_images(train_set, val_set, inputs)
+        run.folder.use_images(train_set, val_set)
         if run.is_finished():
             return
         model = build_model(cfg)
-        loaded = load_best_head(model, inputs.folder / MODEL)
+        loaded = load_best_head(model, inputs[MODEL])
         model = model.to(run.device, memory_format=torch.channels_last)
         weak = val_transform(cfg.transformation_kwargs)
         views = [weak, train_transform(cfg.augmentation_strategy, cfg.augmentation_kwargs)]

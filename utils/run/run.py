@@ -77,7 +77,7 @@ class Run:
         self.folder.open()
         where = f"({self.device}, seed {self.cfg.seed})  ->  {self.path}"
         self.log.heading(f"{self.cfg.setup} on {self.cfg.train_db_name}  {where}")
-        for path in self.folder.unverified:
+        for path in [path for path, manifest in self.folder.manifests.items() if not manifest]:
             self.log.note(f"{path} has no manifest that says what it was made from: taken as it is")
 
     def epochs(self) -> Iterator[int]:
@@ -112,6 +112,6 @@ def memory_advice(cfg) -> str:
     size = views.get("crop_size") or views.get("random_resized_crop", {}).get("size", plain)
     return (
         f"lower batch_size (now {cfg.get('batch_size', 'none')}), the view size in augmentation_kwargs and "
-        f"transformation_kwargs ({size} px), or model_kwargs.width ({cfg.model_kwargs.width}); mine with device=cpu; "
-        "what was saved is whole"
+        f"transformation_kwargs ({size} px), or model_kwargs.width ({cfg.model_kwargs.width}); mine "
+        "with device=cpu; what was saved is whole"
     )
