@@ -23,4 +23,5 @@ STAGES = {  # by the config's `setup`
     "scan": Stage("scan.py", "scan", "pretext", PRETEXT_FILES, (MODEL,)),
     "selflabel": Stage("selflabel.py", "selflabel", "scan", (MODEL,), (MODEL,)),
 }
-SCRIPT_OF = {stage.folder: stage.script for stage in STAGES.values()}  # folder: its usual, the last, script
+# The usual script of each folder; for pretext it is that of the later row.
+SCRIPT_OF = {stage.folder: stage.script for stage in STAGES.values()}
