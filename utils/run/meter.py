@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +21,7 @@ class Meter:
     other fields are the `state` of an epoch that was stopped, after which the meter goes on. The device is
     read only every `log_every` steps and at the end."""
 
-    loader: Any
+    loader: object
     epoch: int = 0
     log_every: int = 10
     model: nn.Module = field(default_factory=nn.Module)
