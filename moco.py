@@ -14,7 +14,7 @@ from models.heads import feature_layer
 from models.weights import load_whole
 from utils.features import cached_features
 from utils.mining import check_before_training, mine
-from utils.run import command, open_run, stage_config
+from utils.run import Run, command, stage_config
 
 FILE = "moco_v2_800ep_pretrain.pth.tar"
 URL = f"https://dl.fbaipublicfiles.com/moco/moco_checkpoints/moco_v2_800ep/{FILE}"
@@ -31,8 +31,8 @@ def published_weights() -> Path:
 
 
 def main(argv: list[str] | None = None) -> None:
-    cfg, options = stage_config(argv, "moco", __doc__, takes_model=True)
-    with open_run(cfg, options) as run:
+    cfg, options = stage_config(argv, "moco", __doc__)
+    with Run(cfg, options.restart) as run:
         path = options.model or Path(cfg.get("moco_weights") or published_weights())
         weights = read_pretrained(path)
         run.folder.start_from_weights(path)
@@ -52,9 +52,7 @@ def main(argv: list[str] | None = None) -> None:
         run.folder.save_model(model.state_dict())
         features = {}
         for split, loader in splits.items():
-            (features[split],) = cached_features(
-                run.path, f"features-{split}", layer, loader
-            )  # (N, D), unit length
+            (features[split],) = cached_features(run.path, f"features-{split}", layer, loader)  # (N, D)
         mine(run, features, train_set, val_set)
         run.finish("the model, both neighbor files and neighbors.png")
 

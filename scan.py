@@ -22,7 +22,7 @@ from utils.features import cached_features, extract_features, predict
 from utils.neighbors.search import load_neighbors
 from utils.optimizers import build_optimizer, set_learning_rate
 from utils.report.figures import conclude
-from utils.run import Meter, command, open_run, stage_config
+from utils.run import Meter, Run, command, stage_config
 from utils.stages import MODEL, NEIGHBORS
 
 
@@ -39,13 +39,6 @@ class Task(NamedTuple):
     optimizer: Optimizer
     val_network: nn.Module
     val_loader: Any
-
-
-class Best(NamedTuple):
-    """The lowest validation loss so far, and the head that had it."""
-
-    loss: float
-    head: int
 
 
 def train_epoch(task: Task, meter: Meter, autocast) -> dict[str, float]:
@@ -93,57 +86,53 @@ def heads_only(cfg, model: nn.Module, train_set, val_set, neighbors, device) -> 
     return Task(network, heads, loader, task.criterion, optimizer, heads, val_loader)
 
 
-def validate(task: Task, val_set, neighbors) -> tuple[Best, dict]:
-    """The head with the lowest SCAN loss on the val split (no label is used), and metrics of its clusters."""
+def validate(task: Task, val_set, neighbors) -> tuple[float, int, dict[str, float]]:
+    """The lowest SCAN loss on the val split (no label is used), the head that has it, and metrics of its
+    clusters."""
     predictions = predict(task.val_network, task.val_loader)  # (N, K) for each head
     terms = [scan_validation(each, neighbors, task.criterion.cluster_prior) for each in predictions]
     losses = [each["total_loss"] for each in terms]
     head = losses.index(min(losses))  # the first head wins a tie
-    figures = terms[head] | evaluate_clusters(predictions[head], val_set.targets)
-    figures["neighbor_agreement"] = neighbor_agreement(predictions[head].argmax(dim=1), neighbors)
-    figures.pop("hungarian_match", None)
-    return Best(losses[head], head), {f"val/{name}": value for name, value in figures.items()}
+    metrics = terms[head] | evaluate_clusters(predictions[head], val_set.targets)
+    metrics["neighbor_agreement"] = neighbor_agreement(predictions[head].argmax(dim=1), neighbors)
+    metrics.pop("hungarian_match", None)
+    return losses[head], head, {f"val/{name}": value for name, value in metrics.items()}
 
 
 def main(argv: list[str] | None = None) -> None:
     cfg, options = stage_config(argv, "scan", __doc__)
-    with open_run(cfg, options) as run:
+    with Run(cfg, options.restart) as run:
         inputs = run.folder.start_from()
         train_set, val_set = open_splits(cfg)
-        run.folder.use_images(train_set, val_set, inputs)
+        run.folder.use_images(train_set, val_set)
         if run.is_finished():
             return
-        check_clusters(cfg.num_classes, len(train_set))
-        neighbors = load_neighbors(inputs.folder / NEIGHBORS["train"], len(train_set), cfg.num_neighbors)
-        val_neighbors = load_neighbors(inputs.folder / NEIGHBORS["val"], len(val_set))
+        if (clusters := cfg.num_classes) > (images := len(train_set)):
+            raise UserError(f"num_classes {clusters} is more than the {images} training images: lower it")
+        neighbors = load_neighbors(inputs[NEIGHBORS["train"]], len(train_set), cfg.num_neighbors)
+        val_neighbors = load_neighbors(inputs[NEIGHBORS["val"]], len(val_set))
         model = build_model(cfg)
-        loaded = load_backbone(model, inputs.folder / MODEL)
+        loaded = load_backbone(model, inputs[MODEL])
         model = model.to(run.device, memory_format=torch.channels_last)
         prepare = heads_only if cfg.update_cluster_head_only else end_to_end
         task = prepare(cfg, model, train_set, val_set, neighbors, run.device)
-        saved = run.restore(model, task.optimizer, best_loss=math.inf, best_loss_head=0)
-        best = Best(saved["best_loss"], saved["best_loss_head"])
+        best = run.restore(model, task.optimizer, best_loss=math.inf, best_loss_head=0)
         run.log.note(loaded)
         say_bounds(run.log, task.criterion, cfg.batch_size, cfg.num_classes)
 
         for epoch in run.epochs():
             set_learning_rate(task.optimizer, cfg, epoch)
             metrics = train_epoch(task, run.meter(task.loader, epoch), run.autocast)
-            new, figures = validate(task, val_set, val_neighbors)
-            if new.loss < best.loss:
-                best = new
-                run.folder.save_model({"model": model.state_dict(), "head": best.head})
-            run.end_epoch(epoch, metrics | figures, best_loss=best.loss, best_loss_head=best.head)
+            loss, head, val_metrics = validate(task, val_set, val_neighbors)
+            if loss < best["best_loss"]:
+                best = {"best_loss": loss, "best_loss_head": head}
+                run.folder.save_model({"model": model.state_dict(), "head": head})
+            run.end_epoch(epoch, metrics | val_metrics, **best)
 
         load_whole(model, read_weights(run.path / MODEL, "scan"), run.path / MODEL)
-        probabilities = predict(task.val_network, task.val_loader)[best.head]
-        title = f"SCAN on the val split, lowest val/total_loss {best.loss:.4f}, head {best.head}"
-        conclude(run, title, probabilities, val_set)
-
-
-def check_clusters(num_clusters: int, num_images: int) -> None:
-    if num_clusters > num_images:
-        raise UserError(f"num_classes {num_clusters} is more than the {num_images} training images: lower it")
+        loss, head = best.values()
+        title = f"SCAN on the val split, lowest val/total_loss {loss:.4f}, head {head}"
+        conclude(run, title, predict(task.val_network, task.val_loader)[head], val_set)
 
 
 def say_bounds(log, criterion: SCANLoss, batch_size: int, num_clusters: int) -> None:

@@ -19,7 +19,7 @@ from utils.evaluate.clustering import evaluate_clusters
 from utils.features import predict
 from utils.optimizers import build_optimizer, set_learning_rate
 from utils.report.figures import conclude
-from utils.run import Meter, command, open_run, stage_config
+from utils.run import Meter, Run, command, stage_config
 from utils.stages import MODEL
 
 
@@ -74,18 +74,17 @@ def confidence_summary(probabilities: Tensor, threshold: float) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     cfg, options = stage_config(argv, "selflabel", __doc__)
-    with open_run(cfg, options) as run:
+    with Run(cfg, options.restart) as run:
         inputs = run.folder.start_from()
         train_set, val_set = open_splits(cfg)
-        run.folder.use_images(train_set, val_set, inputs)
+        run.folder.use_images(train_set, val_set)
         if run.is_finished():
             return
         model = build_model(cfg)
-        loaded = load_best_head(model, inputs.folder / MODEL)
+        loaded = load_best_head(model, inputs[MODEL])
         model = model.to(run.device, memory_format=torch.channels_last)
         weak = val_transform(cfg.transformation_kwargs)
-        strong = train_transform(cfg.augmentation_strategy, cfg.augmentation_kwargs)
-        views = [weak, strong]
+        views = [weak, train_transform(cfg.augmentation_strategy, cfg.augmentation_kwargs)]
         loader = build_loader(train_set, views, cfg.batch_size, run.device, train=True, seed=cfg.seed)
         train_images, val_images = (eval_loader(images, weak, run.device) for images in (train_set, val_set))
         optimizer = build_optimizer(cfg.optimizer, cfg.optimizer_kwargs, model.parameters())
@@ -101,29 +100,23 @@ def main(argv: list[str] | None = None) -> None:
             set_learning_rate(optimizer, cfg, epoch)
             metrics = train_epoch(task, run.meter(loader, epoch), run.autocast)
             if metrics["train/confident_share"] == 0:
-                raise none_confident(epoch, predict(model, train_images)[0], cfg.confidence_threshold)
-            figures = evaluate_clusters(predict(model, val_images)[0], val_set.targets)
-            warn_of_lost_clusters(run.log, epoch, used, used := figures["used_clusters"])
-            figures.pop("hungarian_match", None)
-            run.end_epoch(epoch, metrics | {f"val/{name}": value for name, value in figures.items()})
+                summary = confidence_summary(predict(model, train_images)[0], cfg.confidence_threshold)
+                raise RunError(
+                    f"no image was confident in epoch {epoch + 1}: {summary}. Train scan.py for more epochs, "
+                    "raise its batch_size, or lower confidence_threshold"
+                )
+            val_metrics = evaluate_clusters(predict(model, val_images)[0], val_set.targets)
+            before, used = used, val_metrics["used_clusters"]
+            if used < before:
+                run.log.warn(
+                    f"epoch {epoch + 1} uses {used} clusters, {before} before: self-labelling is losing "
+                    "clusters; the SCAN model may be the better one"
+                )
+            val_metrics.pop("hungarian_match", None)
+            run.end_epoch(epoch, metrics | {f"val/{name}": value for name, value in val_metrics.items()})
 
         run.folder.save_model(model.state_dict())
         conclude(run, "self-labelling on the val split, last epoch", predict(model, val_images)[0], val_set)
-
-
-def none_confident(epoch: int, probabilities: Tensor, threshold: float) -> RunError:
-    return RunError(
-        f"no image was confident in epoch {epoch + 1}: {confidence_summary(probabilities, threshold)}. Train "
-        "scan.py for more epochs, raise its batch_size, or lower confidence_threshold"
-    )
-
-
-def warn_of_lost_clusters(log, epoch: int, before: int, now: int) -> None:
-    if now < before:
-        log.warn(
-            f"epoch {epoch + 1} uses {now} clusters, {before} before: self-labelling is losing clusters; the "
-            "SCAN model may be the better one"
-        )
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from utils.neighbors.search import check_features
 from utils.optimizers import build_optimizer, set_learning_rate
 from utils.report.canvas import save_png
 from utils.report.figures import curves_figure
-from utils.run import Meter, Run, command, open_run, stage_config
+from utils.run import Meter, Run, command, stage_config
 
 
 class Task(NamedTuple):
@@ -65,21 +65,21 @@ def train(run: Run, model: nn.Module, train_set, val_set, splits: dict) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    cfg, options = stage_config(argv, "simclr", __doc__, takes_model=True)
-    weights = read_weights(options.model, "pretext") if options.model else None
-    with open_run(cfg, options) as run:
-        if weights:
+    cfg, options = stage_config(argv, "simclr", __doc__)
+    with Run(cfg, options.restart) as run:
+        if options.model:
+            weights = read_weights(options.model, "pretext")
             run.folder.start_from_weights(options.model)
         train_set, val_set = open_splits(cfg)
         check_before_training(len(train_set), len(val_set), cfg.num_neighbors, cfg.knn_backend, cfg.knn_index)
         run.folder.use_images(train_set, val_set)
-        if not weights and run.is_finished():
+        if not options.model and run.is_finished():
             return
         plain = val_transform(cfg.transformation_kwargs)
         images = {"train": train_set, "val": val_set}
         splits = {name: eval_loader(each, plain, run.device) for name, each in images.items()}
         model = build_model(cfg).to(run.device, memory_format=torch.channels_last)
-        if weights:
+        if options.model:
             loaded = load_whole(model, weights, options.model)
         else:
             train(run, model, train_set, val_set, splits)
@@ -88,7 +88,7 @@ def main(argv: list[str] | None = None) -> None:
         features = {split: extract_features(layer, loader) for split, loader in splits.items()}  # (N, D) each
         for vectors in features.values():
             check_features(vectors)  # a model that cannot be mined replaces no other
-        if weights:
+        if options.model:
             run.begin(f"{loaded}: nothing is trained")
         run.folder.save_model(model.state_dict())
         mine(run, features, train_set, val_set)

@@ -89,8 +89,7 @@ def train_steps(cfg, model: nn.Module, loader, optimizer, device: torch.device, 
     else:
         criterion = ConfidenceBasedCE(LOW_THRESHOLD, apply_class_balancing=True)
         stage, task = selflabel, selflabel.Task(model, loader, criterion, optimizer)
-    begun = {"step": first_step, "measured": 0, "sums": {}, "counts": {}}
-    meter = Meter(loader, 0, cfg.log_every, model, begun)
+    meter = Meter(loader, 0, cfg.log_every, model, step=first_step)
     stage.train_epoch(task, meter, partial(autocast, device, cfg.precision))
 
 

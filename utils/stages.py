@@ -18,13 +18,10 @@ class Stage(NamedTuple):
 
 
 STAGES = {  # by the config's `setup`
-    "simclr": Stage("simclr.py", "pretext", "", (), PRETEXT_FILES),
     "moco": Stage("moco.py", "pretext", "", (), PRETEXT_FILES),
+    "simclr": Stage("simclr.py", "pretext", "", (), PRETEXT_FILES),
     "scan": Stage("scan.py", "scan", "pretext", PRETEXT_FILES, (MODEL,)),
     "selflabel": Stage("selflabel.py", "selflabel", "scan", (MODEL,), (MODEL,)),
 }
-SCRIPT_OF = {
-    "pretext": "simclr.py",
-    "scan": "scan.py",
-    "selflabel": "selflabel.py",
-}  # folder: its usual script
+# The usual script of each folder; for pretext it is that of the later row.
+SCRIPT_OF = {stage.folder: stage.script for stage in STAGES.values()}

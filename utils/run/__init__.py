@@ -2,6 +2,6 @@
 
 from utils.run.command_line import command, stage_config
 from utils.run.meter import Meter
-from utils.run.run import Run, open_run
+from utils.run.run import Run
 
-__all__ = ["Meter", "Run", "command", "open_run", "stage_config"]
+__all__ = ["Meter", "Run", "command", "stage_config"]

@@ -48,8 +48,8 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Any], str]:
                     f"{file} ({file.stat().st_size} bytes) is damaged: no manifest has its SHA-256"
                 )
             content = read_tensors(file)
-        except (UserError, RunError, OSError) as error:
-            faults.append(str(error) if file.name in str(error) else f"{file}: {error}")
+        except (UserError, RunError) as error:
+            faults.append(str(error))
             continue
         if file == path:
             return content, ""

@@ -1,7 +1,7 @@
 """The command line of a script, and how its process ends."""
 
-import argparse
 import sys
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -12,9 +12,10 @@ from easydict import EasyDict
 from utils.config import check_stage, load_config
 from utils.device import lack_of_memory
 from utils.errors import RunError, UserError, lost_worker
+from utils.stages import STAGES
 
 
-class Parser(argparse.ArgumentParser):
+class Parser(ArgumentParser):
     """Says what is wrong in one line."""
 
     def error(self, message: str) -> NoReturn:
@@ -31,12 +32,10 @@ def stage_parser(description: str) -> Parser:
     return parser
 
 
-def stage_config(
-    argv: list[str] | None, stage: str, description: str = "", takes_model: bool = False
-) -> tuple[EasyDict, argparse.Namespace]:
-    """The checked config of a stage script, and its options: `restart`, and `model` if it takes one."""
+def stage_config(argv: list[str] | None, stage: str, description: str = "") -> tuple[EasyDict, Namespace]:
+    """The checked config of a stage script, and its options: `restart`, and for step 1 `model`."""
     parser = stage_parser(description)
-    if takes_model:
+    if STAGES[stage].folder == "pretext":
         parser.add_argument("--model", type=Path, help="a trained model to mine with: nothing is trained")
     options = parser.parse_intermixed_args(argv)
     cfg = load_config(options.config_env, options.config_exp, options.overrides)

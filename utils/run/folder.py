@@ -11,7 +11,7 @@ from typing import Any
 from utils.config import config_hash, load_config, resume_differences, save_config
 from utils.errors import UserError
 from utils.run.checkpoints import REMEDY, has_checkpoint
-from utils.run.inputs import Inputs, split_metadata
+from utils.run.inputs import check_images, split_metadata, verify_inputs
 from utils.run.lock import locked
 from utils.stages import MODEL, NEIGHBORS, STAGES
 from utils.storage.files import manifest_path, save_with_manifest, sha256_of, storage_errors, write_whole
@@ -24,9 +24,9 @@ WRITTEN = (MODEL, *NEIGHBORS.values(), "checkpoint.pth.tar", "config.yml", "fini
 class RunFolder:
     """`root_dir/<run_name>/<stage>` with model, checkpoints, config.yml and log.jsonl.
 
-    inputs: SHA-256 by name of all that the run starts from. splits: metadata of the images of `train` and
-    `val`. `start_from` and `use_images` add to them. Nothing is written before `claimed`. Raises UserError
-    if the folder holds a run with other settings."""
+    inputs: SHA-256 by name of all that the run starts from. manifests: those of the files among them, {} for
+    a file that has none and is taken as it is. splits: metadata of the images of `train` and `val`. Nothing
+    is written before `claimed`. Raises UserError if the folder holds a run with other settings."""
 
     def __init__(self, cfg, restart: bool):
         self.cfg, self.restart = cfg, restart
@@ -35,13 +35,13 @@ class RunFolder:
         self.ending = self.path / "finished.json"
         self.inputs: dict[str, str] = {}
         self.splits: dict[str, dict[str, Any]] = {}
-        self.unverified: list[Path] = []
-        if not restart:
-            self._refuse_other_settings()
+        self.manifests: dict[Path, dict[str, Any]] = {}
+        self._refuse_other_settings()
 
     def _refuse_other_settings(self) -> None:
         path = self.path / "config.yml"
-        if not path.is_file() or not (has_checkpoint(self.checkpoint) or self.ending.is_file()):
+        is_begun = path.is_file() and (has_checkpoint(self.checkpoint) or self.ending.is_file())
+        if self.restart or not is_begun:
             return
         try:
             saved = load_config(os.devnull, path)
@@ -53,12 +53,11 @@ class RunFolder:
 
     # -- what the stage starts from
 
-    def start_from(self) -> Inputs:
-        """Verify the files of the stage before."""
-        inputs = Inputs(self.cfg)
-        self.inputs |= inputs.digests
-        self.unverified = inputs.unverified
-        return inputs
+    def start_from(self) -> dict[str, Path]:
+        """Verify the files of the stage before, and return their paths by name."""
+        self.manifests = verify_inputs(self.cfg)
+        self.inputs |= {path.name: sha256_of(path) for path in self.manifests}
+        return {path.name: path for path in self.manifests}
 
     def start_from_weights(self, path: Path) -> None:
         """Note weights used in place of a training. Raises UserError if they would replace one here."""
@@ -67,13 +66,12 @@ class RunFolder:
             raise UserError(f"{self.path} holds a training run, and {path} would replace its model: {REMEDY}")
         self.inputs["weights"] = sha256_of(path)
 
-    def use_images(self, train_set, val_set, inputs: Inputs | None = None) -> None:
+    def use_images(self, train_set, val_set) -> None:
         """Note the images, and check that the files of the stage before were made from them."""
         names = {"train": (self.cfg.train_db_name, train_set), "val": (self.cfg.val_db_name, val_set)}
         self.splits |= {split: split_metadata(name, split, data) for split, (name, data) in names.items()}
         self.inputs |= {f"{split} images": meta["images_sha256"] for split, meta in self.splits.items()}
-        if inputs:
-            inputs.check_images(self.splits)
+        check_images(self.cfg, self.manifests, self.splits)
 
     # -- from here on files change
 
@@ -84,8 +82,7 @@ class RunFolder:
         with storage_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
         with locked(self.path):
-            if not self.restart:
-                self._refuse_other_settings()
+            self._refuse_other_settings()
             with storage_errors(self.path):
                 if self.restart and self.path.exists():
                     number = 1

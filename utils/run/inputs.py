@@ -16,58 +16,50 @@ def split_metadata(name: str, split: str, dataset) -> dict[str, Any]:
     return {"data_set": name, "split": split, "images": len(dataset), "images_sha256": dataset.fingerprint}
 
 
-class Inputs:
-    """The files that a stage needs, in the folder of the stage before. `digests`: name -> SHA-256.
+def verify_inputs(cfg) -> dict[Path, dict[str, Any]]:
+    """The files that a stage needs, in the folder of the stage before, each with its manifest, {} for none.
 
     Raises UserError for a missing file and for neighbors that were mined with other weights than lie beside
-    them, RunError for a damaged file. A file without a manifest is taken as it is; `unverified` names it."""
-
-    def __init__(self, cfg):
-        stage = STAGES[cfg.setup]
-        self.cfg, self.stage, self.folder = cfg, stage.starts_from, Path(cfg[f"{stage.starts_from}_dir"])
-        for name in stage.needs:
-            if not (self.folder / name).is_file():
-                raise UserError(
-                    f"{self.folder / name} not found, which {stage.script} starts from: make it with "
-                    f"`{self._command()}`, or name the folder that has it in {self.stage}_dir=..."
-                )
-        manifests = {name: verify_manifest(self.folder / name) for name in stage.needs}
-        self.manifests = {name: manifest for name, manifest in manifests.items() if manifest}
-        self.unverified = [self.folder / name for name in stage.needs if name not in self.manifests]
-        self.digests = {
-            name: manifest["sha256"] if manifest else sha256_of(self.folder / name)
-            for name, manifest in manifests.items()
-        }
-        for name, manifest in self.manifests.items():
-            if manifest.get("weights_sha256", self.digests[MODEL]) != self.digests[MODEL]:
-                raise UserError(
-                    f"{self.folder / name} is stale, mined with other weights than {MODEL} beside it: mine "
-                    f"again with `{self._command(mine=True)}`"
-                )
-
-    def _command(self, mine: bool = False) -> str:
-        """What makes the folder's files. A model that was not trained there is kept, and mined with."""
-        model = self.folder / MODEL
-        mine = mine or (model.is_file() and not (self.folder / "checkpoint.pth.tar").exists())
-        return command_for(self.cfg, self.stage, self.folder, *["--model", str(model)] * mine)
-
-    def check_images(self, splits: dict[str, dict[str, Any]]) -> None:
-        """Raise UserError for a file made from other images than `splits` describes, see `split_metadata`."""
-        for name, manifest in self.manifests.items():
-            now = splits["val" if name == NEIGHBORS["val"] else "train"]
-            made = {key: manifest.get(key) for key in now}
-            if made == now:
-                continue
-            own = Path(self.cfg.root_dir, self.cfg.run_name, self.stage)
-            remedy = f"make the right one with `{command_for(self.cfg, self.stage, own, '--restart')}`"
-            if own.resolve() != self.folder.resolve():
-                remedy = f"run `{command_for(self.cfg, self.stage, own)}` and give {self.stage}_dir={own}"
-            told = [f"{each['images']} {each['split']} images of {each['data_set']}" for each in (made, now)]
-            other = "other " if told[0] == told[1] else ""
+    them, RunError for a damaged file."""
+    stage, manifests = STAGES[cfg.setup], {}
+    source, folder = stage.starts_from, Path(cfg[f"{stage.starts_from}_dir"])
+    model = folder / MODEL
+    for path in [folder / name for name in stage.needs]:
+        if not path.is_file():
+            is_given = model.is_file() and not (folder / "checkpoint.pth.tar").exists()  # not trained there
+            command = command_for(cfg, source, folder, *["--model", str(model)] * is_given)
             raise UserError(
-                f"{self.folder / name} was made from {told[0]}, but this run has {other}{told[1]}: {remedy}, "
-                "or give this run that data set, max_images and crop_size"
+                f"{path} not found, which {stage.script} starts from: make it with `{command}`, or name the "
+                f"folder that has it in {source}_dir=..."
             )
+        manifests[path] = verify_manifest(path) or {}
+        if manifests[path].get("weights_sha256") not in (None, sha256_of(model)):
+            command = command_for(cfg, source, folder, "--model", str(model))
+            raise UserError(
+                f"{path} is stale, mined with other weights than {MODEL} beside it: mine again with "
+                f"`{command}`"
+            )
+    return manifests
+
+
+def check_images(cfg, manifests: dict[Path, dict[str, Any]], splits: dict[str, dict[str, Any]]) -> None:
+    """Raise UserError for an input made from other images than `splits` describes, see `split_metadata`."""
+    for path, manifest in manifests.items():
+        now = splits["val" if path.name == NEIGHBORS["val"] else "train"]
+        made = {key: manifest.get(key) for key in now}
+        if not manifest or made == now:
+            continue
+        source = STAGES[cfg.setup].starts_from
+        own = Path(cfg.root_dir, cfg.run_name, source)
+        remedy = f"make the right one with `{command_for(cfg, source, own, '--restart')}`"
+        if own.resolve() != path.parent.resolve():
+            remedy = f"run `{command_for(cfg, source, own)}` and give {source}_dir={own}"
+        told = [f"{each['images']} {each['split']} images of {each['data_set']}" for each in (made, now)]
+        other = "other " if told[0] == told[1] else ""
+        raise UserError(
+            f"{path} was made from {told[0]}, but this run has {other}{told[1]}: {remedy}, or give this run "
+            "that data set, max_images and crop_size"
+        )
 
 
 def check_data_set(cfg, path: Path) -> None:

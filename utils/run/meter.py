@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -11,37 +12,34 @@ from tqdm import tqdm
 from utils.errors import RunError
 
 
+@dataclass(eq=False)
 class Meter:
     """Iterate over a loader's batches with a bar (loss, images/s, time left); collect measurements on the
     device.
 
-    model: its gradients and weights are watched. begun: the `state` of an epoch that was stopped; the meter
-    goes on after it. after_step: called with this meter after each step. The device is read only every
-    `log_every` steps and at the end."""
+    model: its gradients and weights are watched. after_step: called with this meter after each step. The
+    other fields are the `state` of an epoch that was stopped, after which the meter goes on. The device is
+    read only every `log_every` steps and at the end."""
 
-    def __init__(
-        self,
-        loader,
-        epoch: int = 0,
-        log_every: int = 10,
-        model: nn.Module | None = None,
-        begun: dict | None = None,
-        after_step: Callable = lambda meter: None,
-    ):
-        self.loader, self.epoch, self.log_every = loader, epoch, log_every
-        self.model, self.after_step = model or nn.Module(), after_step
-        begun = begun or {"step": 0, "measured": 0, "sums": {}, "counts": {}}
-        self.step, self.measured = begun["step"], begun["measured"]  # steps done, and those measured
-        self.sums: dict[str, Tensor] = begun["sums"]
-        self.counts: dict[str, Tensor | int] = begun["counts"]
+    loader: object
+    epoch: int = 0
+    log_every: int = 10
+    model: nn.Module = field(default_factory=nn.Module)
+    after_step: Callable = lambda meter: None
+    step: int = 0  # steps done
+    measured: int = 0  # those of them that were measured
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    counts: dict[str, Tensor | int] = field(default_factory=dict)
+
+    def __post_init__(self):
         self.terms: list[str] = []
         self.first_bad = torch.zeros((), dtype=torch.long)  # per term, the first step not finite, or 0
         self.images = 0
         self.start = time.perf_counter()
-        loader.set_epoch(epoch, self.step)
+        self.loader.set_epoch(self.epoch, self.step)
 
     def state(self) -> dict:
-        """Tensors and plain values from which another meter goes on with the epoch (`begun`)."""
+        """Tensors and plain values with which another meter goes on with the epoch."""
         return {"step": self.step, "measured": self.measured, "sums": self.sums, "counts": self.counts}
 
     def __iter__(self) -> Iterator:

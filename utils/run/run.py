@@ -3,7 +3,8 @@
 import math
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
+from functools import partial
 
 import torch
 
@@ -28,6 +29,7 @@ class Run:
         self.path = self.folder.path
         self.log = Logger(self.path)
         self.checkpoints = Checkpointer(self.folder, cfg.get("epochs", 0), cfg.get("save_minutes", math.inf))
+        self.autocast = partial(autocast, self.device, cfg.precision)
         self.context = ExitStack()  # the lock, signals and process-wide settings, put back at the end
         self.start = time.monotonic()
 
@@ -43,10 +45,6 @@ class Run:
         self.context.close()
         if error and (reason := lack_of_memory(error)):
             raise RunError(f"not enough memory ({reason}): {memory_advice(self.cfg)}") from error
-
-    def autocast(self) -> AbstractContextManager:
-        """A context in which the network computes in bfloat16, if `precision` is bf16."""
-        return autocast(self.device, self.cfg.precision)
 
     def is_finished(self) -> bool:
         """Whether the stage has ended here with this config and these inputs; says so if it has."""
@@ -79,7 +77,7 @@ class Run:
         self.folder.open()
         where = f"({self.device}, seed {self.cfg.seed})  ->  {self.path}"
         self.log.heading(f"{self.cfg.setup} on {self.cfg.train_db_name}  {where}")
-        for path in self.folder.unverified:
+        for path in [path for path, manifest in self.folder.manifests.items() if not manifest]:
             self.log.note(f"{path} has no manifest that says what it was made from: taken as it is")
 
     def epochs(self) -> Iterator[int]:
@@ -93,7 +91,7 @@ class Run:
         """The remaining steps of an epoch; after each the run may be saved."""
         saver = self.checkpoints
         begun, saver.begun = saver.begun, {}
-        return Meter(loader, epoch, self.cfg.log_every, saver.saved["model"], begun, saver.after_step)
+        return Meter(loader, epoch, self.cfg.log_every, saver.saved["model"], saver.after_step, **begun)
 
     def end_epoch(self, epoch: int, metrics: dict[str, float], **values) -> None:
         """Log the epoch's metrics and the time left, and save `values` with model and optimizer."""
@@ -108,18 +106,12 @@ class Run:
         self.log.note(f"done: {self.path} holds {text}")
 
 
-def open_run(cfg, options) -> Run:
-    """The run of a stage script, from its config and command-line options."""
-    return Run(cfg, options.restart)
-
-
 def memory_advice(cfg) -> str:
     """Which keys to lower if memory runs out, with their values. Some stages lack some of them."""
     views, plain = cfg.get("augmentation_kwargs", {}), cfg.transformation_kwargs.crop_size
     size = views.get("crop_size") or views.get("random_resized_crop", {}).get("size", plain)
-    width = cfg.get("model_kwargs", {}).get("width", 64)
     return (
         f"lower batch_size (now {cfg.get('batch_size', 'none')}), the view size in augmentation_kwargs and "
-        f"transformation_kwargs ({size} px), or model_kwargs.width ({width}); mine with device=cpu; what was "
-        "saved is whole"
+        f"transformation_kwargs ({size} px), or model_kwargs.width ({cfg.model_kwargs.width}); mine "
+        "with device=cpu; what was saved is whole"
     )

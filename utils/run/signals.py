@@ -3,7 +3,7 @@
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 _waits = False  # whether a first signal waits for the step to be saved
 _requested = 0  # the signal that waits
@@ -31,12 +31,10 @@ def answered() -> Iterator[None]:
     """Answer both signals in the block, and put the former handlers back after it."""
     global _waits
     _waits = False  # a run that ended by an error may have left its epochs open
-    before = {number: signal.signal(number, _answer) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with ExitStack() as former:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            former.callback(signal.signal, number, signal.signal(number, _answer))
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

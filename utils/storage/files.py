@@ -29,10 +29,8 @@ def storage_errors(path, doing: str = "write") -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        remedies = [
-            remedy for remedy, numbers in REMEDIES.items() if error.errno in numbers and doing == "write"
-        ]
-        remedy = f"{(remedies or ['check the file and the disk'])[0]}, then give the same command again"
+        known = [text for text, numbers in REMEDIES.items() if error.errno in numbers and doing == "write"]
+        remedy = f"{(known or ['check the file and the disk'])[0]}, then give the same command again"
         raise RunError(f"cannot {doing} {path}: {error.strerror or error}; {remedy}") from error
 
 
@@ -69,7 +67,7 @@ def write_whole(files: Mapping[Path, bytes], replaced: Mapping[Path, Path] | Non
                 os.replace(path, place)
         for path, part in parts.items():
             os.replace(part, path)
-        _flush_folder(path.parent)
+        _flush_folder(next(iter(files)).parent)
 
 
 def _flush_folder(folder: Path) -> None:

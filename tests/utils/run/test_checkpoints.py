@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from utils.errors import RunError
-from utils.run import checkpoints
 from utils.run.checkpoints import has_checkpoint, load_checkpoint, previous_of, save_checkpoint
-from utils.storage.files import manifest_path, sha256_of
+from utils.storage import files
+from utils.storage.files import manifest_path
 
 
 @pytest.fixture
@@ -96,12 +96,12 @@ def test_a_whole_checkpoint_needs_no_manifest_of_the_one_before(path):
 def test_a_disk_that_cannot_read_the_checkpoint_gives_way_too(path, monkeypatch):
     save(path, 1, 2)
 
-    def unreadable(file):
+    def unreadable(file, mode):
         if file == path:
             raise OSError(5, "Input/output error")
-        return sha256_of(file)
+        return open(file, mode)
 
-    monkeypatch.setattr(checkpoints, "sha256_of", unreadable)
+    monkeypatch.setattr(files, "open", unreadable, raising=False)
     content, fault = load_checkpoint(path)
     assert content["epoch"] == 1 and str(path) in fault and "Input/output error" in fault
 

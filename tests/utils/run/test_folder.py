@@ -126,7 +126,8 @@ def pretext(tmp_path):
 def begin(cfg, train_set, val_set):
     """Train one more epoch."""
     with Run(cfg) as run:
-        run.folder.use_images(train_set, val_set, run.folder.start_from())
+        run.folder.start_from()
+        run.folder.use_images(train_set, val_set)
         run.restore(*network_and_optimizer())
         run.end_epoch(next(run.epochs()), {})
     return run
@@ -262,13 +263,15 @@ def test_a_stage_that_goes_on_is_not_finished_until_its_end(config):
 def test_a_finished_stage_began_with_files_that_must_still_be_the_same(config, pretext):
     pretext(b"first")
     with Run(config()) as run:
-        run.folder.use_images(images(4), images(2), run.folder.start_from())
+        run.folder.start_from()
+        run.folder.use_images(images(4), images(2))
         run.restore(*network_and_optimizer())
         run.finish("nothing")
     for content, expected in ((b"first", True), (b"other", False)):
         pretext(content)
         again = RunFolder(config(), False)
-        again.use_images(images(4), images(2), again.start_from())
+        again.start_from()
+        again.use_images(images(4), images(2))
         assert again.is_finished() == expected
 
 

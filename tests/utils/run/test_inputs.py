@@ -6,7 +6,8 @@ import torch
 from tests.utils.run.toy_run import images
 from utils.config import load_config, save_config
 from utils.errors import RunError, UserError
-from utils.run.inputs import Inputs, check_data_set, command_for, split_metadata
+from utils.run.folder import RunFolder
+from utils.run.inputs import check_data_set, check_images, command_for, split_metadata, verify_inputs
 from utils.stages import MODEL, NEIGHBORS
 from utils.storage.files import save_with_manifest, sha256_of
 
@@ -38,17 +39,19 @@ def folder(tmp_path):
 def test_right_files_are_accepted_and_digested_and_those_without_a_manifest_named(cfg, folder, published):
     for name in NAMES if published else ():
         (folder / f"{name}.json").unlink()
-    inputs = Inputs(cfg)
-    inputs.check_images(SPLITS)
-    assert inputs.digests == {name: sha256_of(folder / name) for name in NAMES}
-    assert inputs.unverified == ([folder / name for name in NAMES] if published else [])
+    run = RunFolder(cfg, restart=False)
+    assert run.start_from() == {name: folder / name for name in NAMES}
+    check_images(cfg, run.manifests, SPLITS)
+    assert run.inputs == {name: sha256_of(folder / name) for name in NAMES}
+    without = [path for path, manifest in run.manifests.items() if not manifest]
+    assert without == ([folder / name for name in NAMES] if published else [])
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_missing_file_is_named_with_the_command_that_makes_it(cfg, folder, name):
     (folder / name).unlink()
     with pytest.raises(UserError, match="pretext_dir=") as error:
-        Inputs(cfg)
+        verify_inputs(cfg)
     given = "" if name == MODEL else f" --model {folder / MODEL}"  # a model that was not trained there stays
     assert f"`{PRETEXT} root_dir={folder.parents[1]}{given}`" in str(error.value)
     assert str(error.value).startswith(str(folder / name)) and "\n" not in str(error.value)
@@ -60,7 +63,7 @@ def test_a_folder_with_a_checkpoint_needs_no_model_given_and_its_own_settings_ar
     save_config(own, folder / "config.yml")
     (folder / NEIGHBORS["val"]).unlink()
     with pytest.raises(UserError) as error:
-        Inputs(cfg)
+        verify_inputs(cfg)
     command = f"python simclr.py --config_exp {folder / 'config.yml'} root_dir={folder.parents[1]}"
     assert f"`{command}`" in str(error.value)
 
@@ -69,13 +72,13 @@ def test_a_folder_with_a_checkpoint_needs_no_model_given_and_its_own_settings_ar
 def test_a_damaged_file_is_a_failure_of_the_storage(cfg, folder, name):
     (folder / name).write_bytes(b"w")
     with pytest.raises(RunError, match=rf"{name}.*1 bytes"):
-        Inputs(cfg)
+        verify_inputs(cfg)
 
 
 def test_neighbors_mined_with_other_weights_are_stale_and_the_remedy_mines_again(cfg, folder):
     save_with_manifest(folder / MODEL, b"trained again", SPLITS["train"])
     with pytest.raises(UserError, match=rf"train-neighbors\.npy.*--model {folder / MODEL}`"):
-        Inputs(cfg)
+        verify_inputs(cfg)
 
 
 @pytest.mark.parametrize(
@@ -90,14 +93,15 @@ def test_neighbors_mined_with_other_weights_are_stale_and_the_remedy_mines_again
 )
 def test_files_made_from_other_images_are_refused_telling_both(cfg, folder, split, name, other, told):
     with pytest.raises(UserError, match=told) as error:
-        Inputs(cfg).check_images({**SPLITS, split: split_metadata(name, split, other)})
+        check_images(cfg, verify_inputs(cfg), {**SPLITS, split: split_metadata(name, split, other)})
     assert "--restart`" in str(error.value) and "\n" not in str(error.value)
 
 
 def test_files_of_another_runs_folder_are_not_moved_aside_by_the_remedy(cfg, folder):
     cfg.run_name = "mine"
     with pytest.raises(UserError, match=r"run_name=mine`.*pretext_dir=.*mine/pretext") as error:
-        Inputs(cfg).check_images({**SPLITS, "train": split_metadata("digits", "train", images(6))})
+        splits = {**SPLITS, "train": split_metadata("digits", "train", images(6))}
+        check_images(cfg, verify_inputs(cfg), splits)
     assert "--restart" not in str(error.value)
 
 

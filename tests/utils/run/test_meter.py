@@ -118,7 +118,7 @@ def test_an_epoch_taken_up_again_ends_with_the_averages_and_counts_of_an_unbroke
     first = Meter(Loader(4, 4, 4), after_step=stop_after_two)
     with pytest.raises(Stop):
         run(first)
-    second = Meter(Loader(4, 4, 4), begun=first.state())
+    second = Meter(Loader(4, 4, 4), **first.state())
     averages = run(second)
     assert tqdm.call_args.kwargs["initial"] == 8  # the bar goes on after two batches
     assert second.counts == {"steps": 3, "images": 12}
