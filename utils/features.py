@@ -34,21 +34,20 @@ def extract_features(model: nn.Module, loader, autocast=nullcontext, read=Tensor
     """model(images) for all N images: (N, D) float32 on the CPU.
 
     Computed in fp32 even inside an autocast block; `autocast` may open one that counts, for monitoring.
-    read: what is kept of the model's output for a batch, (B, ...)."""
+    read: what is kept of the model's output for a batch, (B, D), or (H, B, D) for H heads."""
     outputs = None
     with evaluating(model), autocast():
         for batch in loader:
             rows = read(model(batch.views[0]))
             if outputs is None:
-                outputs = torch.empty(len(loader.dataset), *rows.shape[1:])
-            outputs[batch.index] = rows.cpu()
+                outputs = torch.empty(*rows.shape[:-2], len(loader.dataset), rows.shape[-1])
+            outputs[..., batch.index, :] = rows.cpu()
     return outputs
 
 
 def predict(model: nn.Module, loader) -> list[Tensor]:
     """Softmax of a clustering model's logits for all N images: float32 (N, K) on the CPU, for each head."""
-    heads = extract_features(model, loader, read=lambda heads: torch.stack(heads, 1).float().softmax(dim=2))
-    return [head.contiguous() for head in heads.unbind(dim=1)]
+    return list(extract_features(model, loader, read=lambda heads: torch.stack(heads).float().softmax(dim=2)))
 
 
 def cached_features(folder: Path | str, name: str, model: nn.Module, loader, passes: int = 1) -> Tensor:

@@ -80,6 +80,12 @@ def test_predictions_are_the_softmax_of_every_image_for_each_head(loader):
             assert head[image].tolist() == pytest.approx([p / sum(powers) for p in powers], rel=precision)
 
 
+def test_predictions_of_many_heads_are_in_memory_once(loader):
+    first, second = predict(Heads(), loader)
+    memory = first.untyped_storage()
+    assert second.untyped_storage().data_ptr() == memory.data_ptr() and memory.nbytes() == 2 * COUNT * 3 * 4
+
+
 @pytest.fixture(params=[(True, False), (False, True)], ids=str)
 def tf32(request):
     """The settings for matrix products and convolutions, as a user left them."""

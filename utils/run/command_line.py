@@ -12,6 +12,7 @@ from easydict import EasyDict
 from utils.config import check_stage, load_config
 from utils.device import lack_of_memory
 from utils.errors import RunError, UserError, lost_worker
+from utils.run import signals
 from utils.stages import STAGES
 
 
@@ -51,7 +52,8 @@ def command(main: Callable[[], None]) -> None:
     if sys.stdout.errors == "strict":  # file names may not be valid text
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        main()
+        with signals.answered():
+            main()
     except (UserError, RunError) as error:
         _end(f"error: {error}", error.exit_code)
     except (RuntimeError, MemoryError) as error:

@@ -1,5 +1,6 @@
 import io
 import os
+import signal
 
 import pytest
 import torch
@@ -58,6 +59,16 @@ def test_a_foreseen_end_is_one_line_on_stderr_and_its_exit_code(error, code, sai
     captured = capsys.readouterr()
     (line,) = captured.err.strip().splitlines()
     assert said in line and captured.out == ""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_script_without_a_run_too_and_the_former_handlers_come_back(number, capsys):
+    before = signal.getsignal(number)
+    with pytest.raises(SystemExit) as end:
+        command(lambda: os.kill(os.getpid(), number))
+    assert end.value.code == 128 + number
+    assert signal.getsignal(number) is before
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
 
 
 @pytest.mark.parametrize("kind", [ValueError, RuntimeError, AssertionError, FileNotFoundError])
