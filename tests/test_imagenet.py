@@ -302,8 +302,8 @@ def test_every_published_command_runs_a_few_steps_on_a_resnet50_in_mocos_format(
     name, tmp_path, monkeypatch, capsys
 ):
     pretext, scanning, labelling, num_clusters = PUBLISHED[name]
-    train, classes = 2 if name.endswith("50") else 1, min(num_clusters, 200)
-    write_imagenet(tmp_path / "data", name, train=train, val=1, num_classes=classes)
+    classes, images = min(num_clusters, 200), max(64, num_clusters)
+    write_imagenet(tmp_path / "data", name, train=-(-images // classes), val=1, num_classes=classes)
     torch.manual_seed(0)
     state = mocos(ContrastiveModel(resnet50("imagenet"), "mlp", 128))
     (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
@@ -317,8 +317,10 @@ def test_every_published_command_runs_a_few_steps_on_a_resnet50_in_mocos_format(
         experiment = ["--config_exp", f"configs/{path}.yml", "device=cpu", "num_workers=0"]
         MAINS[stage]([*experiment, *(["--config_env", "configs/env.yml"] if stage != "eval" else []), *more])
 
-    train = ["max_images=64", "batch_size=16", "epochs=1"]
-    command("moco", f"pretext/{pretext}", "max_images=64")
+    few = [f"max_images={images}", *["transformation_kwargs.crop_size=64"] * (images > 200)]  # or 10 minutes
+    views = ["augmentation_kwargs.random_resized_crop.size=64"] * (images > 200)
+    train = [*few, *views, "batch_size=16", "epochs=1"]
+    command("moco", f"pretext/{pretext}", *few)
     command("scan", f"scan/{scanning}", *train)
     evaluated = {"scan": "imagenet_eval" if name == "imagenet" else scanning}
     if labelling:
@@ -327,7 +329,7 @@ def test_every_published_command_runs_a_few_steps_on_a_resnet50_in_mocos_format(
     for stage, config in evaluated.items():
         capsys.readouterr()
         model = f"results/{name}/{stage}/model.pth.tar"
-        command("eval", f"{stage}/{config}", "--model", model, "--visualize_prototypes")
+        command("eval", f"{stage}/{config}", "--model", model, "--visualize_prototypes", *few)
         out = capsys.readouterr().out
         assert "ACC Top-5" in out and "AMI" in out
     assert weights(Path(f"results/{name}/scan"))["cluster_head.9.weight"].shape == (num_clusters, 2048)
