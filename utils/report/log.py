@@ -8,11 +8,12 @@ from typing import Any
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """All entries of the log, in order. A line that a crash cut off is skipped."""
+    """All entries of the log, in order. A line that a crash cut off, or that is no entry, is skipped."""
     entries = []
     for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         with suppress(json.JSONDecodeError):
-            entries.append(json.loads(line))
+            if isinstance(entry := json.loads(line), dict):
+                entries.append(entry)
     return entries
 
 
@@ -24,7 +25,7 @@ def read_epochs(path: Path) -> dict[int, dict[str, float]]:
     def is_number(value) -> bool:
         return type(value) in (int, float) and math.isfinite(value)
 
-    epochs = {entry.pop("epoch"): entry for entry in read_log(path) if "epoch" in entry}
+    epochs = {entry.pop("epoch"): entry for entry in read_log(path) if type(entry.get("epoch")) is int}
     return {e: {k: v for k, v in epochs[e].items() if is_number(v)} for e in sorted(epochs)}
 
 

@@ -19,6 +19,12 @@ def test_entries_come_in_order_and_a_line_that_a_crash_cut_off_is_skipped(tmp_pa
     assert read_log(log_of(tmp_path, *entries, end=end)) == entries
 
 
+@pytest.mark.parametrize("line", ["5", "null", '"epoch"', '["epoch"]', '{"epoch": "1", "a": 2}'])
+def test_a_line_that_is_no_entry_of_ours_gives_no_epoch(tmp_path, line):
+    path = log_of(tmp_path, {"epoch": 1, "a": 2.0}, end=line.encode())
+    assert read_epochs(path) == {1: {"a": 2.0}} and read_results(path) == {}
+
+
 def test_epochs_rise_and_a_later_entry_replaces_an_earlier_one(tmp_path):
     entries = [{"epoch": 2, "a": 3.0}, {"epoch": 1, "a": 1.0, "b": 2}, {"note": "x"}, {"epoch": 1, "a": 4.0}]
     assert list(read_epochs(log_of(tmp_path, *entries)).items()) == [(1, {"a": 4.0}), (2, {"a": 3.0})]
