@@ -81,8 +81,9 @@ def test_eval_prints_the_figures_before_it_draws(model, capsys, monkeypatch):
     assert "ACC Top-5" in printed[0]
 
 
-def test_a_damaged_config_beside_the_model_is_an_error(model, tmp_path):
-    (tmp_path / "config.yml").write_text("seed: [")
+@pytest.mark.parametrize("content", ["seed: [", "", "seed: 1"])
+def test_a_damaged_config_beside_the_model_is_an_error(content, model, tmp_path):
+    (tmp_path / "config.yml").write_text(content)
     with pytest.raises(UserError, match=r"config\.yml"):
         evaluate("scan", model)
 

@@ -11,7 +11,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     """All entries of the log, in order. A line that a crash cut off, or that is no entry, is skipped."""
     entries = []
     for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
-        with suppress(json.JSONDecodeError):
+        with suppress(json.JSONDecodeError, RecursionError):
             if isinstance(entry := json.loads(line), dict):
                 entries.append(entry)
     return entries

@@ -19,7 +19,7 @@ def test_entries_come_in_order_and_a_line_that_a_crash_cut_off_is_skipped(tmp_pa
     assert read_log(log_of(tmp_path, *entries, end=end)) == entries
 
 
-@pytest.mark.parametrize("line", ["5", "null", '"epoch"', '["epoch"]', '{"epoch": "1", "a": 2}'])
+@pytest.mark.parametrize("line", ["5", '"epoch"', '["epoch"]', '{"epoch": "1", "a": 2}', 9999 * "["])
 def test_a_line_that_is_no_entry_of_ours_gives_no_epoch(tmp_path, line):
     path = log_of(tmp_path, {"epoch": 1, "a": 2.0}, end=line.encode())
     assert read_epochs(path) == {1: {"a": 2.0}} and read_results(path) == {}
