@@ -56,7 +56,8 @@ def check_fit(asked: argparse.Namespace, cfg, stage: str) -> None:
     check_data_set(cfg, asked.model)
     if stage == "pretext" and (asked.out or asked.report or asked.visualize_prototypes or asked.show):
         raise UserError("a pretext model has no clusters: no --out, --report, --show, --visualize_prototypes")
-    if asked.out and (asked.out.is_dir() or not asked.out.parent.is_dir()):
+    is_file = not asked.out or asked.out.is_file() or not asked.out.exists()
+    if not is_file or (asked.out and not asked.out.parent.is_dir()):  # a device would be replaced by a file
         raise UserError(f"--out {asked.out}: give a file such as table.csv, in a folder that exists")
 
 

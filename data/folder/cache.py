@@ -32,13 +32,18 @@ def cache_path(caches: Path, folder: Path, names: Sequence[str], depends=None) -
     return caches / f"{folder.absolute().name[:40]}-{digest.hexdigest()[:16]}.npy"
 
 
-def cached(path: Path, shape: tuple, fill: Callable[[np.ndarray], dict]) -> tuple[np.ndarray, dict]:
+def cached(
+    path: Path, shape: tuple, fill: Callable[[np.ndarray], dict], fault_of: Callable[[str], str]
+) -> tuple[np.ndarray, dict]:
     """The memory-mapped uint8 array and the metadata of a cache.
 
-    If it is missing or damaged, `fill(array)` fills the array and returns metadata."""
+    If it is missing or damaged, `fill(array)` fills the array and returns metadata; so too if a file named in
+    the metadata's `faults` has been repaired, which no time or size may show. fault_of: of a file, now."""
     metadata = {}
     with suppress(RunError, OSError):
         metadata = verify_manifest(path) or {}
+    if not all(map(fault_of, metadata.get("faults", ()))):
+        metadata = {}
     if not metadata:
         with storage_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -21,8 +21,9 @@ SUFFIX = ".JPEG"  # of files in class folders
 def files_of(folder: Path, classes: list[str], caches: Path, num_workers=0, on_error="stop") -> list[dict]:
     """The readable *.JPEG files in each class folder: sorted names with sizes in bytes, without hidden files.
 
-    Each file is decoded once, and again when the modification time of its folder changes; a file overwritten
-    in its place is not noticed. Raises UserError for a class without images, and as `leave_out`."""
+    Each file is decoded once, and again when the modification time of its folder changes; that a readable
+    file is overwritten in its place is not noticed. Raises UserError for a class without images, and as
+    `leave_out`."""
     there = [name for name in classes if (folder / name).is_dir()]
 
     def check(name: str) -> dict:
@@ -33,7 +34,8 @@ def files_of(folder: Path, classes: list[str], caches: Path, num_workers=0, on_e
             return {"sizes": sizes, "faults": faults}
 
         place = folder / name
-        return cached(cache_path(caches, place, [os.curdir]), (0,), read)[1]
+        path = cache_path(caches, place, [os.curdir])
+        return cached(path, (0,), read, lambda file: fault_of(place / file))[1]
 
     found = dict(zip(there, in_threads(check, there, num_workers, f"checking {folder.name}"), strict=True))
     faults = {f"{name}/{file}": fault for name in there for file, fault in found[name]["faults"].items()}
@@ -61,7 +63,8 @@ def decode(folder: Path, files: list[str], side: int, caches: Path, num_workers:
         return {"digests": [digest for digest, _ in found], "faults": faults}
 
     path = cache_path(caches, folder, files, side if fits else f"{side}, digests only")
-    pixels, metadata = cached(path, (len(files) * fits, 3, side, side), fill)
+    shape, none = (len(files) * fits, 3, side, side), np.empty((0, 3, side, side), np.uint8)
+    pixels, metadata = cached(path, shape, fill, lambda file: _read(folder / file, side, none)[1])
     return np.array(metadata["digests"], dtype="S64"), metadata["faults"], pixels if fits else None
 
 

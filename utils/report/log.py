@@ -6,11 +6,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from utils.storage.files import storage_errors
+
 
 def read_log(path: Path) -> list[dict[str, Any]]:
     """All entries of the log, in order. A line that a crash cut off, or that is no entry, is skipped."""
     entries = []
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+    with storage_errors(path, "read"):
+        text = path.read_text(encoding="utf-8", errors="replace")
+    for line in text.split("\n"):
         with suppress(json.JSONDecodeError, RecursionError):
             if isinstance(entry := json.loads(line), dict):
                 entries.append(entry)
