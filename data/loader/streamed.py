@@ -3,9 +3,11 @@
 import gc
 import multiprocessing
 import signal
+import threading
 import weakref
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import takewhile
 from multiprocessing.util import Finalize
 
@@ -22,6 +24,7 @@ from data.loader.base import Batch, Loader, Step
 from utils.device import cpu_count
 from utils.errors import RunError, UserError
 
+STOPPING = (signal.SIGINT, signal.SIGTERM)
 READ_AT_ONCE = 64  # images; a whole batch of 4096 would fill the memory shared with the workers
 
 
@@ -94,7 +97,8 @@ class StreamedLoader(Loader):
             yield from ([values.numpy() for values in part] for part in zip(*parts, strict=True))
 
     def __iter__(self) -> Iterator[Batch]:
-        parts = iter(self.reader)
+        with _signals_held():
+            parts = iter(self.reader)  # starts workers
         for _ in range(self.first_step, len(self)):
             read = [_sent(next(parts), self.device)]
             step = self.ahead.popleft()
@@ -132,9 +136,26 @@ def _sent(views: list[Tensor] | RunError, device: torch.device | str) -> list[Te
     return [images.to(device, non_blocking=True) for images in views]
 
 
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Signals are answered after the block: what a handler raises in the middle of a fork is lost."""
+    if threading.current_thread() is not threading.main_thread():  # handlers run in the main thread alone
+        yield
+        return
+    held = []
+    before = {number: signal.signal(number, lambda number, _: held.append(number)) for number in STOPPING}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in held[:1]:
+            signal.raise_signal(number)
+
+
 def _start_worker(_: int) -> None:
     gc.freeze()  # objects of the parent, such as other loaders, must not be finalized here
-    for number in (signal.SIGINT, signal.SIGTERM):  # the parent needs its workers to finish its step
+    for number in STOPPING:  # the parent needs its workers to finish its step
         signal.signal(number, signal.SIG_IGN)
 
 

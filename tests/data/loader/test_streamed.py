@@ -220,6 +220,26 @@ def test_workers_end_with_their_parent(folder, end, monkeypatch):
 # -- what goes wrong
 
 
+@pytest.mark.skipif(not hasattr(os, "register_at_fork"), reason="Windows does not fork")
+@pytest.mark.parametrize("moment", ["before", "after_in_parent"])
+def test_a_signal_in_the_middle_of_the_fork_of_a_worker_is_not_lost(folder, moment):
+    class Stop(Exception):
+        pass
+
+    def stop(number, _):
+        raise Stop
+
+    moments = [signal.SIGTERM]  # a function that was registered stays: it has nothing to do later
+    os.register_at_fork(**{moment: lambda: moments and signal.raise_signal(moments.pop())})
+    handler = signal.signal(signal.SIGTERM, stop)
+    try:
+        with pytest.raises(Stop):
+            running_workers(folder)
+        assert signal.getsignal(signal.SIGTERM) is stop
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+
+
 def test_transforms_that_the_images_do_not_allow_are_refused_when_the_loader_is_built(folder, squares):
     with pytest.raises(UserError, match="crop_size 257"):
         build_loader(of(folder), [(CenterCrop(257), AS_IT_IS)], 10)

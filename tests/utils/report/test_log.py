@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from utils.errors import RunError
 from utils.report.log import read_epochs, read_log, read_results
 
 
@@ -38,3 +39,8 @@ def test_only_finite_numbers_are_metrics(tmp_path):
 def test_the_results_are_those_of_all_final_entries(tmp_path):
     entries = [{"epoch": 1, "ACC": 0.1}, {"final": "x", "ACC": 0.5}, {"final": "y", "NMI": 0.4}]
     assert read_results(log_of(tmp_path, *entries)) == {"final": "y", "ACC": 0.5, "NMI": 0.4}
+
+
+def test_a_log_that_cannot_be_read_is_a_failure_of_the_storage(tmp_path):
+    with pytest.raises(RunError, match=str(tmp_path)):
+        read_log(tmp_path)
