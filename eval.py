@@ -56,8 +56,19 @@ def check_fit(asked: argparse.Namespace, cfg, stage: str) -> None:
     check_data_set(cfg, asked.model)
     if stage == "pretext" and (asked.out or asked.report or asked.visualize_prototypes or asked.show):
         raise UserError("a pretext model has no clusters: no --out, --report, --show, --visualize_prototypes")
-    if asked.out and (asked.out.is_dir() or not asked.out.parent.is_dir()):
+    is_file = not asked.out or asked.out.is_file() or not asked.out.exists()
+    if not is_file or (asked.out and not asked.out.parent.is_dir()):  # a device would be replaced by a file
         raise UserError(f"--out {asked.out}: give a file such as table.csv, in a folder that exists")
+
+
+def settings_in(path: Path):
+    """The config of a model's training. Raises UserError if it is damaged or lacks a key."""
+    cfg = load_config(os.devnull, path)
+    try:
+        check_stage(cfg, "eval")
+    except UserError as error:
+        raise UserError(f"{path}: {error}, or remove the file") from error
+    return cfg
 
 
 def judge_neighbors(cfg, loader, model) -> dict[str, float]:
@@ -90,7 +101,7 @@ def main(argv: list[str] | None = None) -> None:
     stage, _, head = weights = read_weights(asked.model)
     check_fit(asked, cfg, stage)
     own = asked.model.with_name("config.yml")
-    trained = load_config(os.devnull, own) if own.exists() else cfg  # published models have none
+    trained = settings_in(own) if own.exists() else cfg  # published models have none
     if differences := "; ".join(view_differences(trained, cfg)):
         say(f"warning: other settings than in the training ({differences}): give --config_exp {own}")
     model, device = build_model(cfg), choose_device(cfg.device)

@@ -3,7 +3,9 @@
 docs/number-of-clusters.md explains the columns and how the number of clusters is suggested."""
 
 import argparse
+import hashlib
 import math
+import os
 import re
 from itertools import combinations, product
 from pathlib import Path
@@ -73,7 +75,7 @@ def plan(arguments: argparse.Namespace) -> tuple[Path, list[list[list[str]]]]:
     commands, configs = [[] for _ in variants], []
     for (words, of_seeds), seed in product(zip(variants, commands, strict=True), arguments.seeds):
         name = ",".join([*words, f"seed={seed}"])
-        own = [f"seed={seed}", f"run_name={base.run_name}/sweep/{name.replace('/', '_')}"]
+        own = [f"seed={seed}", f"run_name={base.run_name}/sweep/{folder_name(name)}"]
         of_seeds.append([*options, *defaults, *given, *words, *own])
         cfg = scan_config(of_seeds[-1])
         if (settings := {**cfg, "run_name": "", "scan_dir": ""}) in configs:
@@ -81,6 +83,13 @@ def plan(arguments: argparse.Namespace) -> tuple[Path, list[list[list[str]]]]:
         configs.append(settings)
         RunFolder(cfg, arguments.restart).start_from()
     return Path(base.root_dir, base.run_name, "sweep"), commands
+
+
+def folder_name(name: str) -> str:
+    """The name of a variant as that of a folder; systems take at most 255 bytes."""
+    content = os.fsencode(name)
+    short = f"{name[:50]}...{hashlib.sha256(content).hexdigest()[:12]}"
+    return (name if len(content) <= 200 else short).replace("/", "_")
 
 
 def scan_config(argv: list[str]) -> EasyDict:
@@ -114,7 +123,11 @@ def run_seed(argv: list[str], cache: Path) -> tuple[dict[str, float | None], Ten
     probabilities = predict(model.cluster_head, loader)[weights.head]  # (N, K)
     predictions = probabilities.argmax(dim=1)
     metrics = evaluate_clusters(probabilities, val_set.targets)
-    losses = [epoch["val/total_loss"] for epoch in read_epochs(folder / "log.jsonl").values()]
+    log = folder / "log.jsonl"
+    epochs = read_epochs(log).values() if log.is_file() else ()
+    losses = [epoch["val/total_loss"] for epoch in epochs if "val/total_loss" in epoch]
+    if not losses:
+        raise UserError(f"{log} has no val/total_loss: remove {folder}, and the sweep trains it again")
     columns = {"loss": min(losses) / math.log(cfg.num_classes)}
     columns |= {name: metrics[name] for name in ("used_clusters", "effective_clusters")}
     columns |= {"agreement": None, "silhouette": silhouette(features[0], predictions)}

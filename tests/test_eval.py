@@ -1,6 +1,7 @@
 """eval.py on the models of a whole run: what it prints, writes and shows."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -81,10 +82,20 @@ def test_eval_prints_the_figures_before_it_draws(model, capsys, monkeypatch):
     assert "ACC Top-5" in printed[0]
 
 
-def test_a_damaged_config_beside_the_model_is_an_error(model, tmp_path):
-    (tmp_path / "config.yml").write_text("seed: [")
+@pytest.mark.parametrize("content", ["seed: [", "", "seed: 1"])
+def test_a_damaged_config_beside_the_model_is_an_error(content, model, tmp_path):
+    (tmp_path / "config.yml").write_text(content)
     with pytest.raises(UserError, match=r"config\.yml"):
         evaluate("scan", model)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such files")
+def test_a_table_takes_the_place_of_no_device(model, tmp_path):
+    device = tmp_path / "null"
+    os.mkfifo(device)
+    with pytest.raises(UserError, match=str(device)):
+        evaluate("scan", model, "--out", str(device))
+    assert device.is_fifo()
 
 
 @pytest.mark.parametrize("options", [["--show"], ["--show", "--visualize_prototypes"]], ids=len)

@@ -158,6 +158,29 @@ def test_lists_and_dotted_keys_are_combined_and_one_seed_has_no_agreement(root, 
     assert 1 in passes_of_caches(root) and {row["agreement"] for row in found} == {""}
 
 
+@pytest.mark.parametrize("log", [None, "", '{"epoch": 1}'])
+def test_a_run_whose_log_is_gone_or_holds_no_loss_is_named(log, swept, root, no_pictures):
+    path = swept / "num_classes=3,seed=0" / "scan" / "log.jsonl"
+    whole = path.read_bytes()
+    path.unlink() if log is None else path.write_text(log)
+    try:
+        with pytest.raises(UserError, match=str(path)):
+            run_sweep(root, *SWEPT)
+    finally:
+        path.write_bytes(whole)
+
+
+def test_variants_whose_names_are_too_long_for_a_folder_have_folders_of_their_own(root, tmp_path):
+    priors = [f"[{','.join(['1'] * 99 + [last])}]" for last in "12"]
+    vary = ["--vary", f"criterion_kwargs.cluster_prior={','.join(priors)}", "--seeds", "0", "num_classes=100"]
+    words = ["--config_exp", config_of("scan"), *vary, *places(root)]
+    _, commands = sweep.plan(sweep.parse_args(words))
+    folders = {sweep.scan_config(command).scan_dir for (command,) in commands}
+    assert len(folders) == 2
+    for folder in folders:
+        (tmp_path / Path(folder).parent.name).mkdir()
+
+
 @pytest.mark.parametrize(
     ("words", "named"),
     [

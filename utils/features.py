@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from utils.device import full_precision
 from utils.errors import RunError
-from utils.storage.files import new_array, read_manifest
+from utils.storage.files import new_array, read_manifest, verify_manifest
 
 IN_MEMORY = 4 * 2**30  # bytes; cached features that take more are memory-mapped
 
@@ -75,10 +75,11 @@ def cached_features(folder: Path | str, name: str, model: nn.Module, loader, pas
 
 
 def _is_cached(path: Path, metadata: dict) -> bool:
-    """Whether the whole file is there. It is not hashed, which takes minutes for ImageNet."""
-    with suppress(RunError, OSError):  # a damaged manifest; no file
-        manifest = read_manifest(path) or {}
-        return manifest.items() >= {**metadata, "bytes": path.stat().st_size}.items()
+    """Whether the whole file is there. One above IN_MEMORY bytes is not hashed, which takes minutes."""
+    with suppress(RunError, OSError):  # it or its manifest is damaged; no file
+        size = path.stat().st_size
+        manifest = (verify_manifest if size <= IN_MEMORY else read_manifest)(path) or {}
+        return manifest.items() >= {**metadata, "bytes": size}.items()
     return False
 
 

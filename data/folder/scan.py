@@ -36,14 +36,18 @@ def cache_path(caches: Path, folder: Path, names: Sequence[str], depends=None) -
     return caches / f"{folder.absolute().name[:40]}-{digest.hexdigest()[:16]}.npy"
 
 
-def cached(path: Path, shape: tuple, fill: Callable[[np.ndarray], dict]) -> tuple[np.ndarray, dict]:
+def cached(
+    path: Path, shape: tuple, fill: Callable[[np.ndarray], dict], fault_of: Callable[[str], str]
+) -> tuple[np.ndarray, dict]:
     """The memory-mapped uint8 array and the metadata of a cache.
 
-    If it is missing or damaged, `fill(array)` fills the array and returns metadata."""
+    If it is missing or damaged, `fill(array)` fills the array and returns metadata; so too if a file named in
+    the metadata's `faults` has been repaired, which no time or size may show. fault_of: of a file, now."""
     metadata = {}
     with suppress(RunError, OSError):
         metadata = verify_manifest(path) or {}
-    if not metadata:
+    if not metadata or not all(map(fault_of, metadata["faults"])):
+        metadata = {}
         with storage_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         with new_array(path, shape, np.uint8, metadata) as array:
@@ -63,8 +67,9 @@ def in_threads(function: Callable, items: Sequence, num_workers: int, title: str
 def files_of(folder: Path, classes: list[str], caches: Path, num_workers=0, on_error="stop") -> list[dict]:
     """The readable *.JPEG files in each class folder: sorted names with sizes in bytes, without hidden files.
 
-    Each file is decoded once, and again when the modification time of its folder changes; a file overwritten
-    in its place is not noticed. Raises UserError for a class without images, and as `leave_out`."""
+    Each file is decoded once, and again when the modification time of its folder changes; that a readable
+    file is overwritten in its place is not noticed. Raises UserError for a class without images, and as
+    `leave_out`."""
     there = [name for name in classes if (folder / name).is_dir()]
 
     def check(name: str) -> dict:
@@ -75,7 +80,8 @@ def files_of(folder: Path, classes: list[str], caches: Path, num_workers=0, on_e
             return {"sizes": sizes, "faults": faults}
 
         place = folder / name
-        return cached(cache_path(caches, place, [os.curdir]), (0,), read)[1]
+        path = cache_path(caches, place, [os.curdir])
+        return cached(path, (0,), read, lambda file: fault_of(place / file))[1]
 
     found = dict(zip(there, in_threads(check, there, num_workers, f"checking {folder.name}"), strict=True))
     faults = {f"{name}/{file}": fault for name in there for file, fault in found[name]["faults"].items()}
@@ -103,7 +109,8 @@ def decode(folder: Path, files: list[str], side: int, caches: Path, num_workers:
         return {"digests": [digest for digest, _ in found], "faults": faults}
 
     path = cache_path(caches, folder, files, side if fits else f"{side}, digests only")
-    pixels, metadata = cached(path, (len(files) * fits, 3, side, side), fill)
+    shape, none = (len(files) * fits, 3, side, side), np.empty((0, 3, side, side), np.uint8)
+    pixels, metadata = cached(path, shape, fill, lambda file: _read(folder / file, side, none)[1])
     return np.array(metadata["digests"], dtype="S64"), metadata["faults"], pixels if fits else None
 
 

@@ -3,6 +3,7 @@
 import gc
 import multiprocessing
 import signal
+import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from data.loader.base import Batch, Loader
 from utils.device import cpu_count
 from utils.errors import RunError, UserError
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+STOPPING = (signal.SIGINT, signal.SIGTERM)
 READ_AT_ONCE = 64  # images; a whole batch of 4096 would fill the memory shared with the workers
 
 
@@ -85,7 +86,7 @@ class StreamedLoader(Loader):
         Finalize(None, _kill_workers, exitpriority=0)
 
     def __iter__(self) -> Iterator[Batch]:
-        with _signals_blocked():
+        with _signals_held():
             parts = iter(self.reader)
         for step in self.steps():  # drawn again, as workers are steps ahead
             count = len(step.index[::READ_AT_ONCE])
@@ -126,21 +127,25 @@ def _sent(views: list[Tensor] | RunError, device: torch.device | str) -> list[Te
 
 
 @contextmanager
-def _signals_blocked() -> Iterator[None]:
-    """Let signals wait while workers are forked: exceptions raised during a fork are lost."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows, which forks nothing
+def _signals_held() -> Iterator[None]:
+    """Signals are answered after the block: what a handler raises in the middle of a fork is lost."""
+    if threading.current_thread() is not threading.main_thread():  # handlers run in the main thread alone
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    held = []
+    before = {number: signal.signal(number, lambda number, _: held.append(number)) for number in STOPPING}
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in held[:1]:
+            signal.raise_signal(number)
 
 
 def _start_worker(_: int) -> None:
     gc.freeze()  # objects of the parent, such as other loaders, must not be finalized here
-    for number in SIGNALS:  # the parent needs its workers to finish its step
+    for number in STOPPING:  # the parent needs its workers to finish its step
         signal.signal(number, signal.SIG_IGN)
 
 

@@ -216,6 +216,8 @@ def test_what_they_depend_on_is_in_the_name_so_no_run_takes_those_of_another(cha
 
 SPOILED = {
     "truncated": lambda path, manifest: path.write_bytes(path.read_bytes()[:-1]),
+    "a flipped bit": lambda path, manifest: path.write_bytes(path.read_bytes()[:-1] + b"\x01"),
+    "zeros": lambda path, manifest: path.write_bytes(bytes(path.stat().st_size)),
     "gone": lambda path, manifest: path.unlink(),
     "damaged manifest": lambda path, manifest: manifest.write_bytes(b"{"),
     "manifest of others": lambda path, manifest: manifest.write_text(

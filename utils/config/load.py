@@ -30,7 +30,8 @@ GROUPS = {name[:end] for name in KEYS for end, letter in enumerate(name) if lett
 def load_config(env_path: str | Path | None, exp_path: str | Path, overrides: Sequence[str] = ()) -> EasyDict:
     """The config of one run. A later source wins, key by key: table, env file, experiment file, overrides.
 
-    env_path: None means configs/env.yml, if there is one. overrides: `dotted.key=value`, the value in YAML.
+    env_path: None means configs/env.yml, if there is one. overrides: `dotted.key=value`, the value in YAML; a
+    name or path is taken as it is unless it is quoted.
     Raises UserError that names key and source. `check_stage` looks for missing keys."""
     if env_path is None:
         env_path = DEFAULT_ENV if DEFAULT_ENV.is_file() else os.devnull
@@ -39,7 +40,11 @@ def load_config(env_path: str | Path | None, exp_path: str | Path, overrides: Se
         name, equals, text = override.partition("=")
         if not equals:
             raise UserError(f"command line: {shorten(repr(override))} sets nothing; write it as key=value")
-        values |= _typed({name: parse_yaml(text, f"command line: {as_written(name)}")}, "command line")
+        value = parse_yaml(text, f"command line: {as_written(name)}")
+        is_name = name in KEYS and KEYS[name].takes in ("text", "path")
+        if is_name and isinstance(value, str) and text[0] not in "'\"":
+            value = text  # ` #` begins no comment here
+        values |= _typed({name: value}, "command line")
 
     for key in KEYS.values():
         default = key.default.get(values.get("setup")) if isinstance(key.default, dict) else key.default

@@ -6,13 +6,18 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from utils.storage.files import storage_errors
+
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """All entries of the log, in order. A line that a crash cut off is skipped."""
+    """All entries of the log, in order. A line that a crash cut off, or that is no entry, is skipped."""
     entries = []
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
-        with suppress(json.JSONDecodeError):
-            entries.append(json.loads(line))
+    with storage_errors(path, "read"):
+        text = path.read_text(encoding="utf-8", errors="replace")
+    for line in text.split("\n"):
+        with suppress(json.JSONDecodeError, RecursionError):
+            if isinstance(entry := json.loads(line), dict):
+                entries.append(entry)
     return entries
 
 
@@ -20,7 +25,7 @@ def read_epochs(path: Path) -> dict[int, dict[str, float]]:
     """The finite numbers of each epoch, epochs rising: {epoch: {"train/loss": 1.2, ...}}.
 
     A run that was resumed may log an epoch twice: the later entry counts."""
-    epochs = {entry.pop("epoch"): entry for entry in read_log(path) if "epoch" in entry}
+    epochs = {entry.pop("epoch"): entry for entry in read_log(path) if type(entry.get("epoch")) is int}
     return {
         epoch: {k: v for k, v in entry.items() if type(v) in (int, float) and math.isfinite(v)}
         for epoch, entry in sorted(epochs.items())

@@ -106,7 +106,7 @@ def read_names(model: Path, num_clusters: int) -> dict[int, str]:
     try:
         text = io.StringIO(path.read_bytes().decode("utf-8-sig"), newline="")
         rows = list(csv.DictReader(text, strict=True))
-    except (UnicodeDecodeError, csv.Error) as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} cannot be read as CSV in UTF-8 ({error})") from error
     names, numbers = {}, {str(k): k for k in range(num_clusters)}
     for row in rows:

@@ -126,7 +126,10 @@ class RunFolder:
 
     def is_finished(self) -> bool:
         """Whether the stage has ended here with this config, and with the inputs and results of now."""
-        return not self.restart and self.ending.is_file() and self.ending.read_bytes() == self._description()
+        if self.restart or not self.ending.is_file():
+            return False
+        with storage_errors(self.ending, "read"):
+            return self.ending.read_bytes() == self._description()
 
     def _description(self) -> bytes:
         names = [name for name in STAGES[self.cfg.setup].leaves if (self.path / name).is_file()]

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -76,14 +77,20 @@ def command_for(cfg, stage: str, folder: Path, *options: str) -> str:
     """The command that fills `folder`, root_dir/<run_name>/<stage>, for the data set of cfg, to paste in a
     shell.
 
-    It takes the folder's own config.yml, else a config of that run or data set under configs/."""
+    It takes the folder's own config.yml, else a config of that run or data set under configs/. Those that are
+    damaged or of another stage are passed over."""
     shipped = sorted(Path("configs", stage).glob("*.yml"))
     paths = [path for path in [folder / "config.yml"] if path.is_file()]
     for key, value in (("run_name", folder.parent.name), ("train_db_name", cfg.train_db_name)):
         line = re.compile(rf"^{key}: {re.escape(value)}\s*(#|$)", re.MULTILINE)
-        paths += [path for path in shipped if line.search(path.read_text())]
-    path = paths[0] if paths else Path("CONFIG")
-    made = load_config(None, path) if paths else {"setup": SCRIPT_OF[stage].removesuffix(".py"), "folder": {}}
+        paths += [path for path in shipped if line.search(path.read_text("utf-8", errors="replace"))]
+    path, made = Path("CONFIG"), {"setup": SCRIPT_OF[stage].removesuffix(".py"), "folder": {}}
+    for candidate in paths:
+        with suppress(UserError):
+            config = load_config(None, candidate)
+            if config.get("setup") in STAGES and STAGES[config.setup].folder == stage:
+                path, made = candidate, config
+                break
     wanted = {"max_images": cfg.get("max_images"), "on_error": cfg.get("on_error")}
     if folder.name == stage and folder.parent.name:
         wanted |= {"root_dir": str(folder.parent.parent), "run_name": folder.parent.name}

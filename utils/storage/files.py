@@ -122,7 +122,7 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
     place = manifest_path(path)
     with storage_errors(place, "read"), suppress(FileNotFoundError):
         content = place.read_bytes()
-        with suppress(ValueError, TypeError, KeyError):
+        with suppress(ValueError, TypeError, KeyError, RecursionError):
             manifest = json.loads(content)
             if isinstance(manifest["sha256"], str):
                 return manifest

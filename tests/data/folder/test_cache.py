@@ -44,14 +44,14 @@ def test_a_cache_is_filled_once_and_again_when_it_is_damaged(tmp_path):
         if damaged:
             damaged.write_bytes(content)
         filled.clear()
-        for array, metadata in (cached(path, (2, 3), fill), cached(path, (2, 3), fill)):
+        for array, metadata in (cached(path, (2, 3), fill, str), cached(path, (2, 3), fill, str)):
             assert array.tolist() == [[7] * 3] * 2 and metadata["faults"] == {} and len(filled) == 1
     assert set(path.parent.iterdir()) == {path, manifest, part}
 
 
 def test_a_cache_that_is_not_finished_leaves_nothing(tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        cached(tmp_path / "scans" / "a.npy", (2, 3), Mock(side_effect=KeyboardInterrupt))
+        cached(tmp_path / "scans" / "a.npy", (2, 3), Mock(side_effect=KeyboardInterrupt), str)
     assert list((tmp_path / "scans").iterdir()) == []
 
 
@@ -59,6 +59,28 @@ READERS = {
     "decode": lambda folder, caches: decode(folder, os.listdir(folder), 8, caches, num_workers=4),
     "files_of": lambda folder, caches: files_of(folder.parent, [folder.name], caches, num_workers=4),
 }
+
+
+FAULTS_OF = {
+    "decode": lambda folder, caches: decode(folder, ["a.JPEG", "b.JPEG"], 8, caches, num_workers=0)[1],
+    "files_of": lambda folder, caches: {
+        name: "left out" for name in {"a.JPEG"} - files_of(folder.parent, ["p"], caches, 0, "skip")[0].keys()
+    },
+}
+
+
+@pytest.mark.parametrize("faults_of", FAULTS_OF.values(), ids=FAULTS_OF)
+def test_a_file_repaired_without_a_new_size_or_time_is_read_again(faults_of, tmp_path):
+    folder = tmp_path / "p"
+    folder.mkdir()
+    for number, name in enumerate(("a.JPEG", "b.JPEG")):
+        picture(number, 20, 20).save(folder / name)
+    path, whole = folder / "a.JPEG", (folder / "a.JPEG").read_bytes()
+    for content, faulty in ((bytes(len(whole)), ["a.JPEG"]), (whole, [])):
+        path.write_bytes(content)
+        os.utime(path, ns=(0, 0))
+        for _ in range(2):
+            assert list(faults_of(folder, tmp_path / "scans")) == faulty
 
 
 @pytest.mark.parametrize("read", READERS.values(), ids=READERS)

@@ -69,7 +69,8 @@ def test_unreadable_files_are_named_or_left_out_and_listed(folder, caches, check
         files_of(folder, ["cats", "dogs"], caches)
     assert all(f"{path} (" in str(error.value) for path in spoilt)
     found = files_of(folder, ["cats", "dogs"], caches, on_error="skip")
-    assert [list(files) for files in found] == [["a.JPEG"], ["c.JPEG"]] and len(checked) == 4
+    assert [list(files) for files in found] == [["a.JPEG"], ["c.JPEG"]]
+    assert len(checked) == 4 + 2  # those that could not be read once more: they may have been repaired
     (listed,) = caches.glob("images-*-unreadable.txt")
     lines = listed.read_text().splitlines()
     assert [line.partition(" (")[0] for line in lines] == [str(path) for path in spoilt]

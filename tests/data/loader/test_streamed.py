@@ -194,14 +194,6 @@ def test_workers_go_on_after_a_signal_to_all_processes_and_end_with_the_loader(f
         gc.enable()
 
 
-def test_a_signal_while_workers_are_started_is_not_lost(folder):
-    """Python prints and drops what a signal handler raises inside a fork."""
-    signals = [signal.SIGINT]  # the callback below stays for the rest of the process
-    os.register_at_fork(before=lambda: signals and os.kill(os.getpid(), signals.pop()))
-    with pytest.raises(KeyboardInterrupt):
-        next(iter(build_loader(of(folder, num_workers=1), [SMALL], 10)))
-
-
 @pytest.mark.parametrize("end", ["by an error", "killed"])
 def test_workers_end_with_their_parent(folder, end, monkeypatch):
     monkeypatch.setattr(pytorch_worker, "MP_STATUS_CHECK_INTERVAL", 0.1)  # how often they look for it
@@ -226,6 +218,26 @@ def test_workers_end_with_their_parent(folder, end, monkeypatch):
 
 
 # -- what goes wrong
+
+
+@pytest.mark.skipif(not hasattr(os, "register_at_fork"), reason="Windows does not fork")
+@pytest.mark.parametrize("moment", ["before", "after_in_parent"])
+def test_a_signal_in_the_middle_of_the_fork_of_a_worker_is_not_lost(folder, moment):
+    class Stop(Exception):
+        pass
+
+    def stop(number, _):
+        raise Stop
+
+    moments = [signal.SIGTERM]  # a function that was registered stays: it has nothing to do later
+    os.register_at_fork(**{moment: lambda: moments and signal.raise_signal(moments.pop())})
+    handler = signal.signal(signal.SIGTERM, stop)
+    try:
+        with pytest.raises(Stop):
+            running_workers(folder)
+        assert signal.getsignal(signal.SIGTERM) is stop
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
 def test_transforms_that_the_images_do_not_allow_are_refused_when_the_loader_is_built(folder, squares):

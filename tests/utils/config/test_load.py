@@ -82,6 +82,13 @@ def test_an_override_may_be_any_yaml_value():
     assert cfg.db_root_dir == {"cifar-10": "/data/a=b"}
 
 
+@pytest.mark.parametrize("name", ["a #1", "a # b", "&a b", "!b c", "a ", "a=b #"])
+def test_a_name_on_the_command_line_is_taken_as_it_is_unless_it_is_quoted(name):
+    assert config("", f"run_name={name}").run_name == name
+    assert config("", f"root_dir=/data/{name}").root_dir == f"/data/{name}"
+    assert config("", f"run_name='{name}'").run_name == name
+
+
 def test_without_an_env_path_the_one_under_configs_is_read_if_it_is_there():
     assert config().root_dir == "results"
     Path("configs").mkdir()

@@ -84,6 +84,13 @@ def test_names_that_fit_no_cluster_are_refused(table, problem, model):
     assert str(path) in str(error.value)
 
 
+def test_names_that_cannot_be_read_are_refused(model):
+    path = model.with_name("names.csv")
+    path.mkdir()
+    with pytest.raises(UserError, match=str(path)):
+        read_names(model, 3)
+
+
 @pytest.mark.parametrize("stage", ["scan", "selflabel"])
 def test_the_page_shows_the_logs_of_the_stages_up_to_the_models_own(stage, tmp_path):
     for name in ("pretext", "scan", "selflabel", "other"):

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import pytest
@@ -143,6 +144,18 @@ def test_the_command_that_fills_a_folder(overrides, place, command, tmp_path, mo
     monkeypatch.chdir(tmp_path)  # where no results lie, whose config would be named
     cfg = load_config(None, "configs/scan/scan_digits.yml", overrides)
     assert command_for(cfg, Path(place).name, Path(place)).startswith(command)
+
+
+@pytest.mark.parametrize("content", [b"", b"seed: 1", b"setup: scan", b"nope: 1", b"# f\xfcr mich"])
+def test_the_command_passes_over_a_config_that_is_damaged_or_of_another_stage(content, tmp_path, monkeypatch):
+    shutil.copytree("configs", tmp_path / "configs")
+    monkeypatch.chdir(tmp_path)
+    folder = Path("results/digits/pretext")
+    folder.mkdir(parents=True)
+    for path in (folder / "config.yml", Path("configs/pretext/mine.yml")):
+        path.write_bytes(content)
+    cfg = load_config(None, "configs/scan/scan_digits.yml")
+    assert command_for(cfg, "pretext", folder) == PRETEXT
 
 
 def test_the_command_for_a_folder_elsewhere_leaves_the_place_to_the_user(cfg):

@@ -114,7 +114,7 @@ def test_a_file_that_is_not_the_one_of_its_manifest_is_named_with_its_size(path,
         verify_manifest(path)
 
 
-@pytest.mark.parametrize("manifest", [b"", b"{", b"[]", b"{}", b'{"sha256": 3}', b"\xff"])
+@pytest.mark.parametrize("manifest", [b"", b"{", b"[]", b"{}", b'{"sha256": 3}', b"\xff", 9999 * b"["])
 def test_a_damaged_manifest_is_named_with_its_size(path, manifest):
     manifest_path(path).write_bytes(manifest)
     with pytest.raises(RunError, match=rf"model\.pth\.tar\.json \({len(manifest)} bytes\)"):
