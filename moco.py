@@ -1,8 +1,11 @@
 """Step 1 on ImageNet: the neighbors that SCAN starts from, mined with MoCo's weights. Nothing is trained."""
 
+import runpy
 from pathlib import Path
 
 import torch
+
+runpy.run_path(Path(__file__).resolve().parent / "utils/start.py", run_name=__name__)
 
 from data import open_splits
 from data.augment import val_transform
@@ -22,8 +25,7 @@ MD5 = "md5:a04e12f8"  # its first digits, as published
 
 
 def published_weights() -> Path:
-    """MoCo v2 after 800 epochs (arXiv:2003.04297), in PyTorch's folder of downloads; fetched if it is not
-    there."""
+    """MoCo v2 after 800 epochs (arXiv:2003.04297), in PyTorch's folder of downloads; fetched if missing."""
     path = Path(torch.hub.get_dir(), "checkpoints", FILE)
     if not path.is_file():
         fetch(FILE, URL, path, MD5, "name it in moco_weights=...")

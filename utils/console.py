@@ -1,13 +1,32 @@
-"""Printing to the console, above progress bars."""
+"""Printing to the console, above progress bars.
 
+The log file is the record of a run. A console that is closed, gone or full costs what it would show, never
+the run."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 
 from termcolor import colored
 from tqdm import tqdm
 
+tqdm.monitor_interval = 0  # no monitor thread of tqdm's: worker processes are forked
+UNHEARD = (OSError, ValueError)  # what printing raises then; ValueError is Python's for a closed stream
+
 
 def say(text: str) -> None:
-    tqdm.write(text)
+    """Print a text at once."""
+    with suppress(*UNHEARD), tqdm.external_write_mode():
+        print(text, flush=True)
+
+
+def styled(text: str, *color, **attributes) -> str:
+    """The text in a color, where the console shows colors."""
+    with suppress(*UNHEARD):
+        return colored(text, *color, **attributes)
+    return text
 
 
 @cache
@@ -16,9 +35,49 @@ def say_once(text: str) -> None:
     say(text)
 
 
+def in_terminal() -> bool:
+    """Whether there is a terminal that shows progress."""
+    with suppress(AttributeError, *UNHEARD):
+        return sys.stderr.isatty()
+    return False
+
+
+def progress(*arguments, **options) -> tqdm:
+    """A progress bar, where there is a terminal."""
+    return tqdm(*arguments, **options, leave=False, disable=not in_terminal())
+
+
+@contextmanager
+def any_console() -> Iterator[None]:
+    """In the block all can be printed: names that are no text, too, and whatever became of the console.
+
+    What could not be printed by its end is dropped: Python would try again at exit, and end with code 120."""
+    for number in range(3):  # else the next file that is opened would get the number, and what C code prints
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    stdout, errors = sys.stdout, getattr(sys.stdout, "errors", None)
+    with suppress(AttributeError, *UNHEARD):
+        if errors == "strict":
+            stdout.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        for stream in (stdout, sys.stderr):
+            try:
+                stream and stream.flush()
+            except UNHEARD:
+                with suppress(*UNHEARD):
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        with suppress(AttributeError, *UNHEARD):
+            if errors == "strict":
+                stdout.reconfigure(errors=errors)
+
+
 def print_metrics(title: str, metrics: dict) -> None:
     """A heading, then a line for each metric."""
-    say(colored(title, "green", attrs=["bold"]))
+    say(styled(title, "green", attrs=["bold"]))
     for name, value in metrics.items():
         say(f"    {name:<28} {readable_number(value)}")
 

@@ -1,13 +1,38 @@
 """What all figures share: colors, resolution, the style of axes, labels, and writing PNG files."""
 
 import io
-from collections.abc import Callable
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
+from utils.console import say_once
 from utils.storage.files import write_whole
 
 DPI = 128  # a power of two: pixels / DPI * DPI is exact, so a figure has exactly the size asked for
+OWN_FONT = "DejaVu Sans"  # matplotlib brings it
+NO_LETTERS = re.compile("last ?resort|blank", re.IGNORECASE)  # fonts that have a box for each character
 INK, FAINT, BLUE, RED = "#222222", "#8a8a8a", "#2f6db3", "#d62728"
+
+
+@contextmanager
+def own_settings() -> Iterator[None]:
+    """In the block matplotlib has its default settings, not the user's. All that draws is done in it."""
+    if "matplotlib" not in sys.modules:
+        backend = os.environ.pop("MPLBACKEND", None)  # of a notebook; the import fails if it is not installed
+        try:
+            import matplotlib
+        finally:
+            os.environ.update({} if backend is None else {"MPLBACKEND": backend})
+        with suppress(ValueError):
+            matplotlib.rcParams.update({"backend": backend} if backend else {})
+    from matplotlib import rc_context, rcParamsDefault
+
+    with rc_context({name: value for name, value in rcParamsDefault.items() if name != "backend"}):
+        yield
 
 
 def new_figure(width: float, height: float, **options):
@@ -32,8 +57,41 @@ def style_panel(axes, title: str) -> None:
     quiet(axes)
 
 
-def shorten(text: str, length: int) -> str:
+def drawable(name: str, length: int) -> str:
+    """A name as figures show it, of at most `length` characters. Fonts that are needed for it are added to
+    the settings. A character that no installed font has is shown as its number, such as \\u72d7."""
+    from matplotlib import rcParams
+
+    text = ""
+    for character in name:
+        family = family_with(character)
+        if family and family not in (OWN_FONT, *rcParams["font.family"]):
+            rcParams["font.family"] = [*rcParams["font.family"], family]
+        if not family and character.isprintable():
+            say_once(
+                "no installed font has some characters of names; figures show their numbers, such as \\u72d7: "
+                "install a font that has them, such as Noto Sans CJK"
+            )
+        text += character if family else character.encode("unicode_escape").decode()
     return text if len(text) <= length else text[: length - 1] + "…"
+
+
+@cache
+def family_with(character: str) -> str | None:
+    """An installed family of fonts that has a character, None if there is none."""
+    from matplotlib.font_manager import fontManager
+
+    others = sorted({font.name for font in fontManager.ttflist if not NO_LETTERS.search(font.name)})
+    return next((family for family in (OWN_FONT, *others) if ord(character) in characters_of(family)), None)
+
+
+@cache
+def characters_of(family: str) -> frozenset[int]:
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    with suppress(Exception):  # a broken font file
+        return frozenset(get_font(findfont(FontProperties(family), fallback_to_default=False)).get_charmap())
+    return frozenset()
 
 
 def encoded(save: Callable, kind: str, **options) -> bytes:
@@ -46,7 +104,9 @@ def encoded(save: Callable, kind: str, **options) -> bytes:
 def save_png(figure, path: Path, **options) -> bool:
     """Write a figure, if there is one; returns whether there is."""
     if figure:
-        write_whole({path: encoded(figure.savefig, "png", **options)})
+        with own_settings():
+            content = encoded(figure.savefig, "png", **options)
+        write_whole({path: content})
     return figure is not None
 
 

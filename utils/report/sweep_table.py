@@ -10,7 +10,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from utils.report.canvas import BLUE, FAINT, INK, RED, new_figure, save_png, shorten, style_panel
+from utils.report.canvas import (
+    BLUE,
+    FAINT,
+    INK,
+    RED,
+    drawable,
+    new_figure,
+    own_settings,
+    save_png,
+    style_panel,
+)
 
 TOLERANCE = 0.05  # of agreement
 WITH_DEVIATION = ("loss", "agreement", "silhouette")
@@ -75,13 +85,14 @@ def to_lines(rows: Sequence[Mapping]) -> list[str]:
     return ["  ".join(map(str.rjust, line, widths)) for line in lines]
 
 
+@own_settings()
 def plot_variants(variants: Sequence[Variant], suggested: int | None, path: Path) -> None:
     """Draw four panels: a dot for each seed, their mean, and the suggested number of clusters.
 
     The means are joined by a line if one key is varied."""
     from matplotlib.ticker import MaxNLocator
 
-    names = [shorten(", ".join(variant.settings.values()), 24) for variant in variants]
+    names = [drawable(", ".join(variant.settings.values()), 24) for variant in variants]
     crowded = max(map(len, names)) > 8 or len(names) > 16
     line_width = 1.4 if len(variants[0].settings) == 1 else 0
     figure = new_figure(min(max(6.4, 1 + 0.5 * len(names)), 16), 5.4, layout="constrained")

@@ -67,6 +67,7 @@ class Run:
         self.context.enter_context(self.folder.claimed())
         fault = self.checkpoints.restore(model, optimizer, values)
         self._open_log()
+        self.log.find_tensorboard()
         if fault:
             self.log.warn(f"{fault}; going on from the checkpoint before")
         if self.checkpoints.finished or self.checkpoints.begun:
