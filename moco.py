@@ -49,8 +49,7 @@ def main(argv: list[str] | None = None) -> None:
         model = build_model(cfg).to(run.device, memory_format=torch.channels_last)
         loaded = load_whole(model, weights, path)
         layer = feature_layer(model, cfg.feature_layer)  # unless told otherwise the backbone, before the MLP
-        run.begin(f"{loaded}: nothing is trained")
-        run.log.note(f"SHA-256 of {path.name}: {run.folder.inputs['weights']}")
+        run.begin(f"{loaded}, SHA-256 {run.folder.inputs['weights']}: nothing is trained")
         run.folder.save_model(model.state_dict())
         features = {}
         for split, loader in splits.items():

@@ -52,27 +52,26 @@ def any_console() -> Iterator[None]:
     """In the block all can be printed: names that are no text, too, and whatever became of the console.
 
     What could not be printed by its end is dropped: Python would try again at exit, and end with code 120."""
-    for number in range(3):  # else the next file that is opened would get the number, and what C code prints
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)
+    while (nowhere := os.open(os.devnull, os.O_RDWR)) < 3:
+        pass  # a closed stream's number would go to the next file, and into it what C code prints
     stdout, errors = sys.stdout, getattr(sys.stdout, "errors", None)
-    with suppress(AttributeError, *UNHEARD):
-        if errors == "strict":
-            stdout.reconfigure(errors="backslashreplace")
     try:
+        _set_errors(stdout, "backslashreplace" if errors == "strict" else errors)
         yield
     finally:
-        for stream in (stdout, sys.stderr):
+        for stream in filter(None, (stdout, sys.stderr)):
             try:
-                stream and stream.flush()
+                stream.flush()
             except UNHEARD:
                 with suppress(*UNHEARD):
-                    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-        with suppress(AttributeError, *UNHEARD):
-            if errors == "strict":
-                stdout.reconfigure(errors=errors)
+                    os.dup2(nowhere, stream.fileno())
+        _set_errors(stdout, errors)
+        os.close(nowhere)
+
+
+def _set_errors(stream, errors: str | None) -> None:
+    with suppress(AttributeError, *UNHEARD):  # a stream that a host put there, none, or a closed one
+        stream.reconfigure(errors=errors)
 
 
 def print_metrics(title: str, metrics: dict) -> None:

@@ -57,7 +57,9 @@ def choose_device(name: str) -> torch.device:
     if name == "mps":
         _, fault = attempt(lambda: torch.zeros(1, dtype=torch.float64, device=name), "")
         if fault:
-            raise UserError(f"device is mps, which cannot do what is needed ({fault}): use device=cpu")
+            raise UserError(
+                f"device is mps, which cannot do what is needed ({fault.partition('. ')[0]}): use device=cpu"
+            )
     if name == "auto":
         name = "cuda" if has_cuda else "cpu"
     if name == "cuda":

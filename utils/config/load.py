@@ -180,8 +180,8 @@ def _typed(tree: Mapping[str, Any], source: str, prefix: str = "") -> dict[str, 
             try:
                 values[name] = parse_value(KEYS[name], raw)
             except (ValueError, KeyError) as error:
-                should = f"should be {expected(KEYS[name])}, not {as_written(raw)}"
-                raise UserError(f"{source}: {name} {should} ({KEYS[name].meaning})") from error
+                should = f"should be {expected(KEYS[name])} ({KEYS[name].meaning}), not {as_written(raw)}"
+                raise UserError(f"{source}: {name} {should}") from error
         else:
             names = sorted({*KEYS, *GROUPS})
             moved = [other for other in names if other.rpartition(".")[2] == name.rpartition(".")[2]]

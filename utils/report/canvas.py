@@ -58,39 +58,35 @@ def style_panel(axes, title: str) -> None:
 
 
 def drawable(name: str, length: int) -> str:
-    """A name as figures show it, of at most `length` characters. Fonts that are needed for it are added to
-    the settings. A character that no installed font has is shown as its number, such as \\u72d7."""
+    """A name as figures show it, of at most `length` characters. Fonts that it needs are added to the
+    settings; a character that no installed font has is shown as its number, such as \\u72d7."""
     from matplotlib import rcParams
 
-    text = ""
-    for character in name:
-        family = family_with(character)
-        if family and family not in (OWN_FONT, *rcParams["font.family"]):
-            rcParams["font.family"] = [*rcParams["font.family"], family]
-        if not family and character.isprintable():
-            say_once(
-                "no installed font has some characters of names; figures show their numbers, such as \\u72d7: "
-                "install a font that has them, such as Noto Sans CJK"
-            )
-        text += character if family else character.encode("unicode_escape").decode()
+    fonts = {character: font_with(character) for character in name}
+    others = [font for font in fonts.values() if font not in (None, OWN_FONT)]
+    rcParams["font.family"] = [*dict.fromkeys([*rcParams["font.family"], *others])]
+    if any(character.isprintable() and not font for character, font in fonts.items()):
+        say_once("no installed font has all characters of the names, so figures show numbers of some")
+    text = "".join(each if fonts[each] else each.encode("unicode_escape").decode() for each in name)
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
 @cache
-def family_with(character: str) -> str | None:
-    """An installed family of fonts that has a character, None if there is none."""
+def font_with(character: str) -> str | None:
+    """The name of an installed font that has a character; matplotlib's own is asked first."""
     from matplotlib.font_manager import fontManager
 
-    others = sorted({font.name for font in fontManager.ttflist if not NO_LETTERS.search(font.name)})
-    return next((family for family in (OWN_FONT, *others) if ord(character) in characters_of(family)), None)
+    fonts = sorted(fontManager.ttflist, key=lambda font: (font.name != OWN_FONT, font.name))
+    has_it = (font.name for font in fonts if ord(character) in characters_of(font.fname))
+    return next((name for name in has_it if not NO_LETTERS.search(name)), None)
 
 
 @cache
-def characters_of(family: str) -> frozenset[int]:
-    from matplotlib.font_manager import FontProperties, findfont, get_font
+def characters_of(font_file: str) -> frozenset[int]:
+    from matplotlib.font_manager import get_font
 
-    with suppress(Exception):  # a broken font file
-        return frozenset(get_font(findfont(FontProperties(family), fallback_to_default=False)).get_charmap())
+    with suppress(Exception):  # a broken file
+        return frozenset(get_font(font_file).get_charmap())
     return frozenset()
 
 

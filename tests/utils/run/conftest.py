@@ -2,12 +2,6 @@ import pytest
 
 from utils.config import load_config
 from utils.run import checkpoints
-from utils.run.logger import Logger
-
-
-@pytest.fixture(autouse=True)
-def no_tensorboard(monkeypatch):
-    monkeypatch.setattr(Logger, "tensorboard", None)
 
 
 @pytest.fixture(autouse=True)

@@ -48,7 +48,6 @@ def raising(error):
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"), 3, "ALLOC_FAILED"),
         (RuntimeError("faiss::gpu::Resources::allocMemory: alloc fail type FlatData"), 3, "FlatData"),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), 3, "num_workers"),
-        (BrokenPipeError(32, "Broken pipe"), 3, "error"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
 )
@@ -71,7 +70,9 @@ def test_a_signal_ends_a_script_without_a_run_too_and_the_former_handlers_come_b
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
 
 
-@pytest.mark.parametrize("kind", [ValueError, RuntimeError, AssertionError, FileNotFoundError])
+@pytest.mark.parametrize(
+    "kind", [ValueError, RuntimeError, AssertionError, FileNotFoundError, BrokenPipeError]
+)
 def test_a_bug_of_ours_goes_through_with_its_traceback(kind):
     with pytest.raises(kind, match="ours"):
         command(raising(kind("ours")))
@@ -101,3 +102,15 @@ def test_a_command_line_that_argparse_refuses_ends_in_2(capsys):
         command(lambda: stage_config([], "scan"))
     assert end.value.code == 2
     assert "--config_exp" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
+@pytest.mark.parametrize(
+    "error, code", [(UserError("a mistake"), 2), (RunError("no room"), 3), (Stopped(2), 130)]
+)
+def test_the_exit_code_is_the_same_where_nothing_can_be_said(error, code, monkeypatch):
+    with open("/dev/full", "w") as full, pytest.raises(SystemExit) as end:
+        monkeypatch.setattr("sys.stdout", full)
+        monkeypatch.setattr("sys.stderr", full)
+        command(raising(error))
+    assert end.value.code == code
