@@ -17,9 +17,10 @@ UNHEARD = (OSError, ValueError)  # what printing raises then; ValueError is Pyth
 
 
 def say(text: str) -> None:
-    """Print a text at once."""
+    """Print a text at once; what the console cannot show, such as half a character of a file name, escaped."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     with suppress(*UNHEARD), tqdm.external_write_mode():
-        print(text, flush=True)
+        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
 
 
 def styled(text: str, *color, **attributes) -> str:
@@ -49,29 +50,20 @@ def progress(*arguments, **options) -> tqdm:
 
 @contextmanager
 def any_console() -> Iterator[None]:
-    """In the block all can be printed: names that are no text, too, and whatever became of the console.
-
-    What could not be printed by its end is dropped: Python would try again at exit, and end with code 120."""
+    """In the block no console is needed. What could not be printed by its end is dropped: Python would try
+    again at exit, and end with code 120."""
     while (nowhere := os.open(os.devnull, os.O_RDWR)) < 3:
         pass  # a closed stream's number would go to the next file, and into it what C code prints
-    stdout, errors = sys.stdout, getattr(sys.stdout, "errors", None)
     try:
-        _set_errors(stdout, "backslashreplace" if errors == "strict" else errors)
         yield
     finally:
-        for stream in filter(None, (stdout, sys.stderr)):
+        for stream in filter(None, (sys.stdout, sys.stderr)):
             try:
                 stream.flush()
             except UNHEARD:
                 with suppress(*UNHEARD):
                     os.dup2(nowhere, stream.fileno())
-        _set_errors(stdout, errors)
         os.close(nowhere)
-
-
-def _set_errors(stream, errors: str | None) -> None:
-    with suppress(AttributeError, *UNHEARD):  # a stream that a host put there, none, or a closed one
-        stream.reconfigure(errors=errors)
 
 
 def print_metrics(title: str, metrics: dict) -> None:

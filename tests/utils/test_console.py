@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.console import any_console, in_terminal, print_metrics, progress, say, styled
+from utils.console import in_terminal, print_metrics, progress, say, styled
 
 ROOT = Path(__file__).parents[2]
 
@@ -46,12 +46,14 @@ def test_without_a_terminal_there_is_no_bar(stream, monkeypatch):
         bar.set_postfix(loss="0.5")
 
 
-def test_names_that_are_no_text_are_printed_and_the_stream_is_as_before_then(monkeypatch):
+@pytest.mark.parametrize(
+    "encoding, shown", [("utf-8", "\\udcffé"), ("ascii", "\\udcff\\xe9"), ("latin-1", "\\udcffé")]
+)
+def test_what_the_console_cannot_show_is_escaped(encoding, shown, monkeypatch):
     written = io.BytesIO()
-    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, "utf-8", errors="strict"))
-    with any_console():
-        say(os.fsdecode(b"\xff.png"))
-    assert written.getvalue() == b"\\udcff.png\n" and sys.stdout.errors == "strict"
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding, errors="strict"))
+    say(os.fsdecode(b"\xff") + "é")
+    assert written.getvalue() == f"{shown}\n".encode(encoding)
 
 
 PROGRAM = """
