@@ -17,7 +17,7 @@ UNHEARD = (OSError, ValueError)  # what printing raises then; ValueError is Pyth
 
 
 def say(text: str) -> None:
-    """Print a text at once; what the console cannot show, such as half a character of a file name, escaped."""
+    """Print a text at once. What the console cannot show is escaped: a file name may be no text."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     with suppress(*UNHEARD), tqdm.external_write_mode():
         print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)

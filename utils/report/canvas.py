@@ -66,9 +66,7 @@ def drawable(name: str, length: int) -> str:
     others = [font for font in fonts.values() if font not in (None, OWN_FONT)]
     rcParams["font.family"] = [*dict.fromkeys([*rcParams["font.family"], *others])]
     if any(character.isprintable() and not font for character, font in fonts.items()):
-        say_once(
-            "figures show numbers for letters that no installed font has: install one, such as Noto Sans CJK"
-        )
+        say_once("figures show numbers for letters that no font has: install one, such as Noto Sans CJK")
     text = "".join(each if fonts[each] else each.encode("unicode_escape").decode() for each in name)
     return text if len(text) <= length else text[: length - 1] + "…"
 

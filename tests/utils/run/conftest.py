@@ -2,6 +2,12 @@ import pytest
 
 from utils.config import load_config
 from utils.run import checkpoints
+from utils.run.logger import Logger
+
+
+@pytest.fixture(autouse=True)
+def no_tensorboard(monkeypatch):
+    monkeypatch.setattr(Logger, "find_tensorboard", lambda log: None)
 
 
 @pytest.fixture(autouse=True)

@@ -10,6 +10,9 @@ from utils.console import print_metrics
 from utils.run.logger import Logger
 
 
+FIND_TENSORBOARD = Logger.find_tensorboard  # switched off for the tests of this folder
+
+
 @pytest.fixture
 def writer(monkeypatch):
     """In place of TensorBoard's writer."""
@@ -25,7 +28,7 @@ def replace_tensorboard(monkeypatch, module):
 def logger(folder):
     """As in a run: TensorBoard is looked for before the first epoch."""
     log = Logger(folder)
-    log.find_tensorboard()
+    FIND_TENSORBOARD(log)
     return log
 
 
