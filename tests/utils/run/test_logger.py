@@ -9,7 +9,6 @@ import pytest
 from utils.console import print_metrics
 from utils.run.logger import Logger
 
-
 FIND_TENSORBOARD = Logger.find_tensorboard  # switched off for the tests of this folder
 
 
