@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 from utils.console import say_once
+from utils.errors import UserError
 from utils.storage.files import write_whole
 
 DPI = 128  # a power of two: pixels / DPI * DPI is exact, so a figure has exactly the size asked for
@@ -21,18 +23,27 @@ INK, FAINT, BLUE, RED = "#222222", "#8a8a8a", "#2f6db3", "#d62728"
 @contextmanager
 def own_settings() -> Iterator[None]:
     """In the block matplotlib has its default settings, not the user's. All that draws is done in it."""
-    if "matplotlib" not in sys.modules:
-        backend = os.environ.pop("MPLBACKEND", None)  # of a notebook; the import fails if it is not installed
-        try:
-            import matplotlib
-        finally:
-            os.environ.update({} if backend is None else {"MPLBACKEND": backend})
-        with suppress(ValueError):
-            matplotlib.rcParams.update({"backend": backend} if backend else {})
-    from matplotlib import rc_context, rcParamsDefault
-
-    with rc_context({name: value for name, value in rcParamsDefault.items() if name != "backend"}):
+    matplotlib = import_matplotlib()
+    ours = {name: value for name, value in matplotlib.rcParamsDefault.items() if name != "backend"}
+    with matplotlib.rc_context(ours):
         yield
+
+
+def import_matplotlib() -> ModuleType:
+    """matplotlib, whose import fails if MPLBACKEND, which notebooks set, is not installed: so that is read
+    afterwards. Raises UserError if it fails still, as with a matplotlibrc that is no UTF-8."""
+    backend = None if "matplotlib" in sys.modules else os.environ.pop("MPLBACKEND", None)
+    try:
+        import matplotlib
+    except Exception as error:
+        raise UserError(
+            f"matplotlib does not work ({error}): mend matplotlibrc, or install it anew"
+        ) from error
+    finally:
+        os.environ.update({} if backend is None else {"MPLBACKEND": backend})
+    with suppress(ValueError):
+        matplotlib.rcParams.update({"backend": backend} if backend else {})
+    return matplotlib
 
 
 def new_figure(width: float, height: float, **options):

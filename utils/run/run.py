@@ -10,6 +10,7 @@ import torch
 
 from utils.device import autocast, choose_device, float32_precision, keep_freed_memory, lack_of_memory
 from utils.errors import RunError
+from utils.report.canvas import import_matplotlib
 from utils.run import signals
 from utils.run.checkpoints import Checkpointer, place_of
 from utils.run.folder import RunFolder
@@ -34,6 +35,7 @@ class Run:
         self.start = time.monotonic()
 
     def __enter__(self) -> "Run":
+        import_matplotlib()  # what is wrong with it is found before training
         self.context.enter_context(signals.answered())
         self.context.enter_context(float32_precision(self.cfg.precision))
         if self.device.type == "cpu":

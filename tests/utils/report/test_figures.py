@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from utils import console
+from utils.errors import UserError
 from utils.report import canvas, figures, sweep_table
 from utils.report.canvas import save_png
 from utils.report.figures import confusion_matrix, plot_neighbors, plot_prototypes
@@ -279,6 +280,16 @@ def test_a_backend_that_is_not_installed_stops_nothing_and_the_environment_stays
     words = {"capture_output": True, "text": True, "cwd": tmp_path, "env": environment}
     done = subprocess.run([sys.executable, "-c", PROGRAM], **words)
     assert done.stdout == f"{backend} True 7.0\n", done.stderr  # the user's, after our drawing
+
+
+def test_settings_that_stop_the_import_are_a_line_with_the_remedy(monkeypatch, tmp_path):
+    (tmp_path / "matplotlib.py").write_text("'é'.encode('latin-1').decode('utf-8')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "matplotlib")
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    with pytest.raises(UserError, match="matplotlibrc"):
+        canvas.import_matplotlib()
+    assert os.environ["MPLBACKEND"] == "agg"
 
 
 # Names in other scripts
