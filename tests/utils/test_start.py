@@ -19,14 +19,12 @@ try:
     runpy.run_path(sys.argv[1], run_name="__main__")
 except SystemExit as end:
     print(end.code)
-print(theirs.items() <= sys.modules.items(), sys.path == path, "data" in sys.modules)
+print(theirs.items() <= sys.modules.items(), sys.path == path, "utils.errors" in sys.modules)
 """
 SCRIPT = """
 import runpy
 runpy.run_path({start!r}, run_name=__name__)
 import utils
-from data import image_files
-from losses.scan import SCANLoss
 from utils.errors import UserError
 assert "tools" not in vars(utils)
 utils.put_back()
