@@ -4,10 +4,12 @@ A pretext model is evaluated by the labels of its neighbors, others by their clu
 
 import argparse
 import os
+import runpy
 from pathlib import Path
 
 import torch
-from PIL import Image
+
+runpy.run_path(Path(__file__).resolve().parent / "utils/start.py", run_name=__name__)
 
 from data import build_dataset
 from data.augment import val_transform
@@ -25,7 +27,7 @@ from utils.evaluate.label_free_report import judge_without_labels
 from utils.features import extract_features, predict
 from utils.neighbors.search import check_minable, mine_neighbors
 from utils.report.cluster_cards import Clustering
-from utils.report.outputs import read_names, write_outputs
+from utils.report.outputs import read_names, show, write_outputs
 from utils.run.command_line import Parser, command
 from utils.run.inputs import check_data_set
 from utils.stages import STAGES
@@ -123,8 +125,8 @@ def main(argv: list[str] | None = None) -> None:
         for warning in clustering_warnings(clustering.metrics):
             say(f"warning: {warning}")
     pictures = write_outputs(asked, trained, images, clustering)
-    for picture in pictures if asked.show else ():
-        Image.open(picture).show()
+    if asked.show:
+        show(pictures)
 
 
 if __name__ == "__main__":

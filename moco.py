@@ -1,8 +1,11 @@
 """Step 1 on ImageNet: the neighbors that SCAN starts from, mined with MoCo's weights. Nothing is trained."""
 
+import runpy
 from pathlib import Path
 
 import torch
+
+runpy.run_path(Path(__file__).resolve().parent / "utils/start.py", run_name=__name__)
 
 from data import open_splits
 from data.augment import val_transform
@@ -22,8 +25,7 @@ MD5 = "md5:a04e12f8"  # its first digits, as published
 
 
 def published_weights() -> Path:
-    """MoCo v2 after 800 epochs (arXiv:2003.04297), in PyTorch's folder of downloads; fetched if it is not
-    there."""
+    """MoCo v2 after 800 epochs (arXiv:2003.04297), in PyTorch's folder of downloads; fetched if missing."""
     path = Path(torch.hub.get_dir(), "checkpoints", FILE)
     if not path.is_file():
         fetch(FILE, URL, path, MD5, "name it in moco_weights=...")
@@ -47,8 +49,7 @@ def main(argv: list[str] | None = None) -> None:
         model = build_model(cfg).to(run.device, memory_format=torch.channels_last)
         loaded = load_whole(model, weights, path)
         layer = feature_layer(model, cfg.feature_layer)  # unless told otherwise the backbone, before the MLP
-        run.begin(f"{loaded}: nothing is trained")
-        run.log.note(f"SHA-256 of {path.name}: {run.folder.inputs['weights']}")
+        run.begin(f"{loaded}, SHA-256 {run.folder.inputs['weights']}: nothing is trained")
         run.folder.save_model(model.state_dict())
         features = {}
         for split, loader in splits.items():

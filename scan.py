@@ -1,13 +1,14 @@
-"""Step 2, SCAN (arXiv:2005.12320): cluster so that every image agrees with its neighbors and all clusters are
-used."""
+"""Step 2, SCAN (arXiv:2005.12320): each image agrees with its neighbors, and all clusters are used."""
 
 import math
+import runpy
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
-from torch.optim import Optimizer
+from torch import nn, optim
+
+runpy.run_path(Path(__file__).resolve().parent / "utils/start.py", run_name=__name__)
 
 from data import open_splits
 from data.augment import train_transform, val_transform
@@ -36,7 +37,7 @@ class Task(NamedTuple):
     trained: nn.Module
     loader: Any
     criterion: SCANLoss
-    optimizer: Optimizer
+    optimizer: optim.Optimizer
     val_network: nn.Module
     val_loader: Any
 

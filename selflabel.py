@@ -1,11 +1,13 @@
-"""Step 3, self-labelling (arXiv:2005.12320): confident images teach their cluster to strongly augmented
-views."""
+"""Step 3, self-labelling (arXiv:2005.12320): confident images teach their cluster to augmented views."""
 
+import runpy
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor, nn, optim
+
+runpy.run_path(Path(__file__).resolve().parent / "utils/start.py", run_name=__name__)
 
 from data import open_splits
 from data.augment import train_transform, val_transform
@@ -29,7 +31,7 @@ class Task(NamedTuple):
     model: nn.Module
     loader: Any
     criterion: ConfidenceBasedCE
-    optimizer: Optimizer
+    optimizer: optim.Optimizer
     ema: InPlaceEMA | None = None
 
 
@@ -108,10 +110,8 @@ def main(argv: list[str] | None = None) -> None:
             val_metrics = evaluate_clusters(predict(model, val_images)[0], val_set.targets)
             before, used = used, val_metrics["used_clusters"]
             if used < before:
-                run.log.warn(
-                    f"epoch {epoch + 1} uses {used} clusters, {before} before: self-labelling is losing "
-                    "clusters; the SCAN model may be the better one"
-                )
+                lost = f"epoch {epoch + 1} uses {used} clusters, {before} before"
+                run.log.warn(f"{lost}: self-labelling is losing clusters; the SCAN model may be better")
             val_metrics.pop("hungarian_match", None)
             run.end_epoch(epoch, metrics | {f"val/{name}": value for name, value in val_metrics.items()})
 

@@ -1,10 +1,13 @@
 """Step 1, the pretext task: SimCLR (arXiv:2002.05709), then the nearest neighbors that SCAN starts from."""
 
+import runpy
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
-from torch.optim import Optimizer
+from torch import nn, optim
+
+runpy.run_path(Path(__file__).resolve().parent / "utils/start.py", run_name=__name__)
 
 from data import open_splits, with_unlabeled
 from data.augment import train_transform, val_transform
@@ -17,8 +20,7 @@ from utils.features import extract_features
 from utils.mining import check_before_training, knn_accuracy, mine
 from utils.neighbors.search import check_features
 from utils.optimizers import build_optimizer, set_learning_rate
-from utils.report.canvas import save_png
-from utils.report.figures import curves_figure
+from utils.report.figures import draw_curves
 from utils.run import Meter, Run, command, stage_config
 
 
@@ -28,7 +30,7 @@ class Task(NamedTuple):
     model: nn.Module
     loader: Any
     criterion: SimCLRLoss
-    optimizer: Optimizer
+    optimizer: optim.Optimizer
 
 
 def train_epoch(task: Task, meter: Meter, autocast) -> dict[str, float]:
@@ -92,7 +94,7 @@ def main(argv: list[str] | None = None) -> None:
             run.begin(f"{loaded}: nothing is trained")
         run.folder.save_model(model.state_dict())
         mine(run, features, train_set, val_set)
-        save_png(curves_figure(run.path / "log.jsonl"), run.path / "curves.png")
+        draw_curves(run.path)
         run.finish("the model, both neighbor files and neighbors.png")
 
 

@@ -7,12 +7,15 @@ import hashlib
 import math
 import os
 import re
+import runpy
 from itertools import combinations, product
 from pathlib import Path
 
 import torch
 from easydict import EasyDict
 from torch import Tensor
+
+runpy.run_path(Path(__file__).resolve().parent / "utils/start.py", run_name=__name__)
 
 import scan
 from data import build_dataset
@@ -39,7 +42,7 @@ SET_HERE = {"seed", "update_cluster_head_only"}  # keys that the sweep sets for 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """The arguments of a stage, `seeds`, and `variants`, one {key: value} for each combination."""
-    parser = stage_parser(__doc__.partition("\n")[0])
+    parser = stage_parser((__doc__ or "").partition("\n")[0])
     add = parser.add_argument
     add("--vary", action="append", required=True, metavar="KEY=v1,v2", help="a key and its values")
     add("--seeds", nargs="+", default=["0", "1", "2"], help="default: 0 1 2; agreement needs two")

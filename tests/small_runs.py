@@ -33,7 +33,6 @@ def without_pictures(monkeypatch):
     """Pictures take half the time of a short run."""
     for module, name in (
         (figures, "curves_figure"),
-        (simclr, "curves_figure"),
         (figures, "matching_figure"),
         (mining, "plot_neighbors"),
     ):

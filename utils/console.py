@@ -1,13 +1,33 @@
-"""Printing to the console, above progress bars."""
+"""Printing to the console, above progress bars.
 
+The log file is the record of a run. A console that is closed, gone or full costs what it would show, never
+the run."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 
 from termcolor import colored
 from tqdm import tqdm
 
+tqdm.monitor_interval = 0  # no monitor thread of tqdm's: worker processes are forked
+UNHEARD = (OSError, ValueError)  # what printing raises then; ValueError is Python's for a closed stream
+
 
 def say(text: str) -> None:
-    tqdm.write(text)
+    """Print a text at once. What the console cannot show is escaped: a file name may be no text."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    with suppress(*UNHEARD), tqdm.external_write_mode():
+        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+
+
+def styled(text: str, *color, **attributes) -> str:
+    """The text in a color, where the console shows colors."""
+    with suppress(*UNHEARD):
+        return colored(text, *color, **attributes)
+    return text
 
 
 @cache
@@ -16,9 +36,39 @@ def say_once(text: str) -> None:
     say(text)
 
 
+def in_terminal() -> bool:
+    """Whether there is a terminal that shows progress."""
+    with suppress(AttributeError, *UNHEARD):
+        return sys.stderr.isatty()
+    return False
+
+
+def progress(*arguments, **options) -> tqdm:
+    """A progress bar, where there is a terminal."""
+    return tqdm(*arguments, **options, leave=False, disable=not in_terminal())
+
+
+@contextmanager
+def any_console() -> Iterator[None]:
+    """In the block no console is needed. What could not be printed by its end is dropped: Python would try
+    again at exit, and end with code 120."""
+    while (nowhere := os.open(os.devnull, os.O_RDWR)) < 3:
+        pass  # a closed stream's number would go to the next file, and into it what C code prints
+    try:
+        yield
+    finally:
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            try:
+                stream.flush()
+            except UNHEARD:
+                with suppress(*UNHEARD):
+                    os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
 def print_metrics(title: str, metrics: dict) -> None:
     """A heading, then a line for each metric."""
-    say(colored(title, "green", attrs=["bold"]))
+    say(styled(title, "green", attrs=["bold"]))
     for name, value in metrics.items():
         say(f"    {name:<28} {readable_number(value)}")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from utils.errors import UserError
+from utils.errors import UserError, attempt
 
 MEMINFO, CONTAINER = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 
@@ -49,10 +49,17 @@ def keep_freed_memory() -> bool:
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` is CUDA if there is a device, else the CPU. Raises UserError for `cuda` without a device."""
+    """`auto` is CUDA if there is a device, else the CPU. Raises UserError for `cuda` and `mps` that cannot
+    compute here; float64, which averages and random transforms need, is what MPS lacks so far."""
     has_cuda = torch.cuda.is_available()
     if name == "cuda" and not has_cuda:
         raise UserError("device is cuda, but PyTorch sees no CUDA device: use device=auto or device=cpu")
+    if name == "mps":
+        _, fault = attempt(lambda: torch.zeros(1, dtype=torch.float64, device=name), "")
+        if fault:
+            raise UserError(
+                f"device is mps, which cannot do what is needed ({fault.partition('. ')[0]}): use device=cpu"
+            )
     if name == "auto":
         name = "cuda" if has_cuda else "cpu"
     if name == "cuda":

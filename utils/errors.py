@@ -1,5 +1,8 @@
 """What may go wrong, and the exit code each kind ends with."""
 
+from collections.abc import Callable
+from typing import Any
+
 
 class UserError(Exception):
     """A mistake the user can mend. One line: what is wrong, the value, what to do."""
@@ -11,6 +14,16 @@ class RunError(Exception):
     """A run that cannot go on, as storage, memory or the numbers failed. One line, as above."""
 
     exit_code = 3
+
+
+def attempt(use: Callable[[], Any], library: str) -> tuple[Any, str]:
+    """What `use()` returns, and "". Where it fails, None and what is wrong with an optional library; also ""
+    if this one is not installed. A broken library may raise anything."""
+    try:
+        return use(), ""
+    except (Exception, SystemExit) as error:
+        is_missing = isinstance(error, ModuleNotFoundError) and error.name == library
+        return None, "" if is_missing else f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def lost_worker(error: BaseException) -> str:

@@ -2,6 +2,9 @@
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
+
+SCRIPTS = Path(__file__).parents[1]  # the folder of the scripts
 
 IMAGENET = ("datasets/imagenet", "SCAN_IMAGENET_DIR")  # ImageNet and its subsets share one folder
 DATASET_FOLDERS = {  # name: (default folder, environment variable)
@@ -13,6 +16,11 @@ DATASET_FOLDERS = {  # name: (default folder, environment variable)
 }
 
 
+def beside_scripts(path: str) -> str:
+    """A relative path as it is if there is such a file or folder, else beside the scripts if one is there."""
+    return str(SCRIPTS / path) if not os.path.exists(path) and (SCRIPTS / path).exists() else path
+
+
 class MyPath:
     @staticmethod
     def db_root_dir(name: str, configured: Mapping[str, str] | None = None) -> str:
@@ -22,4 +30,5 @@ class MyPath:
         default, variable = DATASET_FOLDERS[name]
         configured = configured or {}
         shared = configured.get("imagenet") if DATASET_FOLDERS[name] is IMAGENET else None
-        return os.path.expanduser(configured.get(name) or shared or os.environ.get(variable) or default)
+        given = configured.get(name) or shared or os.environ.get(variable)
+        return os.path.expanduser(given or beside_scripts(default))

@@ -2,19 +2,16 @@
 
 import hashlib
 import socket
-import sys
 from contextlib import suppress
 from pathlib import Path
 
 from torch import hub
-from tqdm import tqdm
 
 from data.image_files import reason_of
+from utils.console import in_terminal, say
 from utils.errors import UserError
 from utils.mypath import DATASET_FOLDERS
 from utils.storage.files import temporary_file
-
-tqdm.monitor_interval = 0  # no monitor thread of tqdm's: worker processes are forked
 
 
 def fetch(name: str, url: str, path: Path, checksum: str, remedy: str = "") -> None:
@@ -24,12 +21,12 @@ def fetch(name: str, url: str, path: Path, checksum: str, remedy: str = "") -> N
     fails. remedy: what else the user can do then; for a data set it also names the key of its folder."""
     algorithm, digits = checksum.split(":")
     digest, before = hashlib.new(algorithm), socket.getdefaulttimeout()
-    tqdm.write(f"{name} is missing or damaged in {path.parent}: downloading {url}")
+    say(f"{name} is missing or damaged in {path.parent}: downloading {url}")
     socket.setdefaulttimeout(60)  # seconds without a byte
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary_file(path) as part:
-            hub.download_url_to_file(url, str(part), progress=sys.stderr.isatty())
+            hub.download_url_to_file(url, str(part), progress=in_terminal())
             with open(part, "rb") as file:
                 while block := file.read(1 << 20):
                     digest.update(block)

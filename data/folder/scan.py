@@ -10,10 +10,9 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from data.image_files import fault_of, pillow_warnings_ignored, read_square, reason_of
-from utils.console import say_once
+from utils.console import progress, say_once
 from utils.device import cpu_count, free_memory
 from utils.errors import RunError, UserError
 from utils.storage.files import new_array, storage_errors, verify_manifest, write_whole
@@ -61,7 +60,7 @@ def in_threads(function: Callable, items: Sequence, num_workers: int, title: str
     with pillow_warnings_ignored(), pool:
         groups = (items[start : start + QUEUE] for start in range(0, len(items), QUEUE))
         results = chain.from_iterable(pool.map(function, group) for group in groups)
-        return list(tqdm(results, title, len(items), leave=False, disable=None))
+        return list(progress(results, title, len(items)))
 
 
 def files_of(folder: Path, classes: list[str], caches: Path, num_workers=0, on_error="stop") -> list[dict]:

@@ -29,7 +29,7 @@ from utils.run import checkpoints, command_line, signals
 from utils.run.checkpoints import Checkpointer
 from utils.storage import files
 
-LATE = ("filelock", "torch._dynamo", "sklearn.cluster", "sklearn.metrics", "scipy.optimize")
+LATE = ("filelock", "matplotlib", "torch._dynamo", "sklearn.cluster", "sklearn.metrics", "scipy.optimize")
 FAULTS = {  # what may happen to a run's folder after a save
     "killed": lambda folder: os.kill(os.getpid(), signal.SIGKILL),
     "deleted": shutil.rmtree,

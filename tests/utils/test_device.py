@@ -25,6 +25,25 @@ def test_cuda_without_a_device_is_refused_with_the_remedy(monkeypatch):
         choose_device("cuda")
 
 
+@pytest.mark.parametrize("works", [True, False])
+def test_mps_is_taken_where_it_can_do_what_is_needed_else_refused_with_the_remedy(works, monkeypatch):
+    """What is needed is float64, among others."""
+    zeros = torch.zeros
+
+    def probe(*size, device, dtype):
+        if not works:
+            raise TypeError("no float64 here. Please use float32")
+        assert (device, dtype) == ("mps", torch.float64)
+        return zeros(*size)
+
+    monkeypatch.setattr(torch, "zeros", probe)
+    if works:
+        assert choose_device("mps") == torch.device("mps")
+    else:
+        with pytest.raises(UserError, match=r"mps.*no float64 here.*device=cpu"):
+            choose_device("mps")
+
+
 def limited(monkeypatch, folder, limit):
     """A machine with 5000 KiB to be had, and a container that uses 900 bytes, 700 of them cached files."""
     (folder / "meminfo").write_text("MemTotal: 9000 kB\nMemFree: 1000 kB\nMemAvailable: 5000 kB\n")

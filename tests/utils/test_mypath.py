@@ -53,3 +53,15 @@ def test_a_tilde_means_the_home_folder(monkeypatch):
     monkeypatch.setenv("SCAN_STL_10_DIR", "~/elsewhere")
     assert MyPath.db_root_dir("stl-10", {"stl-10": "~/stl"}) == "/home/anna/stl"
     assert MyPath.db_root_dir("stl-10") == "/home/anna/elsewhere"
+
+
+def test_elsewhere_a_folder_of_the_table_is_looked_for_beside_the_scripts_too(tmp_path, monkeypatch):
+    monkeypatch.setattr("utils.mypath.SCRIPTS", tmp_path / "checkout")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    here = MyPath.db_root_dir("cifar-10")  # where it would be downloaded to
+    assert here == "datasets/cifar-10"
+    (tmp_path / "checkout" / here).mkdir(parents=True)
+    assert MyPath.db_root_dir("cifar-10") == str(tmp_path / "checkout" / here)
+    (tmp_path / "here" / here).mkdir(parents=True)
+    assert MyPath.db_root_dir("cifar-10") == here

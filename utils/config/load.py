@@ -15,9 +15,10 @@ from easydict import EasyDict
 from utils.config.keys import KEYS, Key
 from utils.config.values import LONGEST, as_written, expected, parse_value, parse_yaml, shorten
 from utils.errors import UserError
+from utils.mypath import beside_scripts
 from utils.storage.files import write_whole
 
-DEFAULT_ENV = Path("configs/env.yml")
+DEFAULT_ENV = "configs/env.yml"
 CRITERIA = {  # stage: its criterion, the keys of criterion_kwargs that this one takes
     "simclr": ("simclr", ("temperature",)),
     "scan": ("scan", ("entropy_weight", "cluster_prior")),
@@ -30,11 +31,12 @@ GROUPS = {name[:end] for name in KEYS for end, letter in enumerate(name) if lett
 def load_config(env_path: str | Path | None, exp_path: str | Path, overrides: Sequence[str] = ()) -> EasyDict:
     """The config of one run. A later source wins, key by key: table, env file, experiment file, overrides.
 
-    env_path: None means configs/env.yml, if there is one. overrides: `dotted.key=value`, the value in YAML; a
-    name or path is taken as it is unless it is quoted.
+    env_path: None means configs/env.yml, if there is one here or beside the scripts. overrides:
+    `dotted.key=value`, the value in YAML; a name or path is taken as it is unless it is quoted.
     Raises UserError that names key and source. `check_stage` looks for missing keys."""
     if env_path is None:
-        env_path = DEFAULT_ENV if DEFAULT_ENV.is_file() else os.devnull
+        env_path = beside_scripts(DEFAULT_ENV)
+        env_path = env_path if os.path.isfile(env_path) else os.devnull
     values = _read_file(env_path) | _read_file(exp_path)
     for override in overrides:
         name, equals, text = override.partition("=")
@@ -154,9 +156,10 @@ def _read_file(path: str | Path) -> dict[str, Any]:
     try:
         content = Path(path).read_bytes()
     except OSError as error:
-        shipped = {file.name: str(file) for file in Path("configs").rglob("*.yml")}
+        configs = beside_scripts("configs")
+        shipped = {file.name: str(file) for file in Path(configs).rglob("*.yml")}
         near = difflib.get_close_matches(Path(path).name, shipped, n=1, cutoff=0.6)
-        hint = f"did you mean {shipped[near[0]]}?" if near else "give one of those under configs/"
+        hint = f"did you mean {shipped[near[0]]}?" if near else f"give one of those under {configs}/"
         raise UserError(f"cannot read config {Path(path).absolute()}: {error.strerror}; {hint}") from error
     tree = parse_yaml(content, str(path))
     if not isinstance(tree, dict | None):
@@ -177,7 +180,7 @@ def _typed(tree: Mapping[str, Any], source: str, prefix: str = "") -> dict[str, 
             try:
                 values[name] = parse_value(KEYS[name], raw)
             except (ValueError, KeyError) as error:
-                should = f"should be {expected(KEYS[name])}, not {as_written(raw)}"
+                should = f"should be {expected(KEYS[name])} ({KEYS[name].meaning}), not {as_written(raw)}"
                 raise UserError(f"{source}: {name} {should}") from error
         else:
             names = sorted({*KEYS, *GROUPS})

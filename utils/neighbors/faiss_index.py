@@ -10,7 +10,7 @@ from torch import Tensor
 
 from utils.arrays import evenly_spaced
 from utils.console import say
-from utils.errors import UserError
+from utils.errors import UserError, attempt
 
 ROWS = 2**15  # of features, handed to faiss at once
 FORMS = re.compile(r"Flat|IVF([1-9][0-9]{0,8}),Flat|HNSW([2-9]|[1-9][0-9]{1,2})")
@@ -19,19 +19,28 @@ FORMS = re.compile(r"Flat|IVF([1-9][0-9]{0,8}),Flat|HNSW([2-9]|[1-9][0-9]{1,2})"
 @cache
 def import_faiss() -> ModuleType | None:
     """faiss, or None if it is missing or broken; the console says once what is wrong with a broken one."""
-    try:
-        import faiss
-    except Exception as error:
-        if getattr(error, "name", None) != "faiss":
-            say(f"faiss cannot be loaded, PyTorch searches in its place: {error}")
-        return None
+    faiss, fault = attempt(_tried_faiss, "faiss")
+    if fault:
+        say(f"faiss does not work here, PyTorch searches in its place: {fault}")
+    return faiss
+
+
+def _tried_faiss() -> ModuleType:
+    """faiss after a search: a build for another NumPy fails only there."""
+    import faiss
+
+    rows, index = np.eye(2, dtype=np.float32), faiss.index_factory(2, "Flat", faiss.METRIC_INNER_PRODUCT)
+    index.add(rows)
+    if index.search(rows, 1)[1].tolist() != [[0], [1]]:
+        raise ValueError(f"version {faiss.__version__} finds wrong neighbors")
     return faiss
 
 
 def faiss_has_gpu(faiss: ModuleType) -> bool:
     """Whether this build can search on a GPU. Builds older than 1.14.3 abort the process on recent GPUs."""
-    version = tuple(int(number) for number in re.findall(r"\d+", faiss.__version__)[:3])
-    return version >= (1, 14, 3) and hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus() > 0
+    version = tuple(int(number) for number in re.findall(r"\d+", getattr(faiss, "__version__", ""))[:3])
+    is_fit = version >= (1, 14, 3) and hasattr(faiss, "StandardGpuResources")
+    return is_fit and bool(attempt(lambda: faiss.get_num_gpus() > 0, "faiss")[0])
 
 
 def check_index(index: str, num_images: int) -> None:

@@ -64,8 +64,8 @@ def check_minable(num_images: int, topk: int, backend: str, split="train", index
             f"{topk + 1} are needed), or {remedy}"
         )
     check_index(index, num_images)
-    needs_faiss = index != "Flat" or backend == "faiss"
-    if needs_faiss and (backend == "torch" or import_faiss() is None):
+    has_faiss = backend != "torch" and import_faiss() is not None  # a broken one is found before training
+    if (index != "Flat" or backend == "faiss") and not has_faiss:
         raise UserError(
             f"knn_index {index!r} with knn_backend {backend} needs faiss, which is missing, broken or not "
             "chosen: install it and set knn_backend=auto, or set knn_index=Flat knn_backend=torch"

@@ -1,13 +1,49 @@
 """What all figures share: colors, resolution, the style of axes, labels, and writing PNG files."""
 
 import io
-from collections.abc import Callable
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
+from types import ModuleType
 
+from utils.console import say_once
+from utils.errors import UserError
 from utils.storage.files import write_whole
 
 DPI = 128  # a power of two: pixels / DPI * DPI is exact, so a figure has exactly the size asked for
+OWN_FONT = "DejaVu Sans"  # matplotlib brings it
+NO_LETTERS = re.compile("last ?resort|blank", re.IGNORECASE)  # fonts that have a box for each character
 INK, FAINT, BLUE, RED = "#222222", "#8a8a8a", "#2f6db3", "#d62728"
+
+
+@contextmanager
+def own_settings() -> Iterator[None]:
+    """In the block matplotlib has its default settings, not the user's. All that draws is done in it."""
+    matplotlib = import_matplotlib()
+    ours = {name: value for name, value in matplotlib.rcParamsDefault.items() if name != "backend"}
+    with matplotlib.rc_context(ours):
+        yield
+
+
+def import_matplotlib() -> ModuleType:
+    """matplotlib, whose import fails if MPLBACKEND, which notebooks set, is not installed: so that is read
+    afterwards. Raises UserError if it fails still, as with a matplotlibrc that is no UTF-8."""
+    backend = None if "matplotlib" in sys.modules else os.environ.pop("MPLBACKEND", None)
+    try:
+        import matplotlib
+    except Exception as error:
+        raise UserError(
+            f"matplotlib does not work ({error}): mend matplotlibrc, or install it anew"
+        ) from error
+    finally:
+        os.environ.update({} if backend is None else {"MPLBACKEND": backend})
+    with suppress(ValueError):
+        matplotlib.rcParams.update({"backend": backend} if backend else {})
+    return matplotlib
 
 
 def new_figure(width: float, height: float, **options):
@@ -32,8 +68,37 @@ def style_panel(axes, title: str) -> None:
     quiet(axes)
 
 
-def shorten(text: str, length: int) -> str:
+def drawable(name: str, length: int) -> str:
+    """A name as figures show it, of at most `length` characters. Fonts that it needs are added to the
+    settings; a character that no installed font has is shown as its number, such as \\u72d7."""
+    from matplotlib import rcParams
+
+    fonts = {character: font_with(character) for character in name}
+    others = [font for font in fonts.values() if font not in (None, OWN_FONT)]
+    rcParams["font.family"] = [*dict.fromkeys([*rcParams["font.family"], *others])]
+    if any(character.isprintable() and not font for character, font in fonts.items()):
+        say_once("figures show numbers for letters that no font has: install one, such as Noto Sans CJK")
+    text = "".join(each if fonts[each] else each.encode("unicode_escape").decode() for each in name)
     return text if len(text) <= length else text[: length - 1] + "…"
+
+
+@cache
+def font_with(character: str) -> str | None:
+    """The name of an installed font that has a character; matplotlib's own is asked first."""
+    from matplotlib.font_manager import fontManager
+
+    fonts = sorted(fontManager.ttflist, key=lambda font: (font.name != OWN_FONT, font.name))
+    has_it = (font.name for font in fonts if ord(character) in characters_of(font.fname))
+    return next((name for name in has_it if not NO_LETTERS.search(name)), None)
+
+
+@cache
+def characters_of(font_file: str) -> frozenset[int]:
+    from matplotlib.font_manager import get_font
+
+    with suppress(Exception):  # a broken file
+        return frozenset(get_font(font_file).get_charmap())
+    return frozenset()
 
 
 def encoded(save: Callable, kind: str, **options) -> bytes:
@@ -46,7 +111,9 @@ def encoded(save: Callable, kind: str, **options) -> bytes:
 def save_png(figure, path: Path, **options) -> bool:
     """Write a figure, if there is one; returns whether there is."""
     if figure:
-        write_whole({path: encoded(figure.savefig, "png", **options)})
+        with own_settings():
+            content = encoded(figure.savefig, "png", **options)
+        write_whole({path: content})
     return figure is not None
 
 

@@ -19,6 +19,7 @@ ROWS_PER_PAGE = 50  # prototypes
 TIGHT = {"bbox_inches": "tight", "pad_inches": 0.12}
 
 
+@canvas.own_settings()
 def curves_figure(log_path: Path):
     """The metrics of a run's `log.jsonl`, None if no epoch has a number.
 
@@ -68,6 +69,7 @@ def confusion_matrix(targets: Sequence[int], predicted: Sequence[int], num_class
     return shares if shares[:, -1].any() else shares[:, :-1]
 
 
+@canvas.own_settings()
 def matching_figure(dataset, predictions: Tensor, metrics: Mapping):
     """The confusion matrix of clusters (N,) matched by `metrics["hungarian_match"]`, None without labels.
 
@@ -81,9 +83,11 @@ def matching_figure(dataset, predictions: Tensor, metrics: Mapping):
     num_rows, num_columns = matrix.shape
     cell = int(np.clip(round(840 / num_rows), 1, max(52, 240 // num_rows)))  # whole pixels: no class is lost
     width, height = cell * num_columns / DPI, cell * num_rows / DPI  # inches
+    are_named = num_rows <= MAX_NAMED_CLASSES
+    names = [canvas.drawable(name, 24) for name in [*dataset.classes, "unmatched"]] if are_named else []
     figure = canvas.new_figure(width, height)
     axes = figure.add_axes((0, 0, 1, 1))
-    gamma = 1 if num_rows <= MAX_NAMED_CLASSES else 0.5  # 0.5: a cell of 1 % is still visible
+    gamma = 1 if are_named else 0.5  # 0.5: a cell of 1 % is still visible
     style = {"cmap": "Blues", "interpolation": "nearest", "aspect": "auto", "zorder": 2.6}
     image = axes.imshow(100 * matrix, norm=PowerNorm(gamma, vmin=0, vmax=100), **style)
     bar = figure.colorbar(image, cax=figure.add_axes((1 + 0.15 / width, 0, 0.12 / width, 1)))
@@ -96,8 +100,7 @@ def matching_figure(dataset, predictions: Tensor, metrics: Mapping):
     canvas.quiet(axes)
     canvas.quiet(bar.ax)
 
-    if num_rows <= MAX_NAMED_CLASSES:
-        names = [canvas.shorten(name, 24) for name in [*dataset.classes, "unmatched"]]
+    if are_named:
         style = {"fontsize": 8 if num_rows <= MAX_NUMBERED_CLASSES else 6, "parse_math": False}
         axes.set_yticks(range(num_rows), names[:num_rows], **style)
         axes.set_xticks(range(num_columns), names[:num_columns], rotation=90, **style)
@@ -145,6 +148,11 @@ def plot_prototypes(dataset, prototypes: Mapping, names: Mapping[int, str], path
     return paths
 
 
+def draw_curves(folder: Path) -> None:
+    """Write curves.png of the log in a run's folder."""
+    save_png(curves_figure(folder / "log.jsonl"), folder / "curves.png")
+
+
 def conclude(run, title: str, probabilities: Tensor, val_set) -> None:
     """Log the results on the val split, draw curves.png and, with labels, confusion_matrix.png; then finish.
 
@@ -156,5 +164,5 @@ def conclude(run, title: str, probabilities: Tensor, val_set) -> None:
         run.log.warn(warning)
     confusion = matching_figure(val_set, probabilities.argmax(dim=1), metrics)
     drawn = save_png(confusion, run.path / "confusion_matrix.png", **TIGHT)
-    save_png(curves_figure(run.path / "log.jsonl"), run.path / "curves.png")
+    draw_curves(run.path)
     run.finish("the model, curves.png and confusion_matrix.png" if drawn else "the model and curves.png")

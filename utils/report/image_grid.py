@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image, ImageChops, ImageOps
 
-from utils.report.canvas import BLUE, DPI, FAINT, INK, RED, encoded, new_figure, shorten
+from utils.report.canvas import BLUE, DPI, FAINT, INK, RED, drawable, encoded, new_figure, own_settings
 from utils.storage.files import write_whole
 
 ROWS_PER_COLUMN = 20
@@ -15,6 +15,7 @@ MIN_ROW_WIDTH = 560  # pixels, for the note
 Row = tuple[str, Sequence[int], Container[int]]  # caption; images by row number; which of them are framed red
 
 
+@own_settings()
 def draw_grid(dataset, title: str, note: str, rows: list[Row], path: Path) -> None:
     """Write one figure of the rows, in two columns if there are many.
 
@@ -35,7 +36,7 @@ def draw_grid(dataset, title: str, note: str, rows: list[Row], path: Path) -> No
     for i, (caption, indices, red) in enumerate(rows):
         left = MARGIN + i // per_column * (row_width + MARGIN)
         top = HEADER + i % per_column * (CAPTION + cell + GUTTER) + CAPTION
-        caption = shorten(caption, row_width // 8)
+        caption = drawable(caption, row_width // 8)
         figure.text(left / width, 1 - (top - 6) / height, caption, fontsize=7, color=INK, parse_math=False)
         for j, index in enumerate(indices):
             x = left + j * (cell + GUTTER) + (ASIDE if j else 0)

@@ -2,13 +2,16 @@
 
 import csv
 import io
+import os
+import sys
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from easydict import EasyDict
+from PIL import Image, ImageShow
 from torch import Tensor
 
 from utils.console import say
@@ -80,6 +83,16 @@ def write_outputs(asked: Namespace, cfg: EasyDict, images: str, clustering: Clus
         say(f"prototypes: {pages[0]}" + (f" to {pages[-1].name}" if len(pages) > 1 else ""))
         pictures += pages
     return pictures
+
+
+def show(pictures: Iterable[Path]) -> None:
+    """Open pictures in the system's image viewer, or say that no window can be opened."""
+    displays = [os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY")]  # X and Wayland only
+    can_open = any(displays) or sys.platform in ("win32", "darwin")
+    for path in pictures:
+        with Image.open(path) as picture:
+            if not (can_open and ImageShow.show(picture)):
+                say(f"no window can be opened here, without display or image viewer: look at {path}")
 
 
 def write_predictions(path: Path, dataset, probabilities: Tensor, names: Mapping[int, str]) -> None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from utils.report.canvas import encoded, labels_of
+from utils.report.canvas import encoded, labels_of, own_settings
 from utils.report.cluster_cards import Clustering, describe_clusters
 from utils.report.figures import TIGHT, curves_figure, matching_figure
 from utils.storage.files import write_whole
@@ -131,12 +131,13 @@ def thumbnail(image: Image.Image, side: int) -> Thumbnail:
     return Thumbnail(min(uris, key=len), crisp)
 
 
+@own_settings()
 def to_svg(figure) -> str:
     """The figure as a data URI, with the same bytes each time."""
-    from matplotlib import rc_context
+    from matplotlib import rcParams
 
-    with rc_context({"svg.hashsalt": "report"}):
-        return data_uri(figure.savefig, "svg", transparent=True, metadata={"Date": None}, **TIGHT)
+    rcParams["svg.hashsalt"] = "report"
+    return data_uri(figure.savefig, "svg", transparent=True, metadata={"Date": None}, **TIGHT)
 
 
 def data_uri(save: Callable, kind: str, **options) -> str:

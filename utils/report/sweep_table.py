@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from utils.report.canvas import BLUE, FAINT, INK, RED, new_figure, save_png, shorten, style_panel
+from utils.report import canvas
+from utils.report.canvas import BLUE, FAINT, INK, RED
 
 TOLERANCE = 0.05  # of agreement
 WITH_DEVIATION = ("loss", "agreement", "silhouette")
@@ -75,16 +76,17 @@ def to_lines(rows: Sequence[Mapping]) -> list[str]:
     return ["  ".join(map(str.rjust, line, widths)) for line in lines]
 
 
+@canvas.own_settings()
 def plot_variants(variants: Sequence[Variant], suggested: int | None, path: Path) -> None:
     """Draw four panels: a dot for each seed, their mean, and the suggested number of clusters.
 
     The means are joined by a line if one key is varied."""
     from matplotlib.ticker import MaxNLocator
 
-    names = [shorten(", ".join(variant.settings.values()), 24) for variant in variants]
+    names = [canvas.drawable(", ".join(variant.settings.values()), 24) for variant in variants]
     crowded = max(map(len, names)) > 8 or len(names) > 16
     line_width = 1.4 if len(variants[0].settings) == 1 else 0
-    figure = new_figure(min(max(6.4, 1 + 0.5 * len(names)), 16), 5.4, layout="constrained")
+    figure = canvas.new_figure(min(max(6.4, 1 + 0.5 * len(names)), 16), 5.4, layout="constrained")
     for axes, (name, title) in zip(figure.subplots(2, 2, sharex=True).flat, PANELS.items(), strict=True):
         for place, variant in enumerate(variants):
             values = variant.measured[name]
@@ -100,10 +102,10 @@ def plot_variants(variants: Sequence[Variant], suggested: int | None, path: Path
         axes.set_xlim(-0.5, len(names) - 0.5)
         axes.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=name == "used_clusters"))
         axes.set_ylim(bottom=0 if name == "used_clusters" else None)
-        style_panel(axes, title)
+        canvas.style_panel(axes, title)
         axes.tick_params(axis="x", labelrotation=90 if crowded else 0)
     figure.supxlabel(", ".join(variants[0].settings), fontsize=8, color=INK, parse_math=False)
     title = "Grey: seeds (of agreement: pairs of seeds); blue: their mean"
     title += f"; red: suggested, {suggested} clusters" if suggested else ""
     figure.suptitle(title, x=0.01, ha="left", fontsize=9, color=INK)
-    save_png(figure, path)
+    canvas.save_png(figure, path)

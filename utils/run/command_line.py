@@ -9,7 +9,9 @@ from typing import NoReturn
 
 from easydict import EasyDict
 
+import utils
 from utils.config import check_stage, load_config
+from utils.console import UNHEARD, any_console
 from utils.device import lack_of_memory
 from utils.errors import RunError, UserError, lost_worker
 from utils.run import signals
@@ -44,13 +46,12 @@ def stage_config(argv: list[str] | None, stage: str, description: str = "") -> t
     return cfg, options
 
 
+@any_console()
 def command(main: Callable[[], None]) -> None:
     """Run a script's `main` and end the process as the shell expects: after one line, with exit code 2 for a
     user's mistake, 3 for failed storage, numbers or memory, 130 and 143 for SIGINT and SIGTERM.
 
     Anything else is a bug of ours and shows its traceback."""
-    if sys.stdout.errors == "strict":  # file names may not be valid text
-        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with signals.answered():
             main()
@@ -62,14 +63,14 @@ def command(main: Callable[[], None]) -> None:
         if not reason:
             raise
         _end(f"error: {reason}", RunError.exit_code)
-    except BrokenPipeError:
-        _end("error: nobody reads the output any more, as in `| head`", RunError.exit_code)
     except KeyboardInterrupt as stop:
         remark = "stopped; the same command without --restart goes on from the last checkpoint"
         _end(f"\n{remark}", getattr(stop, "code", 130))
+    finally:
+        utils.put_back()
 
 
 def _end(message: str, code: int) -> NoReturn:
-    with suppress(OSError):
+    with suppress(*UNHEARD):
         print(message, file=sys.stderr)
     sys.exit(code)

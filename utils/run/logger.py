@@ -1,47 +1,51 @@
 """The log of a run: console, `log.jsonl` and, where it is installed, TensorBoard."""
 
 import json
-from functools import cached_property
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from termcolor import colored
-from tqdm import tqdm
-
-from utils.console import print_metrics, readable_number
+from utils.console import print_metrics, readable_number, say, styled
+from utils.errors import attempt
 from utils.storage.files import storage_errors
 
 
 class Logger:
     """`epoch` logs an epoch's metrics, `final` those of the finished stage, `note` and `warn` sentences.
 
-    Files are opened at the first line that is logged."""
+    log.jsonl is opened at the first line that is logged, TensorBoard's file at the first epoch."""
 
     def __init__(self, folder: Path):
         self.folder, self.path = folder, folder / "log.jsonl"
+        self.new_writer = self.writer = None  # TensorBoard's
 
-    @cached_property
-    def tensorboard(self):
-        """TensorBoard's writer. None where it is not installed, or broken in any way."""
-        try:
-            from torch.utils.tensorboard import SummaryWriter
+    def find_tensorboard(self) -> None:
+        """Before training: use TensorBoard where it is installed."""
+        self.new_writer = self._tried(_summary_writer)
 
-            return SummaryWriter(str(self.folder / "tensorboard"))
-        except ImportError:
-            return None
-        except Exception as error:
-            kind = type(error).__name__
-            self.note(f"TensorBoard does not work here ({kind}: {error}); log.jsonl has it all")
-            return None
+    def _to_tensorboard(self, epoch: int, metrics: dict[str, float]) -> None:
+        self.writer = self.writer or self.new_writer(str(self.folder / "tensorboard"))
+        for name, value in metrics.items():
+            self.writer.add_scalar(name, value, epoch)
+        self.writer.flush()
+
+    def _tried(self, use: Callable) -> Any:
+        """What `use()` returns. A broken TensorBoard costs a note and is not used again; never the run."""
+        result, fault = attempt(use, "tensorboard")
+        if fault:
+            self.new_writer = None
+            self.note(f"TensorBoard does not work here ({fault}); log.jsonl has it all")
+        return result
 
     def heading(self, text: str) -> None:
-        tqdm.write(colored(text, "blue", attrs=["bold"]))
+        say(styled(text, "blue", attrs=["bold"]))
 
     def note(self, text: str) -> None:
-        tqdm.write(text)
+        say(text)
         self._append({"note": text})
 
     def warn(self, text: str) -> None:
-        tqdm.write(colored(f"warning: {text}", "yellow"))
+        say(styled(f"warning: {text}", "yellow"))
         self._append({"warning": text})
 
     def epoch(self, epoch: int, metrics: dict[str, float], remark: str = "") -> None:
@@ -51,14 +55,11 @@ class Logger:
             split, _, short = name.partition("/")
             splits.setdefault(split, []).append(f"{short} {readable_number(value)}")
         lines = [f"{split:<5}  {'  '.join(values)}" for split, values in splits.items()]
-        heading = colored(f"epoch {epoch:3d}", attrs=["bold"])
-        tqdm.write(f"{heading}  {(chr(10) + ' ' * 11).join(lines)}  {remark}")
+        heading = styled(f"epoch {epoch:3d}", attrs=["bold"])
+        say(f"{heading}  {(chr(10) + ' ' * 11).join(lines)}  {remark}")
         self._append({"epoch": epoch, **metrics})
-        with storage_errors(self.folder / "tensorboard"):
-            if self.tensorboard:
-                for name, value in metrics.items():
-                    self.tensorboard.add_scalar(name, value, epoch)
-                self.tensorboard.flush()
+        if self.new_writer:
+            self._tried(lambda: self._to_tensorboard(epoch, metrics))
 
     def final(self, title: str, metrics: dict) -> None:
         print_metrics(title, metrics)
@@ -70,3 +71,9 @@ class Logger:
                 file.seek(-1, 2)
                 file.write(b"\n" * (file.read(1) != b"\n"))  # a full disk had cut the last line off
             file.write(json.dumps(entry).encode() + b"\n")
+
+
+def _summary_writer() -> type:
+    from torch.utils.tensorboard import SummaryWriter  # an import that costs time, and may fail
+
+    return SummaryWriter

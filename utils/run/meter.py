@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
-from tqdm import tqdm
 
+from utils.console import progress
 from utils.errors import RunError
 
 
@@ -45,7 +45,7 @@ class Meter:
     def __iter__(self) -> Iterator:
         size = self.loader.batch_size
         images = {"total": len(self.loader) * size, "initial": self.step * size, "unit": "img"}
-        with tqdm(**images, desc=f"epoch {self.epoch + 1}", disable=None, leave=False) as bar:
+        with progress(**images, desc=f"epoch {self.epoch + 1}") as bar:
             for batch in self.loader:
                 yield batch
                 self.step += 1

@@ -10,6 +10,7 @@ import torch
 
 from utils.device import autocast, choose_device, float32_precision, keep_freed_memory, lack_of_memory
 from utils.errors import RunError
+from utils.report.canvas import import_matplotlib
 from utils.run import signals
 from utils.run.checkpoints import Checkpointer, place_of
 from utils.run.folder import RunFolder
@@ -34,6 +35,7 @@ class Run:
         self.start = time.monotonic()
 
     def __enter__(self) -> "Run":
+        import_matplotlib()  # what is wrong with it is found before training
         self.context.enter_context(signals.answered())
         self.context.enter_context(float32_precision(self.cfg.precision))
         if self.device.type == "cpu":
@@ -67,6 +69,7 @@ class Run:
         self.context.enter_context(self.folder.claimed())
         fault = self.checkpoints.restore(model, optimizer, values)
         self._open_log()
+        self.log.find_tensorboard()
         if fault:
             self.log.warn(f"{fault}; going on from the checkpoint before")
         if self.checkpoints.finished or self.checkpoints.begun:

@@ -1,7 +1,10 @@
-"""SIGINT (Ctrl-C) and SIGTERM stop a run: in training after the present step is saved, elsewhere at once."""
+"""SIGINT (Ctrl-C) and SIGTERM stop a run: in training after the present step is saved, elsewhere at once.
+
+SIGHUP, which a closed terminal sends, is ignored: the run goes on."""
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
@@ -28,12 +31,19 @@ def _answer(number: int, _) -> None:
 
 @contextmanager
 def answered() -> Iterator[None]:
-    """Answer both signals in the block, and put the former handlers back after it."""
+    """Answer signals in the block, and put the former handlers back after it. Python allows that in the main
+    thread alone: a run in another one is not stopped by signals."""
     global _waits
     _waits = False  # a run that ended by an error may have left its epochs open
+    answers = {signal.SIGINT: _answer, signal.SIGTERM: _answer}
+    if hasattr(signal, "SIGHUP"):  # Windows has none
+        answers[signal.SIGHUP] = signal.SIG_IGN
+    if threading.current_thread() is not threading.main_thread():
+        answers = {}
     with ExitStack() as former:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            former.callback(signal.signal, number, signal.signal(number, _answer))
+        for number, answer in answers.items():
+            if signal.getsignal(number) is not None:  # None: C code answers it, and could not be put back
+                former.callback(signal.signal, number, signal.signal(number, answer))
         yield
 
 

@@ -17,6 +17,7 @@ PRIOR = "criterion_kwargs.cluster_prior"
 def empty_folder(tmp_path, monkeypatch):
     """No configs/env.yml in sight, unless a test writes one."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("utils.mypath.SCRIPTS", tmp_path / "checkout")
 
 
 def config(text="", *overrides, env=None):
@@ -95,6 +96,34 @@ def test_without_an_env_path_the_one_under_configs_is_read_if_it_is_there():
     Path("configs/env.yml").write_text("root_dir: elsewhere")
     assert config().root_dir == "elsewhere"
     assert config(env="").root_dir == "results"
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """What lies beside the scripts, when they are started elsewhere."""
+    (tmp_path / "checkout/configs/scan").mkdir(parents=True)
+    (tmp_path / "checkout/configs/env.yml").write_text("root_dir: /of/the/checkout")
+    return tmp_path / "checkout"
+
+
+def test_elsewhere_env_yml_beside_the_scripts_is_read_unless_there_is_one_here(checkout):
+    assert config().root_dir == "/of/the/checkout"
+    assert config(env="").root_dir == "results"
+    Path("configs").mkdir()
+    Path("configs/env.yml").write_text("root_dir: here")
+    assert config().root_dir == "here"
+
+
+def test_elsewhere_a_config_that_is_missing_here_is_named_beside_the_scripts(checkout):
+    (checkout / "configs/scan/scan_digits.yml").write_text("")
+    error = error_of(load_config, None, "configs/scan/scan_digit.yml")
+    assert str(checkout / "configs/scan/scan_digits.yml") in error
+
+
+@pytest.mark.parametrize("device", ["cuda:1", "gpu", "0", "GPU"])
+def test_the_error_for_another_device_says_how_a_gpu_is_chosen(device):
+    error = error_of(config, "", f"device={device}")
+    assert device in error and "CUDA_VISIBLE_DEVICES" in error
 
 
 OWN = [("a/my pictures", "my pictures"), ("a/b/", "b"), (".", "here"), ("a/..", "here"), ("/", "folder")]

@@ -8,6 +8,7 @@ import torch
 from tests.utils.neighbors.features import brute_force, unit_features
 from utils.arrays import evenly_spaced
 from utils.errors import UserError
+from utils.mining import check_before_training
 from utils.neighbors import faiss_index
 from utils.neighbors.faiss_index import build_index, check_index, faiss_has_gpu, faiss_search, import_faiss
 
@@ -117,10 +118,22 @@ def test_a_missing_faiss_is_none_without_a_word(anew, monkeypatch, capsys):
     assert import_faiss() is None and capsys.readouterr().out == ""
 
 
-BROKEN = [f"raise {kind}('too old')" for kind in ("ImportError", "OSError", "SystemError")]
+BROKEN = [f"raise {kind}('too old')" for kind in ("ImportError", "OSError", "SystemError", "SystemExit")]
+NOTHING = "def __getattr__(name): raise AttributeError('too empty')"
+OTHER_NUMPY = """
+METRIC_INNER_PRODUCT = 0
+class index_factory:
+    __init__ = lambda *_: None
+    def add(self, rows): raise TypeError("too new a NumPy")
+"""
+WRONG = """
+import numpy, types
+METRIC_INNER_PRODUCT, __version__ = 0, "too old"
+index_factory = lambda *_: types.SimpleNamespace(add=len, search=lambda *_: (0, numpy.array([[1], [1]])))
+"""
 
 
-@pytest.mark.parametrize("content", [*BROKEN, "import too.old"])
+@pytest.mark.parametrize("content", [*BROKEN, "import too.old", NOTHING, OTHER_NUMPY, WRONG])
 def test_a_broken_faiss_is_none_and_the_console_says_so_once(content, anew, monkeypatch, capsys, tmp_path):
     (tmp_path / "faiss.py").write_text(content)
     monkeypatch.syspath_prepend(tmp_path)
@@ -128,6 +141,16 @@ def test_a_broken_faiss_is_none_and_the_console_says_so_once(content, anew, monk
     assert import_faiss() is import_faiss() is None
     said = capsys.readouterr().out
     assert said.count("\n") == 1 and "too" in said
+
+
+def test_a_broken_faiss_is_found_before_training(anew, monkeypatch, capsys, tmp_path):
+    (tmp_path / "faiss.py").write_text(BROKEN[0])
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "faiss", raising=False)
+    check_before_training(40, 40, 5, "auto", "Flat")
+    assert "too old" in capsys.readouterr().out
+    with pytest.raises(UserError, match="knn_backend"):
+        check_before_training(40, 40, 5, "faiss", "Flat")
 
 
 VERSIONS = [("1.15.1", 1, True), ("1.14.3", 8, True), ("2.0.0", 1, True), ("1.15.1", 0, False)]

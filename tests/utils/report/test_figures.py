@@ -1,7 +1,11 @@
 """What the pictures of a run show. In their layout small images fill 64 px, and frames are 3 px wide."""
 
 import json
+import os
+import subprocess
 import sys
+import warnings
+from pathlib import Path
 from types import SimpleNamespace
 
 import matplotlib
@@ -10,9 +14,12 @@ import pytest
 import torch
 from PIL import Image
 
-from utils.report import figures
+from utils import console
+from utils.errors import UserError
+from utils.report import canvas, figures, sweep_table
 from utils.report.canvas import save_png
 from utils.report.figures import confusion_matrix, plot_neighbors, plot_prototypes
+from utils.report.page import to_svg
 
 BLUE, ORANGE, RED = (47, 109, 179), (224, 128, 43), (214, 39, 40)
 DARKEST = (8, 48, 107)  # a cell of 100 %
@@ -217,10 +224,112 @@ def test_pictures_need_no_display_and_no_window_system(tmp_path, monkeypatch):
     monkeypatch.setenv("MPLBACKEND", "tkagg")
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)  # importing it is an error now
     monkeypatch.delattr(matplotlib, "pyplot", raising=False)
-    draw_confusion(tmp_path / "confusion.png", ["a", "b"])
-    draw_curves(tmp_path / "curves.png", {"epoch": 0, "$x_{$": 1.0})
-    draw_prototypes(ColorDataset(2), {0: [0, 1]}, tmp_path / "prototypes.png")
-    assert len(list(tmp_path.glob("*.png"))) == 3
+    assert len(draw_all(tmp_path)) == 5
+
+
+def draw_all(folder):
+    """A picture of each kind: name -> bytes."""
+    draw_confusion(folder / "confusion.png", ["a", "b"])
+    draw_curves(folder / "curves.png", {"epoch": 0, "$x_{$": 1.0})
+    draw_prototypes(ColorDataset(2), {0: [0, 1]}, folder / "prototypes.png")
+    measured = {name: [0.5, 0.75] for name in sweep_table.PANELS}
+    variants = [sweep_table.Variant({"num_classes": str(k)}, k, measured) for k in (2, 3)]
+    sweep_table.plot_variants(variants, 2, folder / "sweep.png")
+    svg = to_svg(figures.curves_figure(folder / "log.jsonl"))
+    return {path.name: path.read_bytes() for path in folder.glob("*.png")} | {"svg": svg}
+
+
+USERS = {  # settings that a user may have for figures of his own
+    "font.family": ["serif"],
+    "font.size": 20.0,
+    "axes.facecolor": "black",
+    "lines.linewidth": 9.0,
+    "savefig.dpi": 30.0,
+    "savefig.bbox": "tight",
+    "image.cmap": "jet",
+    "backend": "pdf",
+}
+
+
+def test_pictures_are_the_same_whatever_the_users_settings_which_stay(tmp_path):
+    (tmp_path / "plain").mkdir()
+    plain = draw_all(tmp_path / "plain")
+    with matplotlib.rc_context():
+        matplotlib.rcParams.update(USERS)
+        matplotlib.rcParams["text.usetex"] = True  # which takes LaTeX
+        assert draw_all(tmp_path) == plain
+        assert {name: matplotlib.rcParams[name] for name in USERS} == USERS
+        assert matplotlib.rcParams["text.usetex"]
+
+
+PROGRAM = """
+import os
+from utils.report.canvas import new_figure, own_settings, save_png
+from pathlib import Path
+with own_settings():
+    new_figure(1, 1).text(0, 0, "x")
+import matplotlib
+print(os.environ["MPLBACKEND"], matplotlib.rcParams["text.usetex"], matplotlib.rcParams["lines.linewidth"])
+"""
+
+
+@pytest.mark.parametrize("backend", ["module://of.a_notebook", "no such backend"])
+def test_a_backend_that_is_not_installed_stops_nothing_and_the_environment_stays(backend, tmp_path):
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\nlines.linewidth: 7\n")
+    environment = os.environ | {"MPLBACKEND": backend, "PYTHONPATH": str(Path(__file__).parents[3])}
+    words = {"capture_output": True, "text": True, "cwd": tmp_path, "env": environment}
+    done = subprocess.run([sys.executable, "-c", PROGRAM], **words)
+    assert done.stdout == f"{backend} True 7.0\n", done.stderr  # the user's, after our drawing
+
+
+def test_settings_that_stop_the_import_are_a_line_with_the_remedy(monkeypatch, tmp_path):
+    (tmp_path / "matplotlib.py").write_text("'é'.encode('latin-1').decode('utf-8')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "matplotlib")
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    with pytest.raises(UserError, match="matplotlibrc"):
+        canvas.import_matplotlib()
+    assert os.environ["MPLBACKEND"] == "agg"
+
+
+# Names in other scripts
+
+
+@pytest.fixture
+def said(monkeypatch):
+    texts = []
+    monkeypatch.setattr(console, "say", texts.append)
+    console.say_once.cache_clear()
+    yield texts
+    console.say_once.cache_clear()
+
+
+def test_a_character_that_no_font_has_shows_its_number_and_that_is_said_once(said, monkeypatch, tmp_path):
+    monkeypatch.setattr(canvas, "font_with", lambda each: None if each in "狗猫鱼鸟" else canvas.OWN_FONT)
+    first = draw_confusion(tmp_path / "first.png", ["狗", "猫"])
+    second = draw_confusion(tmp_path / "second.png", ["鱼", "鸟"])
+    numbers = draw_confusion(tmp_path / "numbers.png", ["\\u72d7", "\\u732b"])
+    assert not np.array_equal(first, second) and np.array_equal(first, numbers)
+    assert len(said) == 1 and "font" in said[0]
+
+
+def test_a_font_that_has_the_characters_is_used_where_there_is_one(said, tmp_path):
+    """Circled letters are in STIXGeneral, which comes with matplotlib, and not in DejaVu Sans."""
+    assert canvas.font_with("é") == canvas.OWN_FONT and canvas.font_with("Ⓐ") not in (None, canvas.OWN_FONT)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # matplotlib warns of a missing glyph
+        first = draw_confusion(tmp_path / "first.png", ["Ⓐ", "Ⓑ"])
+        second = draw_confusion(tmp_path / "second.png", ["Ⓒ", "Ⓓ"])
+    assert not np.array_equal(first, second) and said == []
+
+
+@pytest.mark.parametrize(
+    "name, shown", [("a\nb", "a\\nb"), ("\udcff.png", "\\udcff.png"), ("été $x$", "été $x$")]
+)
+def test_what_is_no_letter_shows_its_number_without_a_word(name, shown, said):
+    with canvas.own_settings():
+        assert canvas.drawable(name, 24) == shown
+    assert said == []
 
 
 # The end of a stage

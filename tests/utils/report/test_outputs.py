@@ -2,6 +2,7 @@
 
 import csv
 import os
+import sys
 from argparse import Namespace
 from pathlib import Path
 from unittest.mock import Mock
@@ -9,6 +10,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageShow
 
 from data.dataset import ResidentDataset, StreamedDataset
 from utils.config import load_config
@@ -131,3 +133,33 @@ def test_clusters_have_captions_and_a_folder_that_cannot_be_written_to_costs_the
 )
 def test_files_beside_a_model_carry_its_name_unless_it_is_that_of_a_stage(model, place):
     assert beside(Path(model), "names.csv") == Path(place)
+
+
+# --show
+
+
+@pytest.fixture
+def pictures(tmp_path, monkeypatch):
+    """Two pictures, and no display."""
+    for variable in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(sys, "platform", "linux")
+    paths = [tmp_path / "a.png", tmp_path / "b.png"]
+    for path in paths:
+        Image.new("RGB", (2, 2)).save(path)
+    return paths
+
+
+@pytest.mark.parametrize("variable", ["DISPLAY", "WAYLAND_DISPLAY", None])
+@pytest.mark.parametrize("has_viewer", [True, False])
+def test_where_no_window_can_be_opened_show_names_the_pictures(
+    variable, has_viewer, pictures, monkeypatch, capsys
+):
+    opened = []
+    monkeypatch.setattr(ImageShow, "show", lambda image: opened.append(image) or has_viewer)
+    if variable:
+        monkeypatch.setenv(variable, ":0")
+    outputs.show(pictures)
+    said = capsys.readouterr().out
+    assert len(opened) == (2 if variable else 0)
+    assert all((str(path) in said) != bool(variable and has_viewer) for path in pictures)

@@ -7,7 +7,7 @@ from utils.run.logger import Logger
 
 @pytest.fixture(autouse=True)
 def no_tensorboard(monkeypatch):
-    monkeypatch.setattr(Logger, "tensorboard", None)
+    monkeypatch.setattr(Logger, "find_tensorboard", lambda log: None)
 
 
 @pytest.fixture(autouse=True)

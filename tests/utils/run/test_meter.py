@@ -26,8 +26,8 @@ def run_epoch(loss, epoch=0, **others):
 
 @pytest.fixture
 def tqdm(monkeypatch):
-    monkeypatch.setattr(module, "tqdm", MagicMock())
-    return module.tqdm
+    monkeypatch.setattr(module, "progress", MagicMock())
+    return module.progress
 
 
 def test_averages_are_means_over_the_steps_named_as_training_metrics():

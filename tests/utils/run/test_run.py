@@ -1,7 +1,9 @@
 """A run stops and goes on: what is saved when, and that the weights are those of an unbroken run."""
 
+import io
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +13,7 @@ from torch import nn
 from tests.utils.run.toy_run import Loader, network_and_optimizer, same, train, train_epoch
 from utils.config import load_config
 from utils.errors import RunError, UserError
+from utils.report.log import read_epochs
 from utils.run import checkpoints, signals
 from utils.run import run as module
 from utils.run.run import Run
@@ -313,3 +316,30 @@ def test_memory_that_runs_out_names_batch_size_and_size_of_the_training_views_an
         raise error
     text = str(end.value)
     assert f"batch_size (now {cfg.batch_size})" in text and f"{size} px" in text
+
+
+# -- the process around it
+
+
+class Console(io.StringIO):
+    """Gone after the first line."""
+
+    def write(self, text):
+        if "\n" in self.getvalue():
+            raise BrokenPipeError(32, "Broken pipe")
+        return super().write(text)
+
+
+def test_a_run_goes_on_without_its_console_and_the_log_has_every_epoch(config, monkeypatch):
+    _, expected = train(config("run_name=heard"))
+    monkeypatch.setattr("sys.stdout", Console())
+    trained, model = train(config("run_name=unheard"))
+    assert trained == [0, 1, 2, 3] and same(model, expected)
+    assert list(read_epochs(Run(config("run_name=unheard")).path / "log.jsonl")) == [1, 2, 3, 4]
+
+
+def test_a_run_in_another_thread_than_the_main_one_works(config):
+    _, expected = train(config("run_name=main"))
+    with ThreadPoolExecutor(1) as pool:
+        _, model = pool.submit(train, config("run_name=thread")).result()
+    assert same(model, expected)

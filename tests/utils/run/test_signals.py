@@ -1,5 +1,7 @@
 import os
 import signal
+import threading
+from contextlib import nullcontext
 
 import pytest
 
@@ -76,3 +78,48 @@ def test_a_run_that_ended_within_its_epochs_leaves_no_waiting_to_the_next():
     epochs.__enter__()  # and never left
     with answered(), pytest.raises(Stopped):
         send(signal.SIGINT)
+
+
+HANDLED = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+
+
+def handlers():
+    return [signal.getsignal(number) for number in HANDLED]
+
+
+@pytest.mark.parametrize("error", [None, ValueError, KeyboardInterrupt, SystemExit])
+def test_the_former_handlers_come_back_however_the_block_ends(error):
+    former = handlers()
+    with pytest.raises(error) if error else nullcontext(), answered():
+        assert handlers() != former or former[0] is signals._answer
+        if error:
+            raise error
+    assert handlers() == former
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has none")
+@pytest.mark.parametrize("training", [waiting, nullcontext])
+def test_a_closed_terminal_stops_nothing(training):
+    with training():
+        send(signal.SIGHUP)
+        assert not signals.requested()
+
+
+def test_in_another_thread_than_the_main_one_a_run_works_and_no_handler_changes():
+    former, seen = handlers(), []
+
+    def run():
+        with answered():
+            seen.append(handlers())
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert seen == [former]
+
+
+def test_a_handler_of_c_code_which_could_not_come_back_stays(monkeypatch):
+    monkeypatch.setattr(signal, "getsignal", lambda number: None)
+    monkeypatch.setattr(signal, "signal", None)  # calling it is an error now
+    with answered():
+        pass
