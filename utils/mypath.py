@@ -1,8 +1,14 @@
-"""Where the data sets lie. A config (`db_root_dir.<name>`) or the environment may name another folder."""
+"""Paths as users write them, and where the data sets lie: a config (`db_root_dir.<name>`) or the environment
+may name another folder."""
 
 import os
+import re
 from collections.abc import Mapping
+from pathlib import Path
 
+from utils.errors import UserError
+
+VARIABLE = re.compile(r"\$(?:(\$)|([A-Za-z_]\w*)|\{([^}]*)\})", re.ASCII)
 IMAGENET = ("datasets/imagenet", "SCAN_IMAGENET_DIR")  # ImageNet and its subsets share one folder
 DATASET_FOLDERS = {  # name: (default folder, environment variable)
     "cifar-10": ("datasets/cifar-10", "SCAN_CIFAR_10_DIR"),
@@ -11,6 +17,36 @@ DATASET_FOLDERS = {  # name: (default folder, environment variable)
     "fashion-mnist": ("datasets/fashion-mnist", "SCAN_FASHION_MNIST_DIR"),
     **dict.fromkeys(("imagenet", "imagenet_50", "imagenet_100", "imagenet_200"), IMAGENET),
 }
+
+
+def expanded(text: str) -> str:
+    """The path that a user means: with `~`, `$NAME` and `${NAME}` put in; `$$` is a dollar sign.
+
+    If there is no file of this name with its quotes, but one without them, that is meant. Raises UserError
+    for an unset variable and an unknown user, unless there is a file of this very name."""
+    is_there = os.path.lexists(text)
+
+    def value(match: re.Match) -> str:
+        dollar, *names = match.groups()
+        found = dollar or os.environ.get(names[0] or names[1])
+        if not (found or is_there):
+            raise UserError(
+                f"needs {match[0][:100]}, which is not set: export it, or write $$ for a dollar sign"
+            )
+        return found or match[0]
+
+    path = os.path.expanduser(VARIABLE.sub(value, text))
+    if path.startswith("~") and not is_there:
+        raise UserError(f"begins with {path.split('/')[0]}, but there is no such user: write ./~ for a tilde")
+    if not is_there and re.fullmatch(r"(['\"]).+\1", text) and os.path.lexists(inner := expanded(text[1:-1])):
+        return inner
+    return path
+
+
+def written(path: str | Path) -> str:
+    """The text that `expanded` takes for this path, in a YAML, an override or after an option."""
+    text = str(path).replace("$", "$$")
+    return f"./{text}" if text.startswith(("~", "-", "'", '"')) else text
 
 
 class MyPath:
@@ -22,4 +58,4 @@ class MyPath:
         default, variable = DATASET_FOLDERS[name]
         configured = configured or {}
         shared = configured.get("imagenet") if DATASET_FOLDERS[name] is IMAGENET else None
-        return os.path.expanduser(configured.get(name) or shared or os.environ.get(variable) or default)
+        return configured.get(name) or shared or expanded(os.environ.get(variable) or default)
