@@ -170,7 +170,7 @@ def _typed(tree: Mapping[str, Any], source: str, prefix: str = "") -> dict[str, 
     """A parsed mapping as {dotted name: value}. Raises UserError for an unknown key or a wrong value."""
     values = {}
     for word, raw in tree.items():
-        name = prefix + (word or "null")
+        name = prefix + ("null" if word is None else word)
         if name in GROUPS:
             if not isinstance(raw, dict):
                 raise UserError(f"{source}: {name} should be a mapping of keys, not {as_written(raw)}")
