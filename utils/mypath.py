@@ -8,6 +8,7 @@ from pathlib import Path
 
 from utils.errors import UserError
 
+GUARDED = re.compile(r"(\./)*[-~'\"]")  # what would be read otherwise than as a name, perhaps behind `./`
 VARIABLE = re.compile(r"\$(?:(\$)|([A-Za-z_]\w*)|\{([^}]*)\})", re.ASCII)
 IMAGENET = ("datasets/imagenet", "SCAN_IMAGENET_DIR")  # ImageNet and its subsets share one folder
 DATASET_FOLDERS = {  # name: (default folder, environment variable)
@@ -24,7 +25,7 @@ def expanded(text: str) -> str:
 
     If there is no file of this name with its quotes, but one without them, that is meant. Raises UserError
     for an unset variable and an unknown user, unless there is a file of this very name."""
-    is_there = os.path.lexists(text)
+    is_there, is_guarded = os.path.lexists(text), GUARDED.match(text, 2) and text.startswith("./")
 
     def value(match: re.Match) -> str:
         dollar, *names = match.groups()
@@ -35,7 +36,10 @@ def expanded(text: str) -> str:
             )
         return found or match[0]
 
-    path = os.path.expanduser(VARIABLE.sub(value, text))
+    path = VARIABLE.sub(value, text)
+    if is_guarded:
+        return path[2:]
+    path = os.path.expanduser(path)
     if path.startswith("~") and not is_there:
         raise UserError(f"begins with {path.split('/')[0]}, but there is no such user: write ./~ for a tilde")
     if not is_there and re.fullmatch(r"(['\"]).+\1", text) and os.path.lexists(inner := expanded(text[1:-1])):
@@ -46,7 +50,7 @@ def expanded(text: str) -> str:
 def written(path: str | Path) -> str:
     """The text that `expanded` takes for this path, in a YAML, an override or after an option."""
     text = str(path).replace("$", "$$")
-    return f"./{text}" if text.startswith(("~", "-", "'", '"')) else text
+    return f"./{text}" if GUARDED.match(text) else text
 
 
 class MyPath:

@@ -74,6 +74,8 @@ MEANT = {
     "$1 a$": "$1 a$",
     "'a'": "'a'",
     "a//b/": "a//b/",
+    "./a": "./a",
+    "./~": "~",
 }
 
 
@@ -101,11 +103,11 @@ def test_quotes_around_a_path_are_part_of_it_unless_only_a_file_without_them_is_
 
 
 @pytest.mark.parametrize(
-    "path", ["~", "~anna/x", "$UNSET", "$$", "${HOME}", "a$b/'c'", "'x'", '"x"', "-x", "x$"]
+    "path", ["~", "~anna/x", "$UNSET", "$$", "${HOME}", "a$b/'c'", "'x'", '"x"', "-x", "x$", "./a", "././~"]
 )
 def test_what_is_written_for_a_path_is_read_as_that_path(path, here):
     Path("x").mkdir()
-    assert Path(expanded(written(path))) == Path(written(path).replace("$$", "$")) == Path(path)
+    assert expanded(written(path)) == path and Path(written(path).replace("$$", "$")) == Path(path)
 
 
 def test_the_environment_may_have_a_tilde_or_a_variable_in_the_folder_of_a_data_set(here, monkeypatch):

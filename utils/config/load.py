@@ -38,8 +38,8 @@ OF_A_MODEL = ("backbone:", "model_kwargs.", "transformation_kwargs.")  # what de
 def load_config(env_path: str | Path | None, exp_path: str | Path, overrides: Sequence[str] = ()) -> EasyDict:
     """The config of one run. A later source wins, key by key: table, env file, experiment file, overrides.
 
-    env_path: None means configs/env.yml, if there is one. overrides: `dotted.key=value`; text and paths are
-    taken as they are, numbers, booleans, lists and groups of keys are read as YAML.
+    env_path: None means configs/env.yml, if there is one. overrides: `dotted.key=value`; a value is taken
+    as it is, only lists and groups of keys are read as YAML.
     Raises UserError that names key and source. `check_stage` looks for missing keys."""
     if env_path is None:
         env_path = DEFAULT_ENV if DEFAULT_ENV.is_file() else os.devnull

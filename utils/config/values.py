@@ -120,9 +120,11 @@ def parse_value(key: Key, raw: Any) -> Any:
 
 
 def is_literal(name: str) -> bool:
-    """Whether the command line's text for this key is its value: not for numbers, booleans, lists, groups."""
-    takes = KEYS[name].takes if name in KEYS else "a group" if name in GROUPS else "text"
-    return isinstance(takes, list) or takes in ("text", "path")
+    """Whether text on the command line is taken as it is: lists and groups of keys are read as YAML."""
+    if name not in KEYS:
+        return name not in GROUPS
+    takes = KEYS[name].takes
+    return isinstance(takes, list) or not TYPES[takes.split()[0]][2]
 
 
 def read_override(word: str) -> tuple[str, Any]:

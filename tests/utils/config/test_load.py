@@ -106,9 +106,7 @@ def test_text_and_paths_on_the_command_line_are_taken_as_they_are_and_come_back_
     cfg = config("", *overrides, "train_db_name=stl-10")
     assert (cfg.run_name, cfg.root_dir, cfg.db_root_dir["stl-10"]) == (name, name, f"/data/{name}")
     save_config(cfg, "saved.yml")
-    saved = load_config(None, "saved.yml")
-    assert (saved.run_name, saved.db_root_dir["stl-10"]) == (name, f"/data/{name}")
-    assert Path(saved.root_dir) == Path(name) and config_hash(saved) == config_hash(cfg)
+    assert load_config(None, "saved.yml") == cfg
 
 
 def test_a_dollar_sign_that_was_meant_stays_one_in_the_saved_config(monkeypatch):
@@ -181,7 +179,8 @@ VALUES = {  # key: what is written, and the value of the key's type that it mean
 @pytest.mark.parametrize("key", VALUES)
 def test_a_value_takes_the_type_of_its_key(key):
     for text, value in VALUES[key].items():
-        for cfg in (config(f"{key}: {text}"), config("", f"{key}={text}")):
+        plain = text.strip('"')  # the shell takes quotes away
+        for cfg in (config(f"{key}: {text}"), config("", f"{key}={plain}")):
             assert repr(flatten(cfg)[key]) == repr(value)  # tells 1 from 1.0
 
 
@@ -374,7 +373,9 @@ ARGUMENTS = {  # a wrong argument: what its error shows
     "x" * 5000: "x" * 150,
     "=1": "''",
     "a\nb={": r"'a\nb'",
-    "seed=1\n---\n2": "seed, line 2",
+    "seed=1\n---\n2": r"seed should be a whole number >=0 and <4294967296, not '1\n---\n2'",
+    "seed=1 #2": "1 #2",
+    f"{PRIOR}=[1\n---\n2": f"{PRIOR}, line 2",
     "optimizer_kwargs.lr==1": "=1",
 }
 
