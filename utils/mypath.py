@@ -31,9 +31,8 @@ def expanded(text: str) -> str:
         dollar, *names = match.groups()
         found = dollar or os.environ.get(names[0] or names[1])
         if not (found or is_there):
-            raise UserError(
-                f"needs {match[0][:100]}, which is not set: export it, or write $$ for a dollar sign"
-            )
+            lack = f"{text[:200]} needs {match[0][:100]}, which is not set"
+            raise UserError(f"{lack}: export it, or write $$ for a dollar sign")
         return found or match[0]
 
     path = VARIABLE.sub(value, text)
@@ -41,7 +40,9 @@ def expanded(text: str) -> str:
         return path[2:]
     path = os.path.expanduser(path)
     if path.startswith("~") and not is_there:
-        raise UserError(f"begins with {path.split('/')[0]}, but there is no such user: write ./~ for a tilde")
+        raise UserError(
+            f"{text[:200]} begins with no user's name: write ./~ if the tilde is part of the name"
+        )
     if not is_there and re.fullmatch(r"(['\"]).+\1", text) and os.path.lexists(inner := expanded(text[1:-1])):
         return inner
     return path

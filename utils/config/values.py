@@ -41,7 +41,7 @@ def _text(text: str) -> str:
 def path(text: str) -> str:
     """A path with `~` and variables put in. Raises UserError if it is empty or none."""
     if not text:
-        raise UserError("is empty: give a path; an unset variable of the shell leaves nothing")
+        raise UserError("a path is empty: give one; an unset variable of the shell leaves nothing")
     return _text(expanded(_text(text)))
 
 
