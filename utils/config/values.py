@@ -16,7 +16,7 @@ BOOLS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "of
 COMPARISONS = {">=": operator.ge, ">": operator.gt, "<=": operator.le, "<": operator.lt}
 LONGEST = 200  # characters of a value or a name that an error shows
 ANY = -1
-# No system's own and in no name that we print on a line; "D:\table" and "D:\_x" in double quotes of YAML.
+# In no name: what would break a line, and what YAML makes of "D:\table" and "D:\_x" in double quotes.
 CONTROL = re.compile(r"[\x00-\x08\n-\x1f\x85\u2028\u2029]|^[A-Za-z]:[\t\xa0]")
 BACKSLASH = "in YAML write a backslash in single quotes or none, as in double ones it begins a code"
 
