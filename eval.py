@@ -25,11 +25,12 @@ from utils.errors import UserError
 from utils.evaluate.clustering import clustering_warnings, evaluate_clusters, neighbor_accuracy
 from utils.evaluate.label_free_report import judge_without_labels
 from utils.features import extract_features, predict
+from utils.mypath import written
 from utils.neighbors.search import check_minable, mine_neighbors
 from utils.report.cluster_cards import Clustering
 from utils.report.outputs import read_names, show, write_outputs
-from utils.run.command_line import Parser, command
-from utils.run.inputs import check_data_set
+from utils.run.command_line import Parser, command, given_path
+from utils.run.inputs import check_data_set, shell_line
 from utils.stages import STAGES
 
 TOPK = (1, 5, 20)  # neighbors by which a pretext model is evaluated
@@ -39,11 +40,17 @@ ENOUGH = 10  # new images for each cluster: fewer may well leave one empty
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(description=__doc__)
     add = parser.add_argument
-    add("--config_env", help="where results go (default: configs/env.yml, if present)")
-    add("--config_exp", required=True, help="the YAML of the model's stage, such as config.yml beside it")
-    add("--model", required=True, type=Path, help="model.pth.tar of that stage")
-    add("--predict", metavar="FOLDER", help="take all images in this folder, not the val split")
-    add("--out", type=Path, help="write which image is in which cluster to this CSV file")
+    add("--config_env", type=given_path, help="where results go (default: configs/env.yml, if present)")
+    experiment = "the YAML of the model's stage, such as config.yml beside it"
+    add("--config_exp", required=True, type=given_path, help=experiment)
+    add("--model", required=True, type=given_path, help="model.pth.tar of that stage")
+    add(
+        "--predict",
+        type=given_path,
+        metavar="FOLDER",
+        help="take all images in this folder, not the val split",
+    )
+    add("--out", type=given_path, help="write which image is in which cluster to this CSV file")
     add("--report", action="store_true", help="write report.html, a page to look at, beside the model")
     add("--visualize_prototypes", action="store_true", help="write prototypes.png beside the model")
     add("--show", action="store_true", help="also open the figures in an image viewer")
@@ -105,7 +112,8 @@ def main(argv: list[str] | None = None) -> None:
     own = asked.model.with_name("config.yml")
     trained = settings_in(own) if own.exists() else cfg  # published models have none
     if differences := "; ".join(view_differences(trained, cfg)):
-        say(f"warning: other settings than in the training ({differences}): give --config_exp {own}")
+        remedy = shell_line("--config_exp", written(own))
+        say(f"warning: other settings than in the training ({differences}): give {remedy}")
     model, device = build_model(cfg), choose_device(cfg.device)
     say(load_whole(model, weights, asked.model))
     model = model.to(device, memory_format=torch.channels_last)

@@ -23,12 +23,14 @@ from data.augment import val_transform
 from data.loader import EVAL_BATCH_SIZE, FeatureLoader, eval_loader
 from models import build_model
 from models.weights import load_whole, read_weights
+from utils.config.values import is_literal, write_override
 from utils.console import say
 from utils.device import choose_device
 from utils.errors import UserError
 from utils.evaluate.clustering import evaluate_clusters
 from utils.evaluate.label_free import silhouette
 from utils.features import cached_features, predict
+from utils.mypath import written
 from utils.report import sweep_table
 from utils.report.log import read_epochs
 from utils.run import command, stage_config
@@ -54,7 +56,10 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     varied = {}
     for option in arguments.vary:
         key, _, text = option.partition("=")
-        values = [value.strip() for value in re.split(r",(?![^\[]*\])", text)]  # a list is one value
+        comma = (
+            r"(?<!\\)," if is_literal(key) else r",(?![^\[]*\])"
+        )  # text may have `\,`; a list is one value
+        values = [value.strip().replace("\\,", ",") for value in re.split(comma, text)]
         if key in varied or not all(values):
             raise UserError(f"--vary {option}: give a key once, with all its values, as num_classes=5,10,20")
         varied[key] = values
@@ -69,16 +74,20 @@ def plan(arguments: argparse.Namespace) -> tuple[Path, list[list[list[str]]]]:
     """The sweep's folder, and the command line of scan.py for each variant and seed.
 
     Raises UserError for what would stop one of the runs before its training."""
-    options = ["--config_exp", arguments.config_exp, *["--restart"] * arguments.restart]
-    options += ["--config_env", arguments.config_env] if arguments.config_env else []
+    options = ["--config_exp", written(arguments.config_exp), *["--restart"] * arguments.restart]
+    options += ["--config_env", written(arguments.config_env)] if arguments.config_env else []
     given = ["update_cluster_head_only=True", *arguments.overrides]
     variants = [[f"{key}={value}" for key, value in settings.items()] for settings in arguments.variants]
     base = scan_config([*options, *given, *variants[0]])
-    defaults = [f"pretext_dir={base.pretext_dir}", *["cached_views=8"] * (base.cached_views == 0)]
+    defaults = [
+        write_override("pretext_dir", base.pretext_dir),
+        *["cached_views=8"] * (base.cached_views == 0),
+    ]
     commands, configs = [[] for _ in variants], []
     for (words, of_seeds), seed in product(zip(variants, commands, strict=True), arguments.seeds):
         name = ",".join([*words, f"seed={seed}"])
-        own = [f"seed={seed}", f"run_name={base.run_name}/sweep/{folder_name(name)}"]
+        run_name = f"{base.run_name}/sweep/{folder_name(name)}"
+        own = [f"seed={seed}", write_override("run_name", run_name)]
         of_seeds.append([*options, *defaults, *given, *words, *own])
         cfg = scan_config(of_seeds[-1])
         if (settings := {**cfg, "run_name": "", "scan_dir": ""}) in configs:
@@ -89,10 +98,10 @@ def plan(arguments: argparse.Namespace) -> tuple[Path, list[list[list[str]]]]:
 
 
 def folder_name(name: str) -> str:
-    """The name of a variant as that of a folder; systems take at most 255 bytes."""
+    """The name of a variant as that of a folder, with a hash if it is too long for one or has a slash."""
     content = os.fsencode(name)
-    short = f"{name[:50]}...{hashlib.sha256(content).hexdigest()[:12]}"
-    return (name if len(content) <= 200 else short).replace("/", "_")
+    short = f"{name[:50].replace('/', '_')}...{hashlib.sha256(content).hexdigest()[:12]}"
+    return name if len(content) <= 200 and "/" not in name else short
 
 
 def scan_config(argv: list[str]) -> EasyDict:

@@ -30,6 +30,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.projection import PASSES, recipe_table
 from benchmarks.table import Spread, Table
+from utils.mypath import written
 from utils.report.log import read_log
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -78,7 +79,7 @@ def recipe(folder: Path, small: bool) -> list[Step]:
     recipe = "digits" if small else "fashion_mnist"
     epochs = {"simclr": 60, "scan": 15, "selflabel": 30}
     places = {"simclr": "pretext", "scan": "scan", "selflabel": "selflabel"}
-    common = [f"root_dir={folder / 'runs'}", "run_name=recipe"]
+    common = [f"root_dir={written(folder / 'runs')}", "run_name=recipe"]
     common += ["device=cpu"] if small else ["device=cuda", "precision=bf16"]
     steps = []
     for stage, place in places.items():
@@ -87,7 +88,7 @@ def recipe(folder: Path, small: bool) -> list[Step]:
         own += ["confidence_threshold=0.11"] if small and stage == "selflabel" else []
         command = [f"{stage}.py", *config, *common, *own]
         steps.append(Step(f"recipe-{stage}", command, own_json=False, logs=f"runs/recipe/{place}"))
-    model = ["--model", str(folder / "runs/recipe/selflabel/model.pth.tar")]
+    model = ["--model", written(folder / "runs/recipe/selflabel/model.pth.tar")]
     return [*steps, Step("recipe-eval", ["eval.py", *config, *model, *common], own_json=False)]
 
 

@@ -21,10 +21,12 @@ from benchmarks.table import Table
 from benchmarks.timing import alone, peak_memory
 from data import build_dataset
 from utils.config import load_config
+from utils.config.values import write_override
 from utils.errors import UserError
 from utils.evaluate.clustering import kmeans_accuracy
+from utils.mypath import written
 from utils.report.log import read_results
-from utils.run.command_line import command
+from utils.run.command_line import command, given_path
 
 STAGES = {"pretext": simclr, "scan": scan, "selflabel": selflabel}
 SCRIPTS = {**STAGES, "eval": evaluation}
@@ -73,11 +75,12 @@ def run_recipe(
         raise UserError(
             f"{folder} exists: a resumed run would count too little time, give another --root_dir"
         )
-    overrides, costs = [f"root_dir={root_dir}", f"run_name={folder.name}", f"seed={seed}", *overrides], []
+    place = [write_override("root_dir", root_dir), f"run_name={folder.name}"]
+    overrides, costs = [*place, f"seed={seed}", *overrides], []
     for stage, script in STAGES.items():
         words = ["--config_exp", f"configs/{stage}/{script.__name__}_{recipe}.yml", *overrides]
         costs.append(cost_of(stage, words))
-    costs.append(cost_of("eval", [*words, "--model", str(folder / stage / "model.pth.tar")]))
+    costs.append(cost_of("eval", [*words, "--model", written(folder / stage / "model.pth.tar")]))
     results = {stage: read_results(folder / stage / "log.jsonl") for stage in STAGES}
     pretext = [results["pretext"][name] for name in RESULTS[1:3]]
     clusters = [results[stage][metric] for stage in ("scan", "selflabel") for metric in ("ACC", "NMI")]
@@ -117,7 +120,7 @@ def main(argv: list[str] | None = None) -> None:
     recipes = "the end of the configs' names: digits, fashion_mnist_small, ..."
     parser.add_argument("--recipe", default="digits", help=recipes)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--root_dir", type=Path, default=Path("results/seeds"))
+    parser.add_argument("--root_dir", type=given_path, default=Path("results/seeds"))
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     arguments = parser.parse_intermixed_args(argv)
     outcomes = {

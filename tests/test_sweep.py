@@ -181,6 +181,37 @@ def test_variants_whose_names_are_too_long_for_a_folder_have_folders_of_their_ow
         (tmp_path / Path(folder).parent.name).mkdir()
 
 
+def test_values_of_paths_are_taken_as_they_are_and_a_comma_in_one_is_written_with_a_backslash(root, tmp_path):
+    names = ["a/b", "a_b", "[x", "y]", "c,d: #1"]
+    for name in names:
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "pretext").symlink_to(root / "digits" / "pretext")
+    texts = [f"{tmp_path}/{name}/pretext".replace(",", r"\,") for name in names]
+    words = ["--config_exp", config_of("scan"), *places(root), "--seeds", "0", "--vary"]
+    _, commands = sweep.plan(sweep.parse_args([*words, f"pretext_dir={','.join(texts)}"]))
+    configs = [sweep.scan_config(command) for (command,) in commands]
+    assert [cfg.pretext_dir for cfg in configs] == [f"{tmp_path}/{name}/pretext" for name in names]
+    assert len({cfg.scan_dir for cfg in configs}) == 5
+
+
+@pytest.mark.parametrize("name", ["a #1: [x]", "$x", "~", "'q'"])
+def test_the_runs_of_a_sweep_have_its_config_and_folders_whatever_their_names_are(
+    name, root, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "pretext").symlink_to(root / "digits" / "pretext")
+    text = Path(__file__).parents[1].joinpath(config_of("scan")).read_text()
+    (tmp_path / f"{name}.yml").write_text(text)
+    (tmp_path / f"{name}-env.yml").write_text("log_every: 3")
+    words = [f"--config_exp=./{name.replace('$', '$$')}.yml", f"run_name={name}", "root_dir=.", *SMALL]
+    words += [f"--config_env=./{name.replace('$', '$$')}-env.yml", "--vary", "num_classes=3", "--seeds", "0"]
+    folder, ((command,),) = sweep.plan(sweep.parse_args(words))
+    cfg = sweep.scan_config(command)
+    assert folder == Path(name, "sweep") and Path(cfg.pretext_dir) == Path(name, "pretext")
+    assert cfg.run_name == f"{name}/sweep/num_classes=3,seed=0" and cfg.log_every == 3
+
+
 @pytest.mark.parametrize(
     ("words", "named"),
     [

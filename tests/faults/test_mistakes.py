@@ -609,7 +609,7 @@ def test_the_command_that_the_line_names_mends_it_even_where_a_folder_has_to_be_
     name, stages, give, monkeypatch, tmp_path
 ):
     arguments, given = MENDED[name]
-    here = stages(before("scan"), tmp_path / "Jürgen's 漢字 and more")
+    here = stages(before("scan"), tmp_path / "Jürgen's 漢字: #1 [a] and more")
     given(here, monkeypatch)
     (advice,) = re.findall("`(.*)`", give("scan", here, arguments).err)
     python, script, *words = shlex.split(advice)

@@ -182,7 +182,7 @@ def fits(key, value) -> bool:
     if any(type(item) is not ITEMS.get(kind, str) for item in items):
         return False
     if kind in ("text", "path"):
-        return value != "" and not any(ord(character) < 32 for character in value)
+        return value != "" and not any(ord(letter) < 32 and letter != "\t" for letter in value)
     if not all(map(math.isfinite, items)) or (kind == "range" and value[0] > value[1]):
         return False
     return all(eval(f"{item!r} {bound}") for item in items for bound in bounds)

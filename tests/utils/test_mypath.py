@@ -1,7 +1,10 @@
+from pathlib import Path
+
 import pytest
 
 from utils.config import load_config
-from utils.mypath import MyPath
+from utils.errors import UserError
+from utils.mypath import MyPath, expanded, written
 
 VARIABLES = {
     "cifar-10": "SCAN_CIFAR_10_DIR",
@@ -48,11 +51,69 @@ def test_the_folder_of_imagenet_serves_its_subsets_unless_they_have_their_own():
     assert MyPath.db_root_dir("cifar-10", {"imagenet": "/data"}) == MyPath.db_root_dir("cifar-10")
 
 
-def test_a_tilde_means_the_home_folder(monkeypatch):
+# Paths as users write them
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty working folder."""
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/anna")
+    monkeypatch.setenv("SCRATCH", "/scratch/$x")
+    monkeypatch.setenv("EMPTY", "")
+    monkeypatch.delenv("UNSET", raising=False)
+
+
+MEANT = {
+    "~/a": "/home/anna/a",
+    "a/~": "a/~",
+    "$SCRATCH/a": "/scratch/$x/a",
+    "~/${SCRATCH}s": "/home/anna//scratch/$xs",
+    "$$HOME/$$": "$HOME/$",
+    "pay$": "pay$",
+    "$1 a$": "$1 a$",
+    "'a'": "'a'",
+    "a//b/": "a//b/",
+    "./a": "./a",
+    "./~": "~",
+}
+
+
+@pytest.mark.parametrize("text", MEANT)
+def test_a_tilde_and_variables_are_put_into_a_path_and_all_else_stays(text, here):
+    assert expanded(text) == MEANT[text]
+
+
+@pytest.mark.parametrize(
+    "text", ["$UNSET/a", "a${UNSET}b", "${EMPTY}", "${HOME:-x}", "~nobody-of-this-name/a"]
+)
+def test_an_unset_variable_or_an_unknown_user_is_an_error_unless_a_file_has_this_very_name(text, here):
+    with pytest.raises(UserError) as error:
+        expanded(text)
+    assert "$$" in str(error.value) or "./~" in str(error.value)
+    Path(text).mkdir(parents=True)
+    assert expanded(text) == text
+
+
+def test_quotes_around_a_path_are_part_of_it_unless_only_a_file_without_them_is_there(here):
+    Path("a #1").mkdir()
+    assert (expanded("'a #1'"), expanded('"a #1"'), expanded("'b'")) == ("a #1", "a #1", "'b'")
+    Path("'a #1'").mkdir()
+    assert expanded("'a #1'") == "'a #1'"
+
+
+@pytest.mark.parametrize(
+    "path", ["~", "~anna/x", "$UNSET", "$$", "${HOME}", "a$b/'c'", "'x'", '"x"', "-x", "x$", "./a", "././~"]
+)
+def test_what_is_written_for_a_path_is_read_as_that_path(path, here):
+    Path("x").mkdir()
+    assert expanded(written(path)) == path and Path(written(path).replace("$$", "$")) == Path(path)
+
+
+def test_the_environment_may_have_a_tilde_or_a_variable_in_the_folder_of_a_data_set(here, monkeypatch):
     monkeypatch.setenv("SCAN_STL_10_DIR", "~/elsewhere")
-    assert MyPath.db_root_dir("stl-10", {"stl-10": "~/stl"}) == "/home/anna/stl"
     assert MyPath.db_root_dir("stl-10") == "/home/anna/elsewhere"
+    assert MyPath.db_root_dir("stl-10", {"stl-10": "/data/$a"}) == "/data/$a"  # a config's value, read before
 
 
 def test_elsewhere_a_folder_of_the_table_is_looked_for_beside_the_scripts_too(tmp_path, monkeypatch):

@@ -35,3 +35,4 @@ def read_table() -> dict[str, list[Key]]:
 
 TABLE = read_table()
 KEYS = {key.name: key for keys in TABLE.values() for key in keys}
+GROUPS = {name[:end] for name in KEYS for end, letter in enumerate(name) if letter == "."}

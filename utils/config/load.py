@@ -12,8 +12,17 @@ from typing import Any
 import yaml
 from easydict import EasyDict
 
-from utils.config.keys import KEYS, Key
-from utils.config.values import LONGEST, as_written, expected, parse_value, parse_yaml, shorten
+from utils.config.keys import GROUPS, KEYS, Key
+from utils.config.values import (
+    LONGEST,
+    as_written,
+    expected,
+    parse_value,
+    parse_yaml,
+    read_override,
+    shorten,
+    to_yaml,
+)
 from utils.errors import UserError
 from utils.mypath import beside_scripts
 from utils.storage.files import write_whole
@@ -25,28 +34,20 @@ CRITERIA = {  # stage: its criterion, the keys of criterion_kwargs that this one
     "selflabel": ("confidence-cross-entropy", ("apply_class_balancing",)),
 }
 OF_A_MODEL = ("backbone:", "model_kwargs.", "transformation_kwargs.")  # what decides a model's outputs
-GROUPS = {name[:end] for name in KEYS for end, letter in enumerate(name) if letter == "."}
 
 
 def load_config(env_path: str | Path | None, exp_path: str | Path, overrides: Sequence[str] = ()) -> EasyDict:
     """The config of one run. A later source wins, key by key: table, env file, experiment file, overrides.
 
     env_path: None means configs/env.yml, if there is one here or beside the scripts. overrides:
-    `dotted.key=value`, the value in YAML; a name or path is taken as it is unless it is quoted.
+    `dotted.key=value`; a value is taken as it is, only lists and groups of keys are read as YAML.
     Raises UserError that names key and source. `check_stage` looks for missing keys."""
     if env_path is None:
         env_path = beside_scripts(DEFAULT_ENV)
         env_path = env_path if os.path.isfile(env_path) else os.devnull
     values = _read_file(env_path) | _read_file(exp_path)
-    for override in overrides:
-        name, equals, text = override.partition("=")
-        if not equals:
-            raise UserError(f"command line: {shorten(repr(override))} sets nothing; write it as key=value")
-        value = parse_yaml(text, f"command line: {as_written(name)}")
-        is_name = name in KEYS and KEYS[name].takes in ("text", "path")
-        if is_name and isinstance(value, str) and text[0] not in "'\"":
-            value = text  # ` #` begins no comment here
-        values |= _typed({name: value}, "command line")
+    for name, raw in map(read_override, overrides):
+        values |= _typed({name: raw}, "command line")
 
     for key in KEYS.values():
         default = key.default.get(values.get("setup")) if isinstance(key.default, dict) else key.default
@@ -113,7 +114,8 @@ def _mistakes(values: Mapping[str, Any], stage: str) -> Iterator[str]:
 
 def save_config(cfg: EasyDict, path: str | Path) -> None:
     """Write cfg as YAML, whole or not at all; `load_config(None, path)` gives it back."""
-    text = yaml.safe_dump(_nest(flatten(cfg)), encoding="utf-8", sort_keys=False, default_flow_style=None)
+    values = {name: to_yaml(name, value) for name, value in flatten(cfg).items()}
+    text = yaml.safe_dump(_nest(values), encoding="utf-8", sort_keys=False, default_flow_style=None)
     write_whole({Path(path): text})
 
 
@@ -171,7 +173,7 @@ def _typed(tree: Mapping[str, Any], source: str, prefix: str = "") -> dict[str, 
     """A parsed mapping as {dotted name: value}. Raises UserError for an unknown key or a wrong value."""
     values = {}
     for word, raw in tree.items():
-        name = prefix + word
+        name = prefix + ("null" if word is None else word)
         if name in GROUPS:
             if not isinstance(raw, dict):
                 raise UserError(f"{source}: {name} should be a mapping of keys, not {as_written(raw)}")
@@ -179,6 +181,8 @@ def _typed(tree: Mapping[str, Any], source: str, prefix: str = "") -> dict[str, 
         elif name in KEYS:
             try:
                 values[name] = parse_value(KEYS[name], raw)
+            except UserError as error:
+                raise UserError(f"{source}: {name} {error}") from error
             except (ValueError, KeyError) as error:
                 should = f"should be {expected(KEYS[name])} ({KEYS[name].meaning}), not {as_written(raw)}"
                 raise UserError(f"{source}: {name} {should}") from error

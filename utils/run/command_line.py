@@ -1,7 +1,7 @@
 """The command line of a script, and how its process ends."""
 
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import NoReturn
 from easydict import EasyDict
 
 import utils
-from utils.config import check_stage, load_config
+from utils.config import check_stage, load_config, values
 from utils.console import UNHEARD, any_console
 from utils.device import lack_of_memory
 from utils.errors import RunError, UserError, lost_worker
@@ -25,13 +25,22 @@ class Parser(ArgumentParser):
         raise UserError(f"{message}; settings are given as key=value, and --help lists the options")
 
 
+def given_path(text: str) -> Path:
+    """The type of all options that take a path, which is read as that of a key."""
+    try:
+        return Path(values.path(text))
+    except UserError as error:
+        raise ArgumentTypeError(str(error)) from error
+
+
 def stage_parser(description: str) -> Parser:
     """Arguments shared by all stages: `--config_env`, `--config_exp`, `--restart` and overrides."""
     parser = Parser(description=description)
-    parser.add_argument("--config_env", help="where results go (default: configs/env.yml, if present)")
-    parser.add_argument("--config_exp", required=True, help="the YAML of stage and data set, in configs/")
-    parser.add_argument("--restart", action="store_true", help="begin anew; the old folder is moved aside")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over both files")
+    add = parser.add_argument
+    add("--config_env", type=given_path, help="where results go (default: configs/env.yml, if present)")
+    add("--config_exp", type=given_path, required=True, help="the YAML of stage and data set, in configs/")
+    add("--restart", action="store_true", help="begin anew; the old folder is moved aside")
+    add("overrides", nargs="*", metavar="key=value", help="settings that win over both files")
     return parser
 
 
@@ -39,7 +48,9 @@ def stage_config(argv: list[str] | None, stage: str, description: str = "") -> t
     """The checked config of a stage script, and its options: `restart`, and for step 1 `model`."""
     parser = stage_parser(description)
     if STAGES[stage].folder == "pretext":
-        parser.add_argument("--model", type=Path, help="a trained model to mine with: nothing is trained")
+        parser.add_argument(
+            "--model", type=given_path, help="a trained model to mine with: nothing is trained"
+        )
     options = parser.parse_intermixed_args(argv)
     cfg = load_config(options.config_env, options.config_exp, options.overrides)
     check_stage(cfg, stage)

@@ -1,5 +1,6 @@
 """What a stage starts from: the files of the stage before, each verified by its manifest."""
 
+import os
 import re
 import shlex
 from contextlib import suppress
@@ -7,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from utils.config import load_config
+from utils.config.load import flatten
+from utils.config.values import write_override
 from utils.errors import UserError
+from utils.mypath import SCRIPTS, written
 from utils.stages import MODEL, NEIGHBORS, SCRIPT_OF, STAGES
 from utils.storage.files import read_manifest, sha256_of, verify_manifest
 
@@ -28,14 +32,14 @@ def verify_inputs(cfg) -> dict[Path, dict[str, Any]]:
     for path in [folder / name for name in stage.needs]:
         if not path.is_file():
             is_given = model.is_file() and not (folder / "checkpoint.pth.tar").exists()  # not trained there
-            command = command_for(cfg, source, folder, *["--model", str(model)] * is_given)
+            command = command_for(cfg, source, folder, *["--model", written(model)] * is_given)
             raise UserError(
                 f"{path} not found, which {stage.script} starts from: make it with `{command}`, or name the "
                 f"folder that has it in {source}_dir=..."
             )
         manifests[path] = verify_manifest(path) or {}
         if manifests[path].get("weights_sha256") not in (None, sha256_of(model)):
-            command = command_for(cfg, source, folder, "--model", str(model))
+            command = command_for(cfg, source, folder, "--model", written(model))
             raise UserError(
                 f"{path} is stale, mined with other weights than {MODEL} beside it: mine again with "
                 f"`{command}`"
@@ -54,7 +58,8 @@ def check_images(cfg, manifests: dict[Path, dict[str, Any]], splits: dict[str, d
         own = Path(cfg.root_dir, cfg.run_name, source)
         remedy = f"make the right one with `{command_for(cfg, source, own, '--restart')}`"
         if own.resolve() != path.parent.resolve():
-            remedy = f"run `{command_for(cfg, source, own)}` and give {source}_dir={own}"
+            give = shell_line(write_override(f"{source}_dir", own))
+            remedy = f"run `{command_for(cfg, source, own)}` and give {give}"
         told = [f"{each['images']} {each['split']} images of {each['data_set']}" for each in (made, now)]
         other = "other " if told[0] == told[1] else ""
         raise UserError(
@@ -79,23 +84,40 @@ def command_for(cfg, stage: str, folder: Path, *options: str) -> str:
 
     It takes the folder's own config.yml, else a config of that run or data set under configs/. Those that are
     damaged or of another stage are passed over."""
-    shipped = sorted(Path("configs", stage).glob("*.yml"))
+    here = Path.cwd()
+    root = SCRIPTS.relative_to(here) if SCRIPTS.is_relative_to(here) else SCRIPTS
+    shipped = sorted((root / "configs" / stage).glob("*.yml"))
     paths = [path for path in [folder / "config.yml"] if path.is_file()]
     for key, value in (("run_name", folder.parent.name), ("train_db_name", cfg.train_db_name)):
         line = re.compile(rf"^{key}: {re.escape(value)}\s*(#|$)", re.MULTILINE)
         paths += [path for path in shipped if line.search(path.read_text("utf-8", errors="replace"))]
-    path, made = Path("CONFIG"), {"setup": SCRIPT_OF[stage].removesuffix(".py"), "folder": {}}
+    path, made = Path("CONFIG"), {"setup": SCRIPT_OF[stage].removesuffix(".py")}
     for candidate in paths:
         with suppress(UserError):
             config = load_config(None, candidate)
             if config.get("setup") in STAGES and STAGES[config.setup].folder == stage:
                 path, made = candidate, config
                 break
-    wanted = {"max_images": cfg.get("max_images"), "on_error": cfg.get("on_error")}
-    if folder.name == stage and folder.parent.name:
-        wanted |= {"root_dir": str(folder.parent.parent), "run_name": folder.parent.name}
-    overrides = [f"{key}={value}" for key, value in wanted.items() if value not in (None, made.get(key))]
-    own = cfg.folder.items() if cfg.train_db_name == "folder" else ()
-    overrides += [f"folder.{key}={value}" for key, value in own if value != made["folder"].get(key)]
-    script = STAGES[made["setup"]].script
-    return shlex.join(["python", script, "--config_exp", str(path), *overrides, *options])
+    groups = ("db_root_dir.", "folder.") if cfg.train_db_name == "folder" else ("db_root_dir.",)
+    settings, had = flatten(cfg), flatten(made)
+    wanted = {key: settings[key] for key in ("max_images", "on_error") if key in settings}
+    run = folder.parent if folder.parent.name.strip(".") else Path(os.path.abspath(folder.parent))
+    if folder.name == stage and run.name:
+        wanted |= {"root_dir": str(run.parent), "run_name": run.name}
+    wanted |= {key: value for key, value in settings.items() if key.startswith(groups)}
+    overrides = [write_override(key, value) for key, value in wanted.items() if value != had.get(key)]
+    script = str(root / STAGES[made["setup"]].script)
+    return shell_line("python", script, "--config_exp", written(path), *overrides, *options)
+
+
+def shell_line(*words: str) -> str:
+    """Words as a line to paste into a shell; what a terminal does not show is written in codes."""
+
+    def quoted(word: str) -> str:
+        if word.isprintable():
+            return shlex.quote(word)
+        hidden = re.compile(rb"[^ -~]|['\\]")
+        codes = hidden.sub(lambda byte: b"\\x%02x" % byte[0][0], os.fsencode(word))
+        return f"$'{codes.decode()}'"
+
+    return " ".join(map(quoted, words))

@@ -83,11 +83,39 @@ def test_an_override_may_be_any_yaml_value():
     assert cfg.db_root_dir == {"cifar-10": "/data/a=b"}
 
 
-@pytest.mark.parametrize("name", ["a #1", "a # b", "&a b", "!b c", "a ", "a=b #"])
-def test_a_name_on_the_command_line_is_taken_as_it_is_unless_it_is_quoted(name):
-    assert config("", f"run_name={name}").run_name == name
-    assert config("", f"root_dir=/data/{name}").root_dir == f"/data/{name}"
-    assert config("", f"run_name='{name}'").run_name == name
+SIGNS = ["a #1", "a: b", "[x", "{a}", "*x", "&a b", "!b c", "%x", "@x", "`x`", "| x", "- x", "...", "---"]
+WORDS = [
+    "null",
+    "yes",
+    "010",
+    "1e3",
+    " a ",
+    "a\tb",
+    "'x'",
+    '"x"',
+    "it's",
+    "a=b #",
+    "-x",
+    r"C:\n",
+    "M\udce4rz",
+]
+
+
+@pytest.mark.parametrize("name", SIGNS + WORDS)
+def test_text_and_paths_on_the_command_line_are_taken_as_they_are_and_come_back_from_the_saved_config(name):
+    overrides = [f"run_name={name}", f"root_dir={name}", f"db_root_dir.stl-10=/data/{name}"]
+    cfg = config("", *overrides, "train_db_name=stl-10")
+    assert (cfg.run_name, cfg.root_dir, cfg.db_root_dir["stl-10"]) == (name, name, f"/data/{name}")
+    save_config(cfg, "saved.yml")
+    assert load_config(None, "saved.yml") == cfg
+
+
+def test_a_dollar_sign_that_was_meant_stays_one_in_the_saved_config(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/anna")
+    cfg = config("", "root_dir=$$HOME/a$$", "run_name=$HOME", "train_db_name=digits")
+    assert (cfg.root_dir, cfg.run_name, cfg.scan_dir) == ("$HOME/a$", "$HOME", "$HOME/a$/$HOME/scan")
+    save_config(cfg, "saved.yml")
+    assert load_config(None, "saved.yml") == cfg
 
 
 def test_without_an_env_path_the_one_under_configs_is_read_if_it_is_there():
@@ -180,20 +208,25 @@ VALUES = {  # key: what is written, and the value of the key's type that it mean
 @pytest.mark.parametrize("key", VALUES)
 def test_a_value_takes_the_type_of_its_key(key):
     for text, value in VALUES[key].items():
-        for cfg in (config(f"{key}: {text}"), config("", f"{key}={text}")):
+        plain = text.strip('"')  # the shell takes quotes away
+        for cfg in (config(f"{key}: {text}"), config("", f"{key}={plain}")):
             assert repr(flatten(cfg)[key]) == repr(value)  # tells 1 from 1.0
 
 
-def test_a_tilde_in_a_path_means_the_home_folder(monkeypatch):
+def test_a_tilde_and_variables_are_put_into_the_paths_of_all_sources(monkeypatch):
     monkeypatch.setenv("HOME", "/home/anna")
     assert config("root_dir: ~/results").root_dir == "/home/anna/results"
+    assert config(env="root_dir: ${HOME}/results").root_dir == "/home/anna/results"
+    assert config("", "folder.path=$HOME/a", "run_name=~").folder.path == "/home/anna/a"
+    monkeypatch.delenv("SCRATCH", raising=False)
+    for message in (error_of(config, "root_dir: $SCRATCH/a"), error_of(config, "", "root_dir=$SCRATCH/a")):
+        assert "root_dir" in message and "$SCRATCH" in message
 
 
 WRONG = {  # type: values that it does not take, for the key that stands for the type
     "batch_size": ["ten", "12.5", "True", "yes", "[512]", "{a: 1}", "{}", "null", "", ".nan", "9" * 5000],
     "optimizer_kwargs.lr": ["fast", "True", "1:30", "nan", "inf"],
     "use_ema": ["1", "maybe", "", "!!python/object/apply:os.system [ls]"],
-    "run_name": ["", "~", "[a]", '"a\\0b"', '"a\\nb"', '"\\uD800"'],  # half of a pair: no file has that name
     "scheduler_kwargs.lr_decay_epochs": ["30", "[30.5]", "[[30]]", "[&a [1], &b [*a, *a], [*b, *b]]"],
     PRIOR: ["0.5", "[0.5, half]"],
     f"{AUGMENT}.random_resized_crop.scale": ["0.2", "[0.2]", "[0.2, 0.5, 1]", "[1.0, 0.2]"],
@@ -206,6 +239,42 @@ def test_a_value_of_another_type_is_refused_with_key_and_source(key):
     for text in WRONG[key]:
         assert error_of(config, f"{key}: {text}").startswith(f"exp.yml: {key} ")
         assert error_of(config, "", f"{key}={text}").startswith(f"command line: {key} ")
+
+
+NO_NAMES = [
+    "",
+    "~",
+    "null",
+    "[a]",
+    '"a\\0b"',
+    '"a\\nb"',
+    '"a\\Pb"',
+    '"\\uD800"',
+    "x" * 256,
+    "漢" * 86,
+    "x/" * 1600,
+]
+
+
+@pytest.mark.parametrize("text", NO_NAMES, ids=lambda text: text[:9])
+@pytest.mark.parametrize("key", ["run_name", "root_dir"])
+def test_text_that_no_file_can_have_as_its_name_is_refused(key, text):
+    assert error_of(config, f"{key}: {text}").startswith(f"exp.yml: {key} ")
+    meant = yaml.safe_load(text)
+    if isinstance(meant, str):
+        assert error_of(config, "", f"{key}={meant}").startswith(f"command line: {key} ")
+    assert error_of(config, "", f"{key}=").startswith(f"command line: {key} ")
+
+
+WINDOWS = [r"C:\Users\me", r"D:\new\table", r"D:\table", r"D:\Pictures", r"D:\_a", r"\\host\share"]
+
+
+@pytest.mark.parametrize("path", WINDOWS)
+def test_a_windows_path_in_double_quotes_is_refused_with_the_way_to_write_it(path):
+    message = error_of(config, f'folder: {{path: "{path}"}}')
+    assert message.startswith("exp.yml") and "single quotes" in message
+    assert config(f"folder: {{path: '{path}'}}").folder.path == path
+    assert config(f"folder:\n  path: {path}").folder.path == path
 
 
 SHOWN = {  # what is written: what the error says the key takes, and what it shows of the value
@@ -282,6 +351,20 @@ def test_a_value_where_a_mapping_belongs_is_refused(value):
     assert error_of(config, f"optimizer_kwargs: {value}").startswith("exp.yml: optimizer_kwargs ")
 
 
+def test_merge_keys_are_put_in_and_the_keys_beside_them_win():
+    base = "transformation_kwargs:\n  normalize: &a {mean: [0, 0, 0], std: [1, 1, 1]}\n"
+    cfg = config(f"{base}augmentation_kwargs:\n  normalize: &b\n    std: [.5, .5, .5]\n    <<: *a\n")
+    assert cfg.augmentation_kwargs.normalize == {"mean": [0.0] * 3, "std": [0.5] * 3}
+    two = "optimizer_kwargs: &c {lr: 1, momentum: 0.5}\nmodel_kwargs: &d {width: 8}\n"
+    merged = flatten(
+        config(f"{base}{two}augmentation_kwargs:\n  normalize: {{<<: [{{std: [1, 1, 1]}}, *a]}}")
+    )
+    assert merged["augmentation_kwargs.normalize.mean"] == [0.0] * 3
+    assert "exp.yml, line 3" in error_of(config, f"{two}seed: {{<<: 3}}")
+    assert "'model_kwargs.lr'" in error_of(config, "optimizer_kwargs: &c {lr: 1}\nmodel_kwargs: {<<: *c}")
+    assert "'<<'" in error_of(config, f'{base}"<<": 1')
+
+
 BROKEN = {  # what is written: the line that the error names, what it shows
     "seed: 1\noptimizer_kwargs:\n\tlr: 1\n": (3, r"'\t'"),
     "seed: 1\nepochs: [2\n": (3, ""),
@@ -319,7 +402,9 @@ ARGUMENTS = {  # a wrong argument: what its error shows
     "x" * 5000: "x" * 150,
     "=1": "''",
     "a\nb={": r"'a\nb'",
-    "seed=1\n---\n2": "seed, line 2",
+    "seed=1\n---\n2": r"seed should be a whole number >=0 and <4294967296, not '1\n---\n2'",
+    "seed=1 #2": "1 #2",
+    f"{PRIOR}=[1\n---\n2": f"{PRIOR}, line 2",
     "optimizer_kwargs.lr==1": "=1",
 }
 
@@ -467,7 +552,7 @@ def test_affine_takes_a_whole_cutout_or_none():
 
 def test_saving_keeps_values_that_yaml_would_misread():
     overrides = ["train_db_name=digits", "run_name=007", "optimizer_kwargs.lr=1e-7"]
-    cfg = config("", *overrides, "db_root_dir.stl-10='/über: all/#1'")
+    cfg = config("", *overrides, "db_root_dir.stl-10=/über: all/#1")
     save_config(cfg, "saved.yml")
     assert load_config(None, "saved.yml") == cfg
     plain = yaml.safe_load(Path("saved.yml").read_text())

@@ -1,9 +1,12 @@
 import os
+import shutil
 import signal
+from pathlib import Path
 
 import pytest
 import torch
 
+import eval as evaluation
 from utils.errors import RunError, UserError
 from utils.run.command_line import command, stage_config
 from utils.run.signals import Stopped
@@ -24,6 +27,31 @@ def test_stage_config_reads_both_files_and_overrides(tmp_path):
 def test_stage_config_refuses_the_config_of_another_stage():
     with pytest.raises(UserError, match=r"scan\.py"):
         stage_config(["--config_exp", EXPERIMENT], "simclr")
+
+
+def test_all_options_that_take_a_path_put_in_a_tilde_and_variables(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("OWN", "own #1")
+    (tmp_path / "env.yml").write_text("log_every: 3")
+    shutil.copy(EXPERIMENT, tmp_path / "own #1")
+    cfg, _ = stage_config(["--config_env=~/env.yml", "--config_exp=~/$OWN"], "scan")
+    assert cfg.log_every == 3
+    words = ["--config_exp=~/$OWN", "--model=~/m", "--predict", "${HOME}", "--out=$$x"]
+    asked = evaluation.parse_args(words)
+    assert (asked.config_exp, asked.model) == (tmp_path / "own #1", tmp_path / "m")
+    assert (asked.predict, asked.out) == (tmp_path, Path("$x"))
+    pretext = ["--config_exp", "configs/pretext/simclr_digits.yml", "--model=~/$OWN"]
+    assert stage_config(pretext, "simclr")[1].model == tmp_path / "own #1"
+
+
+@pytest.mark.parametrize("path", ["", "$UNSET/a", "x" * 256, "a\nb", "~nobody-of-this-name"])
+@pytest.mark.parametrize("option", ["--config_env", "--config_exp", "--model", "--predict", "--out"])
+def test_an_option_without_a_path_that_can_be_is_refused_by_its_name(option, path, monkeypatch):
+    monkeypatch.delenv("UNSET", raising=False)
+    words = ["--config_exp", EXPERIMENT, "--model", "m", option, path]
+    with pytest.raises(UserError, match=option) as error:
+        evaluation.parse_args(words)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 500
 
 
 def raising(error):

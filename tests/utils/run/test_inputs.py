@@ -1,4 +1,6 @@
+import shlex
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -7,8 +9,18 @@ import torch
 from tests.utils.run.toy_run import images
 from utils.config import load_config, save_config
 from utils.errors import RunError, UserError
+from utils.mypath import written
+from utils.run import inputs
+from utils.run.command_line import stage_config
 from utils.run.folder import RunFolder
-from utils.run.inputs import check_data_set, check_images, command_for, split_metadata, verify_inputs
+from utils.run.inputs import (
+    check_data_set,
+    check_images,
+    command_for,
+    shell_line,
+    split_metadata,
+    verify_inputs,
+)
 from utils.stages import MODEL, NEIGHBORS
 from utils.storage.files import save_with_manifest, sha256_of
 
@@ -142,6 +154,7 @@ SELFLABEL = "python selflabel.py --config_exp CONFIG"
 def test_the_command_that_fills_a_folder(overrides, place, command, tmp_path, monkeypatch):
     (tmp_path / "configs").symlink_to(Path("configs").absolute(), target_is_directory=True)
     monkeypatch.chdir(tmp_path)  # where no results lie, whose config would be named
+    monkeypatch.setattr(inputs, "SCRIPTS", tmp_path)
     cfg = load_config(None, "configs/scan/scan_digits.yml", overrides)
     assert command_for(cfg, Path(place).name, Path(place)).startswith(command)
 
@@ -150,6 +163,7 @@ def test_the_command_that_fills_a_folder(overrides, place, command, tmp_path, mo
 def test_the_command_passes_over_a_config_that_is_damaged_or_of_another_stage(content, tmp_path, monkeypatch):
     shutil.copytree("configs", tmp_path / "configs")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(inputs, "SCRIPTS", tmp_path)
     folder = Path("results/digits/pretext")
     folder.mkdir(parents=True)
     for path in (folder / "config.yml", Path("configs/pretext/mine.yml")):
@@ -161,3 +175,66 @@ def test_the_command_passes_over_a_config_that_is_damaged_or_of_another_stage(co
 def test_the_command_for_a_folder_elsewhere_leaves_the_place_to_the_user(cfg):
     cfg.root_dir = "results"
     assert command_for(cfg, "pretext", Path("/data/elsewhere")) == PRETEXT
+
+
+ODD = [
+    "my pics #1",
+    "Trip: Rome",
+    "it's [x]",
+    "$HOME",
+    "~",
+    "'x'",
+    "-x",
+    "a`b`",
+    "null",
+    '"',
+    "\udce4",
+    "a\tb",
+]
+
+
+@pytest.mark.parametrize("name", ODD)
+@pytest.mark.parametrize("has_config", [True, False])
+def test_the_command_for_a_folder_of_any_name_is_understood_as_it_is_meant(
+    name, has_config, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)  # not that of the scripts
+    configs = inputs.SCRIPTS / "configs"
+    words = [f"run_name={name}", f"folder.path=./{name.replace('$', '$$')}", "db_root_dir.stl-10=/$$a"]
+    cfg = load_config(None, configs / "scan/scan_folder.yml", words)
+    folder, model = Path(name, name, "pretext"), Path(name, "model.pth.tar")
+    if has_config:
+        folder.mkdir(parents=True)
+        save_config(load_config(None, configs / "pretext/simclr_folder.yml", words), folder / "config.yml")
+    given = ("--model", written(model))
+    line = command_for(cfg, "pretext", folder, *given)
+    if not name.isprintable():  # codes of the shell
+        line = shlex.join(
+            subprocess.check_output(["bash", "-c", f"printf '%s\\0' {line}"])
+            .decode(errors="surrogateescape")
+            .split("\0")[:-1]
+        )
+    python, script, *words = shlex.split(line)
+    made, options = stage_config(words, "simclr")
+    assert (python, Path(script).resolve()) == ("python", inputs.SCRIPTS / "simclr.py")
+    assert (Path(made.root_dir), made.run_name, options.model) == (Path(name), name, model)
+    assert Path(made.folder.path) == Path(name) and made.db_root_dir == {"stl-10": "/$a"}
+
+
+@pytest.mark.parametrize("place", ["pretext", "../pretext"])
+def test_the_command_for_a_folder_beside_or_above_the_working_one_names_its_run(
+    cfg, place, tmp_path, monkeypatch
+):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "a" / "b")
+    _, _, *words = shlex.split(command_for(cfg, "pretext", Path(place)))
+    made, _ = stage_config(words, "simclr")
+    assert Path(made.root_dir, made.run_name, "pretext") == Path(place).resolve()
+
+
+def test_a_line_for_the_shell_shows_all_that_a_terminal_hides():
+    words = ["a b", "it's", "$x", "", "\t", "a\xa0\\n'", "\udce4 é"]
+    line = shell_line(*words)
+    assert line.isprintable()
+    told = subprocess.check_output(["bash", "-c", f"printf '%s\\0' {line}"])
+    assert told.decode(errors="surrogateescape").split("\0") == [*words, ""]
