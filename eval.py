@@ -25,12 +25,13 @@ from utils.evaluate.label_free_report import judge_without_labels
 from utils.features import extract_features, predict
 from utils.neighbors.search import check_minable, mine_neighbors
 from utils.report.cluster_cards import Clustering
-from utils.report.outputs import read_names, write_outputs
+from utils.report.outputs import PLACES, check_places, read_names, write_outputs
 from utils.run.command_line import Parser, command
 from utils.run.inputs import check_data_set
 from utils.stages import STAGES
 
 TOPK = (1, 5, 20)  # neighbors by which a pretext model is evaluated
+JUDGED_WITH = {"knn_backend", "pretext_dir", "scan_dir", "run_name", "criterion_kwargs"}  # not as in training
 ENOUGH = 10  # new images for each cluster: fewer may well leave one empty
 
 
@@ -42,11 +43,18 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--model", required=True, type=Path, help="model.pth.tar of that stage")
     add("--predict", metavar="FOLDER", help="take all images in this folder, not the val split")
     add("--out", type=Path, help="write which image is in which cluster to this CSV file")
-    add("--report", action="store_true", help="write report.html, a page to look at, beside the model")
-    add("--visualize_prototypes", action="store_true", help="write prototypes.png beside the model")
+    optional = {"nargs": "?", "const": True, "metavar": "FILE"}
+    add("--report", **optional, help="write report.html, a page to look at, beside the model, or this file")
+    add("--visualize_prototypes", **optional, help="write prototypes.png beside the model, or this file")
     add("--show", action="store_true", help="also open the figures in an image viewer")
     add("overrides", nargs="*", metavar="key=value", help="settings that win over the YAML")
-    return parser.parse_intermixed_args(argv)
+    asked = parser.parse_intermixed_args(argv)
+    for option, place in PLACES.items():  # argparse takes a setting that comes after an option for its FILE
+        given = getattr(asked, option.removeprefix("--"))
+        if isinstance(given, str) and "=" in given and not given.endswith(Path(place).suffix):
+            asked.overrides.append(given)
+            setattr(asked, option.removeprefix("--"), True)
+    return asked
 
 
 def check_fit(asked: argparse.Namespace, cfg, stage: str) -> None:
@@ -56,9 +64,7 @@ def check_fit(asked: argparse.Namespace, cfg, stage: str) -> None:
     check_data_set(cfg, asked.model)
     if stage == "pretext" and (asked.out or asked.report or asked.visualize_prototypes or asked.show):
         raise UserError("a pretext model has no clusters: no --out, --report, --show, --visualize_prototypes")
-    is_file = not asked.out or asked.out.is_file() or not asked.out.exists()
-    if not is_file or (asked.out and not asked.out.parent.is_dir()):  # a device would be replaced by a file
-        raise UserError(f"--out {asked.out}: give a file such as table.csv, in a folder that exists")
+    check_places(asked)
 
 
 def settings_in(path: Path):
@@ -102,6 +108,8 @@ def main(argv: list[str] | None = None) -> None:
     check_fit(asked, cfg, stage)
     own = asked.model.with_name("config.yml")
     trained = settings_in(own) if own.exists() else cfg  # published models have none
+    given = {word.partition("=")[0].partition(".")[0] for word in asked.overrides}
+    trained.update({key: cfg[key] for key in JUDGED_WITH & given})
     if differences := "; ".join(view_differences(trained, cfg)):
         say(f"warning: other settings than in the training ({differences}): give --config_exp {own}")
     model, device = build_model(cfg), choose_device(cfg.device)

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 from argparse import Namespace
 from collections.abc import Mapping
 from datetime import datetime
@@ -20,8 +21,9 @@ from utils.report.cluster_cards import Clustering
 from utils.report.figures import TIGHT, matching_figure, plot_prototypes
 from utils.report.page import NEIGHBORS_SHOWN, write_report
 from utils.stages import MODEL, STAGES
-from utils.storage.files import write_whole
+from utils.storage.files import sha256_of, write_whole
 
+PLACES = {"--out": "predictions.csv", "--report": "report.html", "--visualize_prototypes": "prototypes.png"}
 CSV_COLUMNS = ("path", "cluster", "confidence", "second_cluster", "second_confidence", "name", "label")
 
 
@@ -31,6 +33,34 @@ def beside(model: Path, name: str) -> Path:
     `scan_stl-10.pth.tar` and `prototypes.png` give `scan_stl-10-prototypes.png`."""
     stem = model.name.removesuffix(".tar").removesuffix(".pth")
     return model.with_name(name if model.name == MODEL else f"{stem}-{name}")
+
+
+def beside_page(asked: Namespace, name: str) -> Path:
+    """The path of an output without a place of its own: beside the page if that has one, else the model."""
+    page = asked.report if isinstance(asked.report, str) else asked.model
+    return beside(Path(page).with_name(asked.model.name), name)
+
+
+def places_of(asked: Namespace) -> dict[str, Path]:
+    """The path of each output that eval.py's command line asks for, by its option."""
+    given = {"--out": asked.out or bool(asked.predict), "--report": asked.report}
+    given["--visualize_prototypes"] = asked.visualize_prototypes
+    default = {option: beside_page(asked, name) for option, name in PLACES.items()}
+    return {
+        option: default[option] if place is True else Path(place) for option, place in given.items() if place
+    }
+
+
+def check_places(asked: Namespace) -> None:
+    """Raise UserError if an output that is asked for cannot be written to its place."""
+    for option, path in places_of(asked).items():
+        is_file = path.is_file() or not path.exists()  # a device would be replaced by a file
+        fits = option == "--out" or path.suffix == Path(PLACES[option]).suffix
+        if not (is_file and fits and path.parent.is_dir()):
+            remedy = f"give a file such as {PLACES[option]}, in a folder that exists"
+            raise UserError(f"{option} {path}: {remedy}")
+        if not os.access(path.parent, os.W_OK):
+            raise UserError(f"{path}: you may not write to its folder; give another place, {option} FILE")
 
 
 def about_run(cfg: EasyDict, model: Path, images: str) -> dict[str, Any]:
@@ -47,7 +77,12 @@ def about_run(cfg: EasyDict, model: Path, images: str) -> dict[str, Any]:
         "training": f"{epochs} epochs, batches of {batch_size}, seed {cfg.seed}",
         "made": datetime.now().strftime("%Y-%m-%d %H:%M"),
     }
-    return {"title": cfg.run_name, "summary": summary, "logs": logs}
+    return {"title": cfg.run_name, "summary": summary, "logs": logs, "mark": model_mark(model)}
+
+
+def model_mark(model: Path) -> str:
+    """What stands in names.csv for the model that the names were given for."""
+    return f"sha256:{sha256_of(model)[:12]}"  # text for a spreadsheet, too
 
 
 def write_outputs(asked: Namespace, cfg: EasyDict, images: str, clustering: Clustering) -> list[Path]:
@@ -55,28 +90,26 @@ def write_outputs(asked: Namespace, cfg: EasyDict, images: str, clustering: Clus
 
     cfg: of the model's training. images: what they are, in words."""
     dataset, probabilities, features, metrics, names = clustering
-    model, pictures = asked.model, []
+    places, pictures = places_of(asked), []
     try:
-        path = beside(model, "confusion_matrix.png")
+        path = beside_page(asked, "confusion_matrix.png")
         if save_png(matching_figure(dataset, probabilities.argmax(dim=1), metrics), path, **TIGHT):
             pictures.append(path)
             say(f"confusion matrix: {path}")
     except RunError as error:  # nobody asked for it: a model may lie in a folder that cannot be written to
         say(f"no confusion matrix: {error}")
-    if asked.predict or asked.out:
-        path = asked.out or beside(model, "predictions.csv")
+    if path := places.get("--out"):
         write_predictions(path, dataset, probabilities, names)
         say(f"table of {len(dataset)} images: {path}")
-    if asked.report:
-        path = beside(model, "report.html")
+    if path := places.get("--report"):
         neighbors = nearest(features, NEIGHBORS_SHOWN, cfg.knn_backend)
-        write_report(path, clustering, neighbors, about_run(cfg, model, images))
+        write_report(path, clustering, neighbors, about_run(cfg, asked.model, images))
         say(f"page to look at: {path}")
-    if asked.visualize_prototypes:
+    if path := places.get("--visualize_prototypes"):
         called = {k: dataset.classes[label] for k, label in metrics.get("hungarian_match", [])} | dict(names)
         chosen = prototypes(probabilities, features)
         captions = {k: f"cluster {k}: {called[k]}" if k in called else f"cluster {k}" for k in chosen}
-        pages = plot_prototypes(dataset, chosen, captions, beside(model, "prototypes.png"))
+        pages = plot_prototypes(dataset, chosen, captions, path)
         say(f"prototypes: {pages[0]}" + (f" to {pages[-1].name}" if len(pages) > 1 else ""))
         pictures += pages
     return pictures
@@ -99,7 +132,8 @@ def write_predictions(path: Path, dataset, probabilities: Tensor, names: Mapping
 def read_names(model: Path, num_clusters: int) -> dict[int, str]:
     """The names in `names.csv` beside the model, columns `cluster` and `name`; {} without that file.
 
-    Warns if the file is older than the model. Raises UserError for a file that does not fit."""
+    Warns if its column `model`, which the page writes, names other weights. Raises UserError for a file that
+    does not fit."""
     path = beside(model, "names.csv")
     if not path.exists():
         return {}
@@ -117,6 +151,7 @@ def read_names(model: Path, num_clusters: int) -> dict[int, str]:
         name = name.strip()
         if name and names.setdefault(cluster, name) != name:
             raise UserError(f"{path}: cluster {cluster} has two names, {names[cluster]} and {name}")
-    if names and path.stat().st_mtime < model.stat().st_mtime:
-        say(f"warning: {path} is older than {model.name}: a new training may have renumbered the clusters")
+    made_for = {row.get("model") for row in rows} - {None, ""}
+    if names and made_for - {model_mark(model)}:
+        say(f"warning: {path} was made for another model: a new training may have renumbered the clusters")
     return names

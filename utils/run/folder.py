@@ -4,17 +4,25 @@ import json
 import os
 import textwrap
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from utils.config import config_hash, load_config, resume_differences, save_config
-from utils.errors import UserError
-from utils.run.checkpoints import REMEDY, has_checkpoint
+from utils.errors import RunError, UserError
+from utils.run.checkpoints import REMEDY, has_checkpoint, previous_of
 from utils.run.inputs import check_images, split_metadata, verify_inputs
-from utils.run.lock import locked
+from utils.run.lock import ELSEWHERE, Claim, locked
 from utils.stages import MODEL, NEIGHBORS, STAGES
-from utils.storage.files import manifest_path, save_with_manifest, sha256_of, storage_errors, write_whole
+from utils.storage.files import (
+    manifest_path,
+    read_manifest,
+    save_with_manifest,
+    sha256_of,
+    storage_errors,
+    write_whole,
+)
 from utils.storage.torch_files import to_bytes
 
 RESULT_KEYS = ("epochs", "num_neighbors", "feature_layer", "knn_index")  # a resume may change them
@@ -36,6 +44,8 @@ class RunFolder:
         self.inputs: dict[str, str] = {}
         self.splits: dict[str, dict[str, Any]] = {}
         self.manifests: dict[Path, dict[str, Any]] = {}
+        self.claim: Claim | None = None  # while the folder is locked
+        self.last_model = self.tied_model = ""  # SHA-256 of the model saved last, and at the last checkpoint
         self._refuse_other_settings()
 
     def _refuse_other_settings(self) -> None:
@@ -79,18 +89,15 @@ class RunFolder:
     def claimed(self) -> Iterator[None]:
         """Make the folder and lock it. With `restart`, what it holds is moved aside, to `<folder>.old-1` and
         so on. Raises UserError if meanwhile a run with other settings has been here."""
-        with storage_errors(self.path):
+        with storage_errors(self.path, elsewhere=ELSEWHERE):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-        with locked(self.path):
+        with locked(self.path) as self.claim:
             self._refuse_other_settings()
-            with storage_errors(self.path):
+            with storage_errors(self.path, elsewhere=ELSEWHERE):
                 if self.restart and self.path.exists():
-                    number = 1
-                    while (aside := self.path.with_name(f"{self.path.name}.old-{number}")).exists():
-                        number += 1
-                    self.path.rename(aside)
+                    move_aside(self.path)
                 self.path.mkdir(exist_ok=True)
-                for name in WRITTEN:
+                for name in WRITTEN if self.claim.is_sole else ():
                     for left_by_a_killed_run in self.path.glob(f"{name}*.part"):
                         left_by_a_killed_run.unlink()
             yield
@@ -110,7 +117,29 @@ class RunFolder:
     def save_model(self, content: dict) -> None:
         """Write model.pth.tar, tensors and plain values, and its manifest."""
         metadata = {"holds": f"model of {self.cfg.setup}", **self.splits["train"], "made_from": self.inputs}
-        save_with_manifest(self.path / MODEL, to_bytes(content), metadata)
+        self.check_claim()
+        model = self.path / MODEL
+        kept = previous_of(model) if self.last_model and self.last_model == self.tied_model else None
+        self.last_model = save_with_manifest(model, to_bytes(content), metadata, kept)
+
+    def tie_model(self, digest: str) -> bool:
+        """Note that the last checkpoint goes with the model of this SHA-256, and have that one in its place.
+
+        A kill leaves a later model if it comes between the writing of a model and that of its checkpoint.
+        Returns whether the right one is there."""
+        files = (self.path / MODEL, previous_of(self.path / MODEL))
+        self.tied_model = self.last_model = digest
+        found = [file for file in files if file.is_file() and sha256_of(file) == digest]
+        told = []
+        for file in files:
+            with suppress(RunError):  # a damaged manifest
+                told += [manifest_path(file)] * ((read_manifest(file) or {}).get("sha256") == digest)
+        with storage_errors(files[0]):
+            if found and not told:
+                manifest_path(files[0]).unlink(missing_ok=True)
+            for source in (*told[:1], *found[:1]):
+                os.replace(source, source.with_name(source.name.removeprefix("previous_")))
+        return bool(found)
 
     def save_neighbors(self, split: str, content: bytes, topk: int) -> None:
         """Write the neighbor file of a split and its manifest, which names the weights it was mined with."""
@@ -118,11 +147,20 @@ class RunFolder:
         metadata["weights_sha256"] = sha256_of(self.path / MODEL)
         save_with_manifest(self.path / NEIGHBORS[split], content, metadata)
 
+    def check_claim(self) -> None:
+        """Raise RunError if another run, on another machine, works in the folder now."""
+        if self.claim:
+            self.claim.check()
+
     # -- the end
 
     def finish(self) -> None:
         """Write finished.json: the stage has come to its end, with these settings, inputs and results."""
         write_whole({self.ending: self._description()})
+        kept = previous_of(self.path / MODEL)
+        with storage_errors(kept):
+            for path in (kept, manifest_path(kept)):
+                path.unlink(missing_ok=True)
 
     def is_finished(self) -> bool:
         """Whether the stage has ended here with this config, and with the inputs and results of now."""
@@ -140,3 +178,14 @@ class RunFolder:
             "left": {name: sha256_of(self.path / name) for name in names},
         }
         return json.dumps(content, indent=1).encode()
+
+
+def move_aside(folder: Path) -> None:
+    """Rename a folder to the first of `<folder>.old-1`, `.old-2` ... that is free, whoever else does so."""
+    for number in count(1):
+        aside = folder.with_name(f"{folder.name}.old-{number}")
+        try:
+            return os.rename(folder, aside)  # fails for a name that is taken
+        except OSError:
+            if not aside.exists():
+                raise

@@ -92,7 +92,8 @@ def command_for(cfg, stage: str, folder: Path, *options: str) -> str:
                 path, made = candidate, config
                 break
     wanted = {"max_images": cfg.get("max_images"), "on_error": cfg.get("on_error")}
-    if folder.name == stage and folder.parent.name:
+    place = Path(made.get("root_dir", ""), made.get("run_name", ""), stage)
+    if folder.name == stage and folder.parent.name and folder != place:
         wanted |= {"root_dir": str(folder.parent.parent), "run_name": folder.parent.name}
     overrides = [f"{key}={value}" for key, value in wanted.items() if value not in (None, made.get(key))]
     own = cfg.folder.items() if cfg.train_db_name == "folder" else ()

@@ -1,6 +1,7 @@
 """The log of a run: console, `log.jsonl` and, where it is installed, TensorBoard."""
 
 import json
+import secrets
 from functools import cached_property
 from pathlib import Path
 
@@ -25,7 +26,10 @@ class Logger:
         try:
             from torch.utils.tensorboard import SummaryWriter
 
-            return SummaryWriter(str(self.folder / "tensorboard"))
+            unique = (
+                f".{secrets.token_hex(4)}"  # its own names have time, host and process: no more than that
+            )
+            return SummaryWriter(str(self.folder / "tensorboard"), filename_suffix=unique)
         except ImportError:
             return None
         except Exception as error:
