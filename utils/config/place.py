@@ -47,7 +47,7 @@ def place_of(path: str | Path, values: Mapping[str, Any]) -> dict[str, str]:
     places = {"root_dir": shown(root), "run_name": str(run.relative_to(root))}
     for key in DIRS:
         if key in values and is_within(values[key], values.get("root_dir", "")):
-            places[key] = shown(folder / os.path.relpath(values[key], os.path.join(former, stage)))
+            places[key] = shown(run / stage / os.path.relpath(values[key], os.path.join(former, stage)))
     return places
 
 

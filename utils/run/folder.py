@@ -156,11 +156,11 @@ class RunFolder:
 
     def finish(self) -> None:
         """Write finished.json: the stage has come to its end, with these settings, inputs and results."""
-        write_whole({self.ending: self._description()})
         kept = previous_of(self.path / MODEL)
         with storage_errors(kept):
             for path in (kept, manifest_path(kept)):
                 path.unlink(missing_ok=True)
+        write_whole({self.ending: self._description()})
 
     def is_finished(self) -> bool:
         """Whether the stage has ended here with this config, and with the inputs and results of now."""

@@ -40,9 +40,9 @@ class Logger:
     def heading(self, text: str) -> None:
         tqdm.write(colored(text, "blue", attrs=["bold"]))
 
-    def note(self, text: str) -> None:
+    def note(self, text: str, **values: int) -> None:
         tqdm.write(text)
-        self._append({"note": text})
+        self._append({"note": text, **values})
 
     def warn(self, text: str) -> None:
         tqdm.write(colored(f"warning: {text}", "yellow"))

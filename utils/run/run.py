@@ -70,7 +70,8 @@ class Run:
         for warning in warnings:
             self.log.warn(warning)
         if self.checkpoints.finished or self.checkpoints.begun:
-            self.log.note(f"resumed {place_of(self.checkpoints.finished, self.checkpoints.begun)}")
+            place = place_of(self.checkpoints.finished, self.checkpoints.begun)
+            self.log.note(f"resumed {place}", resumed_after=self.checkpoints.finished)
         return values
 
     def _open_log(self) -> None:

@@ -24,6 +24,10 @@ DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
 READABLE = "make it readable for you, and the folders on the way to it"
 REMEDIES = {
     "free some space, or raise the quota": (errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    "a name in it is too long for the file system: shorten it": (errno.ENAMETOOLONG,),
+    READABLE: DENIED,
+}
+WRITE_REMEDIES = {
     "make the folder writable": DENIED,
     "the folder is gone or a file is there: put it right": (errno.ENOENT, errno.ENOTDIR, errno.EEXIST),
 }
@@ -42,10 +46,9 @@ def storage_errors(path, doing: str = "write", elsewhere: str = "") -> Iterator[
 
 def explain(error: OSError, path, doing: str = "use", elsewhere: str = "") -> str:
     """One line on what failed; the remedy is by what was being done, and why it failed."""
-    remedies = {number: text for text, numbers in REMEDIES.items() for number in numbers if doing == "write"}
-    remedies |= {errno.ENAMETOOLONG: "a name in it is too long for the file system: shorten it"}
-    remedies |= dict.fromkeys(DENIED, READABLE) if doing != "write" else {}
-    remedy = remedies.get(error.errno, "check the file and the disk")
+    remedies = REMEDIES | WRITE_REMEDIES if doing == "write" else REMEDIES
+    known = [text for text, numbers in remedies.items() if error.errno in numbers]
+    remedy = known[-1] if known else "check the file and the disk"
     if elsewhere and error.errno in (*DENIED, errno.ENAMETOOLONG):
         remedy += f", or {elsewhere}"
     place = str(path) if len(str(path)) <= LONGEST else f"{str(path)[:LONGEST]}..."

@@ -15,7 +15,7 @@ from utils.config import load_config
 from utils.errors import RunError, UserError
 from utils.report import outputs
 from utils.report.cluster_cards import Clustering
-from utils.report.outputs import about_run, beside, read_names
+from utils.report.outputs import about_run, beside, check_places, model_mark, places_of, read_names
 
 PROBABILITIES = torch.tensor([[0.1, 0.7, 0.2], [0.25, 0.15, 0.6], [0.5, 0.5, 0.0]])
 
@@ -91,11 +91,66 @@ def test_names_that_cannot_be_read_are_refused(model):
         read_names(model, 3)
 
 
+def test_names_tell_whether_they_were_given_for_this_model_whatever_their_time(model, capsys):
+    path, own = model.with_name("names.csv"), model_mark(model)
+    for mark, warned in ((own, False), ("", False), ("sha256:0123456789ab", True)):
+        path.write_text(f"cluster,name,model\n0,red,{mark}\n")
+        os.utime(path, (0, 0))  # a copy has other times
+        assert read_names(model, 3) == {0: "red"}
+        assert (str(path) in capsys.readouterr().out) == warned
+    path.write_text("cluster,name\n0,red\n")  # by hand
+    assert read_names(model, 3) == {0: "red"} and capsys.readouterr().out == ""
+
+
+def asked_for(model, **options):
+    nothing = {"predict": None, "out": None, "report": None, "visualize_prototypes": None}
+    return Namespace(model=model, **nothing | options)
+
+
+def test_outputs_lie_beside_the_model_or_where_they_are_asked_for(model, tmp_path):
+    assert places_of(asked_for(model)) == {}
+    everything = {"predict": "pictures", "report": True, "visualize_prototypes": True}
+    names = {
+        "--out": "predictions.csv",
+        "--report": "report.html",
+        "--visualize_prototypes": "prototypes.png",
+    }
+    beside_it = {option: tmp_path / name for option, name in names.items()}
+    assert places_of(asked_for(model, **everything)) == beside_it
+    elsewhere = places_of(asked_for(tmp_path / "a.pth", **everything | {"report": "b/page.html"}))
+    assert elsewhere["--report"] == Path("b/page.html")
+    assert elsewhere["--out"] == Path("b/a-predictions.csv")
+    assert elsewhere["--visualize_prototypes"] == Path("b/a-prototypes.png")
+    own = places_of(asked_for(model, out=Path("t.csv"), visualize_prototypes="c/p.png"))
+    assert own == {"--out": Path("t.csv"), "--visualize_prototypes": Path("c/p.png")}
+
+
+@pytest.mark.parametrize("option", ["report", "visualize_prototypes", "out"])
+def test_a_place_that_cannot_be_written_is_refused_and_the_option_is_the_remedy(model, option, monkeypatch):
+    ending = {"report": "html", "visualize_prototypes": "png", "out": "csv"}[option]
+    check_places(asked_for(model, **{option: f"{model.parent}/new.{ending}"}))
+    with pytest.raises(UserError, match=f"--{option}"):
+        check_places(asked_for(model, **{option: f"{model.parent}/nowhere/new.{ending}"}))
+    with pytest.raises(UserError, match=f"--{option}"):
+        check_places(asked_for(model, **{option: str(model.parent)}))
+    monkeypatch.setattr(outputs.os, "access", lambda folder, _: folder != model.parent)
+    everything = {"predict": "pictures", option: option != "out"}
+    with pytest.raises(UserError, match=rf"{model.parent}.*--(out|{option}) FILE") as error:
+        check_places(asked_for(model, **everything))
+    assert "root_dir" not in str(error.value)
+
+
+def test_a_page_is_no_setting_and_no_file_of_another_kind(model):
+    with pytest.raises(UserError, match=r"--report .*model\.pth\.tar"):
+        check_places(asked_for(model, report=str(model)))
+
+
 @pytest.mark.parametrize("stage", ["scan", "selflabel"])
 def test_the_page_shows_the_logs_of_the_stages_up_to_the_models_own(stage, tmp_path):
     for name in ("pretext", "scan", "selflabel", "other"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "log.jsonl").touch()
+        (tmp_path / name / "model.pth.tar").touch()
     places = [f"root_dir={tmp_path}", "run_name=.", f"pretext_dir={tmp_path / 'other'}"]
     cfg = load_config(None, f"configs/{stage}/{stage}_digits.yml", places)
     about = about_run(cfg, tmp_path / stage / "model.pth.tar", "7 images")
