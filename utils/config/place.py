@@ -38,10 +38,9 @@ def place_of(path: str | Path, values: Mapping[str, Any]) -> dict[str, str]:
     def shown(place) -> str:
         return os.path.normpath(place) if os.path.isabs(path) else os.path.relpath(place)
 
-    former = os.path.join(values.get("root_dir", ""), values.get("run_name", "name"))
-    depth = len(
-        Path(values.get("run_name", "name")).parts
-    )  # runs of a sweep have names such as digits/sweep/a
+    name = values.get("run_name", "name")
+    former = os.path.join(values.get("root_dir", ""), name)
+    depth = len(Path(name).parts)  # a run of a sweep has a name such as digits/sweep/a
     run, *above = folder.parents
     root = [run, *above][min(depth, len(above))]
     places = {"root_dir": shown(root), "run_name": str(run.relative_to(root))}
@@ -54,10 +53,8 @@ def place_of(path: str | Path, values: Mapping[str, Any]) -> dict[str, str]:
 def to_store(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values without those that `derived` and `place_of` give back; a folder in the tree is written by
     way of root_dir, any other with its whole path."""
-    known, root = derived(values), values["root_dir"]
-    stored = {
-        name: value for name, value in values.items() if known.get(name) != value and name != "root_dir"
-    }
+    known, root = derived(values) | {"root_dir": values["root_dir"]}, values["root_dir"]
+    stored = {name: value for name, value in values.items() if known.get(name) != value}
     for key in stored.keys() & {*DIRS}:
         stored[key] = os.path.abspath(stored[key])
         if is_within(stored[key], root):
