@@ -25,7 +25,7 @@ from utils.evaluate.label_free_report import judge_without_labels
 from utils.features import extract_features, predict
 from utils.neighbors.search import check_minable, mine_neighbors
 from utils.report.cluster_cards import Clustering
-from utils.report.outputs import PLACES, check_places, read_names, write_outputs
+from utils.report.outputs import check_places, read_names, write_outputs
 from utils.run.command_line import Parser, command
 from utils.run.inputs import check_data_set
 from utils.stages import STAGES
@@ -43,17 +43,15 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--model", required=True, type=Path, help="model.pth.tar of that stage")
     add("--predict", metavar="FOLDER", help="take all images in this folder, not the val split")
     add("--out", type=Path, help="write which image is in which cluster to this CSV file")
-    optional = {"nargs": "?", "const": True, "metavar": "FILE"}
-    add("--report", **optional, help="write report.html, a page to look at, beside the model, or this file")
-    add("--visualize_prototypes", **optional, help="write prototypes.png beside the model, or this file")
+    page = "write a page to look at to FILE, all else beside it (default: report.html beside the model)"
+    add("--report", nargs="?", const=True, metavar="FILE", help=page)
+    add("--visualize_prototypes", action="store_true", help="write prototypes.png beside the model or page")
     add("--show", action="store_true", help="also open the figures in an image viewer")
     add("overrides", nargs="*", metavar="key=value", help="settings that win over the YAML")
     asked = parser.parse_intermixed_args(argv)
-    for option, place in PLACES.items():  # argparse takes a setting that comes after an option for its FILE
-        given = getattr(asked, option.removeprefix("--"))
-        if isinstance(given, str) and "=" in given and not given.endswith(Path(place).suffix):
-            asked.overrides.append(given)
-            setattr(asked, option.removeprefix("--"), True)
+    if isinstance(asked.report, str) and "=" in asked.report and not asked.report.endswith(".html"):
+        asked.overrides.append(asked.report)  # a setting, which argparse takes for the FILE
+        asked.report = True
     return asked
 
 

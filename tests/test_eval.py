@@ -173,19 +173,12 @@ def test_what_the_command_line_gives_wins_over_the_settings_beside_the_model(mov
     assert told["logs"]["pretext"] == other / "log.jsonl" and told["path"] == moved / "scan" / "report.html"
 
 
-def test_a_setting_after_an_option_with_a_file_is_a_setting_and_a_file_with_a_sign_is_a_file():
-    words = [
-        "--config_exp",
-        "a.yml",
-        "--model",
-        "m",
-        "--report",
-        "seed=1",
-        "--visualize_prototypes",
-        "k=5/p.png",
-    ]
-    asked = evaluation.parse_args(words)
-    assert (asked.report, asked.visualize_prototypes, asked.overrides) == (True, "k=5/p.png", ["seed=1"])
+@pytest.mark.parametrize(
+    "word, report, overrides", [("seed=1", True, ["seed=1"]), ("k=5/p.html", "k=5/p.html", [])]
+)
+def test_a_setting_after_report_is_a_setting_and_a_page_with_a_sign_is_a_page(word, report, overrides):
+    asked = evaluation.parse_args(["--config_exp", "a.yml", "--model", "m", "--report", word])
+    assert (asked.report, asked.overrides) == (report, overrides)
 
 
 def test_the_folder_of_a_model_is_no_model_and_the_file_in_it_is_named(finished):

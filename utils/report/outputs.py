@@ -23,7 +23,6 @@ from utils.report.page import NEIGHBORS_SHOWN, write_report
 from utils.stages import MODEL, STAGES
 from utils.storage.files import sha256_of, write_whole
 
-PLACES = {"--out": "predictions.csv", "--report": "report.html", "--visualize_prototypes": "prototypes.png"}
 CSV_COLUMNS = ("path", "cluster", "confidence", "second_cluster", "second_confidence", "name", "label")
 
 
@@ -36,31 +35,28 @@ def beside(model: Path, name: str) -> Path:
 
 
 def beside_page(asked: Namespace, name: str) -> Path:
-    """The path of an output without a place of its own: beside the page if that has one, else the model."""
+    """The path of an output: beside the page if `--report FILE` says where that goes, else the model."""
     page = asked.report if isinstance(asked.report, str) else asked.model
     return beside(Path(page).with_name(asked.model.name), name)
 
 
-def places_of(asked: Namespace) -> dict[str, Path]:
-    """The path of each output that eval.py's command line asks for, by its option."""
-    given = {"--out": asked.out or bool(asked.predict), "--report": asked.report}
-    given["--visualize_prototypes"] = asked.visualize_prototypes
-    default = {option: beside_page(asked, name) for option, name in PLACES.items()}
-    return {
-        option: default[option] if place is True else Path(place) for option, place in given.items() if place
-    }
+def page_of(asked: Namespace) -> Path:
+    return Path(asked.report) if isinstance(asked.report, str) else beside(asked.model, "report.html")
 
 
 def check_places(asked: Namespace) -> None:
-    """Raise UserError if an output that is asked for cannot be written to its place."""
-    for option, path in places_of(asked).items():
+    """Raise UserError if the place of an output is no file, or one that cannot be written."""
+    table, page = asked.out or beside_page(asked, "predictions.csv"), page_of(asked)
+    pictures = asked.report or asked.visualize_prototypes
+    for option, example, given, path in (
+        ("--out", "table.csv", asked.out or asked.predict, table),
+        ("--report", "page.html", pictures, page),
+    ):
         is_file = path.is_file() or not path.exists()  # a device would be replaced by a file
-        fits = option == "--out" or path.suffix == Path(PLACES[option]).suffix
-        if not (is_file and fits and path.parent.is_dir()):
-            remedy = f"give a file such as {PLACES[option]}, in a folder that exists"
-            raise UserError(f"{option} {path}: {remedy}")
-        if not os.access(path.parent, os.W_OK):
-            raise UserError(f"{path}: you may not write to its folder; give another place, {option} FILE")
+        if given and not (is_file and path.parent.is_dir() and (path is table or path.suffix == ".html")):
+            raise UserError(f"{option} {path}: give a file such as {example}, in a folder that exists")
+        if given and not os.access(path.parent, os.W_OK):
+            raise UserError(f"{path.parent} may not be written to: give another place with {option} FILE")
 
 
 def about_run(cfg: EasyDict, model: Path, images: str) -> dict[str, Any]:
@@ -90,7 +86,7 @@ def write_outputs(asked: Namespace, cfg: EasyDict, images: str, clustering: Clus
 
     cfg: of the model's training. images: what they are, in words."""
     dataset, probabilities, features, metrics, names = clustering
-    places, pictures = places_of(asked), []
+    pictures = []
     try:
         path = beside_page(asked, "confusion_matrix.png")
         if save_png(matching_figure(dataset, probabilities.argmax(dim=1), metrics), path, **TIGHT):
@@ -98,18 +94,20 @@ def write_outputs(asked: Namespace, cfg: EasyDict, images: str, clustering: Clus
             say(f"confusion matrix: {path}")
     except RunError as error:  # nobody asked for it: a model may lie in a folder that cannot be written to
         say(f"no confusion matrix: {error}")
-    if path := places.get("--out"):
+    if asked.predict or asked.out:
+        path = asked.out or beside_page(asked, "predictions.csv")
         write_predictions(path, dataset, probabilities, names)
         say(f"table of {len(dataset)} images: {path}")
-    if path := places.get("--report"):
+    if asked.report:
+        path = page_of(asked)
         neighbors = nearest(features, NEIGHBORS_SHOWN, cfg.knn_backend)
         write_report(path, clustering, neighbors, about_run(cfg, asked.model, images))
         say(f"page to look at: {path}")
-    if path := places.get("--visualize_prototypes"):
+    if asked.visualize_prototypes:
         called = {k: dataset.classes[label] for k, label in metrics.get("hungarian_match", [])} | dict(names)
         chosen = prototypes(probabilities, features)
         captions = {k: f"cluster {k}: {called[k]}" if k in called else f"cluster {k}" for k in chosen}
-        pages = plot_prototypes(dataset, chosen, captions, path)
+        pages = plot_prototypes(dataset, chosen, captions, beside_page(asked, "prototypes.png"))
         say(f"prototypes: {pages[0]}" + (f" to {pages[-1].name}" if len(pages) > 1 else ""))
         pictures += pages
     return pictures

@@ -96,7 +96,7 @@ class Checkpointer:
                 optimizer.load_state_dict(content["optimizer"])
             except (UserError, KeyError, ValueError, TypeError, AttributeError) as error:
                 raise UserError(f"{path} is no checkpoint of this run ({error}): {REMEDY}") from error
-            if "model_sha256" not in content or self.folder.tie_model(content["model_sha256"]):
+            if "model_sha256" not in content or self.folder.put_back_model(content["model_sha256"]):
                 values = values | {name: content[name] for name in values if name in content}
             else:
                 lost = f"{self.folder.path} lacks the model that goes with its checkpoint"
@@ -151,6 +151,6 @@ class Checkpointer:
         metadata = {"holds": f"checkpoint {place_of(self.finished, begun)}"}
         self.folder.check_claim()
         save_checkpoint(self.folder.checkpoint, content, metadata | self.folder.splits.get("train", {}))
-        self.folder.tied_model = self.folder.last_model
+        self.folder.named_model = self.folder.last_model
         self.last_save = time.monotonic()
         signals.stop_if_requested()

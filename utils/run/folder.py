@@ -4,25 +4,18 @@ import json
 import os
 import textwrap
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from utils.config import config_hash, load_config, resume_differences, save_config
-from utils.errors import RunError, UserError
+from utils.errors import UserError
 from utils.run.checkpoints import REMEDY, has_checkpoint, previous_of
 from utils.run.inputs import check_images, split_metadata, verify_inputs
-from utils.run.lock import ELSEWHERE, Claim, locked
+from utils.run.lock import ELSEWHERE, locked
 from utils.stages import MODEL, NEIGHBORS, STAGES
-from utils.storage.files import (
-    manifest_path,
-    read_manifest,
-    save_with_manifest,
-    sha256_of,
-    storage_errors,
-    write_whole,
-)
+from utils.storage.files import manifest_path, save_with_manifest, sha256_of, storage_errors, write_whole
 from utils.storage.torch_files import to_bytes
 
 RESULT_KEYS = ("epochs", "num_neighbors", "feature_layer", "knn_index")  # a resume may change them
@@ -44,8 +37,8 @@ class RunFolder:
         self.inputs: dict[str, str] = {}
         self.splits: dict[str, dict[str, Any]] = {}
         self.manifests: dict[Path, dict[str, Any]] = {}
-        self.claim: Claim | None = None  # while the folder is locked
-        self.last_model = self.tied_model = ""  # SHA-256 of the model saved last, and at the last checkpoint
+        self.check_claim = lambda: None  # raises RunError if a run on another machine has come in
+        self.last_model = self.named_model = ""  # SHA-256 of that saved last; of that in the last checkpoint
         self._refuse_other_settings()
 
     def _refuse_other_settings(self) -> None:
@@ -91,13 +84,14 @@ class RunFolder:
         so on. Raises UserError if meanwhile a run with other settings has been here."""
         with storage_errors(self.path, elsewhere=ELSEWHERE):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-        with locked(self.path) as self.claim:
+        with locked(self.path) as claim:
+            self.check_claim = claim.check
             self._refuse_other_settings()
             with storage_errors(self.path, elsewhere=ELSEWHERE):
                 if self.restart and self.path.exists():
                     move_aside(self.path)
                 self.path.mkdir(exist_ok=True)
-                for name in WRITTEN if self.claim.is_sole else ():
+                for name in WRITTEN if claim.is_sole else ():
                     for left_by_a_killed_run in self.path.glob(f"{name}*.part"):
                         left_by_a_killed_run.unlink()
             yield
@@ -115,42 +109,31 @@ class RunFolder:
         return model.is_file() and not is_begun
 
     def save_model(self, content: dict) -> None:
-        """Write model.pth.tar, tensors and plain values, and its manifest."""
+        """Write model.pth.tar, tensors and plain values. The one that the last checkpoint names is kept."""
+        is_named = self.last_model and self.last_model == self.named_model
+        self._write_model(to_bytes(content), previous_of(self.path / MODEL) if is_named else None)
+
+    def _write_model(self, content: bytes, previous: Path | None = None) -> None:
         metadata = {"holds": f"model of {self.cfg.setup}", **self.splits["train"], "made_from": self.inputs}
         self.check_claim()
-        model = self.path / MODEL
-        kept = previous_of(model) if self.last_model and self.last_model == self.tied_model else None
-        self.last_model = save_with_manifest(model, to_bytes(content), metadata, kept)
+        self.last_model = save_with_manifest(self.path / MODEL, content, metadata, previous)
 
-    def tie_model(self, digest: str) -> bool:
-        """Note that the last checkpoint goes with the model of this SHA-256, and have that one in its place.
+    def put_back_model(self, digest: str) -> bool:
+        """Have the model that a checkpoint names by its SHA-256 in its place; returns whether there is one.
 
-        A kill leaves a later model if it comes between the writing of a model and that of its checkpoint.
-        Returns whether the right one is there."""
-        files = (self.path / MODEL, previous_of(self.path / MODEL))
-        self.tied_model = self.last_model = digest
-        found = [file for file in files if file.is_file() and sha256_of(file) == digest]
-        told = []
-        for file in files:
-            with suppress(RunError):  # a damaged manifest
-                told += [manifest_path(file)] * ((read_manifest(file) or {}).get("sha256") == digest)
-        with storage_errors(files[0]):
-            if found and not told:
-                manifest_path(files[0]).unlink(missing_ok=True)
-            for source in (*told[:1], *found[:1]):
-                os.replace(source, source.with_name(source.name.removeprefix("previous_")))
-        return bool(found)
+        A kill between the writing of a model and that of its checkpoint leaves a later one there."""
+        for file in (self.path / MODEL, previous_of(self.path / MODEL)):
+            if file.is_file() and sha256_of(file) == digest:
+                self._write_model(file.read_bytes())  # with its manifest, whichever a kill has left
+                self.named_model = digest
+                return True
+        return False
 
     def save_neighbors(self, split: str, content: bytes, topk: int) -> None:
         """Write the neighbor file of a split and its manifest, which names the weights it was mined with."""
         metadata = {"holds": "nearest neighbors", **self.splits[split], "topk": topk}
         metadata["weights_sha256"] = sha256_of(self.path / MODEL)
         save_with_manifest(self.path / NEIGHBORS[split], content, metadata)
-
-    def check_claim(self) -> None:
-        """Raise RunError if another run, on another machine, works in the folder now."""
-        if self.claim:
-            self.claim.check()
 
     # -- the end
 

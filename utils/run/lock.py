@@ -18,7 +18,7 @@ ELSEWHERE = "name another root_dir=... or run_name=..."
 
 
 class Claim(NamedTuple):
-    """A folder in which this run works. is_sole: no run on another machine may still be at work there."""
+    """A folder in which this run works. is_sole: those there before, on other machines, have ended."""
 
     file: Path
     holder: str
@@ -28,16 +28,7 @@ class Claim(NamedTuple):
         """Raise RunError if another run has claimed the folder since, where the system's lock has no say."""
         with storage_errors(self.file, "read"), suppress(FileNotFoundError):
             if (now := self.file.read_text()) != self.holder:
-                remedy = "this run stops before it writes; what both saved is whole. Let only one go on"
-                raise RunError(f"{self.file}: another run has come into the folder ({now}): {remedy}")
-
-
-def this_machine() -> str:
-    """Differs for two machines with one name, and is the same for containers that share a kernel."""
-    boot = ""
-    with suppress(OSError):
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
-    return f"on {socket.gethostname()} {boot};"
+                raise RunError(f"{self.file}: another run took the folder ({now}); what was saved is whole")
 
 
 @contextmanager
@@ -51,8 +42,8 @@ def locked(folder: Path) -> Iterator[Claim]:
 
     path = folder.with_name(f".{folder.name}.lock")
     lock = FileLock(path, timeout=0, fallback_to_soft=False)  # a soft lock would outlive a killed run
-    machine = this_machine()
-    holder = f"held by process {os.getpid()} {machine} {secrets.token_hex(4)}"
+    machine = f" on {socket.gethostname()}, "
+    holder = f"held by process {os.getpid()}{machine}{secrets.token_hex(4)}"
     with storage_errors(path, elsewhere=ELSEWHERE):
         try:
             lock.acquire()
@@ -70,10 +61,7 @@ def locked(folder: Path) -> Iterator[Claim]:
         is_sole = machine in before or not before.startswith("held by")
         path.write_text(holder)
     if not is_sole:
-        say(
-            f"warning: a run has not said that it ended in {folder} ({before}), and a lock may not reach "
-            "that machine: if it still works, it stops at its next checkpoint"
-        )
+        say(f"warning: {folder} was {before}: if that still works, it stops before it writes again")
     claim = Claim(path, holder, is_sole)
     try:
         yield claim

@@ -19,7 +19,6 @@ from utils.console import say_once
 from utils.errors import RunError
 
 Metadata = Mapping[str, Any]  # plain values
-LONGEST = 300  # characters of a path that an error shows
 DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
 READABLE = "make it readable for you, and the folders on the way to it"
 REMEDIES = {
@@ -51,8 +50,7 @@ def explain(error: OSError, path, doing: str = "use", elsewhere: str = "") -> st
     remedy = known[-1] if known else "check the file and the disk"
     if elsewhere and error.errno in (*DENIED, errno.ENAMETOOLONG):
         remedy += f", or {elsewhere}"
-    place = str(path) if len(str(path)) <= LONGEST else f"{str(path)[:LONGEST]}..."
-    return f"cannot {doing} {place}: {error.strerror or error}; {remedy}, then give the same command again"
+    return f"cannot {doing} {path}: {error.strerror or error}; {remedy}, then give the same command again"
 
 
 def writable_folder(folder: Path) -> Path:

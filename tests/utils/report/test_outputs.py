@@ -15,7 +15,7 @@ from utils.config import load_config
 from utils.errors import RunError, UserError
 from utils.report import outputs
 from utils.report.cluster_cards import Clustering
-from utils.report.outputs import about_run, beside, check_places, model_mark, places_of, read_names
+from utils.report.outputs import about_run, beside, beside_page, check_places, model_mark, page_of, read_names
 
 PROBABILITIES = torch.tensor([[0.1, 0.7, 0.2], [0.25, 0.15, 0.6], [0.5, 0.5, 0.0]])
 
@@ -107,42 +107,33 @@ def asked_for(model, **options):
     return Namespace(model=model, **nothing | options)
 
 
-def test_outputs_lie_beside_the_model_or_where_they_are_asked_for(model, tmp_path):
-    assert places_of(asked_for(model)) == {}
-    everything = {"predict": "pictures", "report": True, "visualize_prototypes": True}
-    names = {
-        "--out": "predictions.csv",
-        "--report": "report.html",
-        "--visualize_prototypes": "prototypes.png",
-    }
-    beside_it = {option: tmp_path / name for option, name in names.items()}
-    assert places_of(asked_for(model, **everything)) == beside_it
-    elsewhere = places_of(asked_for(tmp_path / "a.pth", **everything | {"report": "b/page.html"}))
-    assert elsewhere["--report"] == Path("b/page.html")
-    assert elsewhere["--out"] == Path("b/a-predictions.csv")
-    assert elsewhere["--visualize_prototypes"] == Path("b/a-prototypes.png")
-    own = places_of(asked_for(model, out=Path("t.csv"), visualize_prototypes="c/p.png"))
-    assert own == {"--out": Path("t.csv"), "--visualize_prototypes": Path("c/p.png")}
+def test_outputs_lie_beside_the_model_or_the_page(model, tmp_path):
+    assert page_of(asked_for(model, report=True)) == tmp_path / "report.html"
+    assert beside_page(asked_for(model, report=True), "prototypes.png") == tmp_path / "prototypes.png"
+    elsewhere = asked_for(tmp_path / "a.pth", report="b/page.html")
+    assert page_of(elsewhere) == Path("b/page.html")
+    assert beside_page(elsewhere, "prototypes.png") == Path("b/a-prototypes.png")
 
 
-@pytest.mark.parametrize("option", ["report", "visualize_prototypes", "out"])
-def test_a_place_that_cannot_be_written_is_refused_and_the_option_is_the_remedy(model, option, monkeypatch):
-    ending = {"report": "html", "visualize_prototypes": "png", "out": "csv"}[option]
-    check_places(asked_for(model, **{option: f"{model.parent}/new.{ending}"}))
-    with pytest.raises(UserError, match=f"--{option}"):
-        check_places(asked_for(model, **{option: f"{model.parent}/nowhere/new.{ending}"}))
-    with pytest.raises(UserError, match=f"--{option}"):
-        check_places(asked_for(model, **{option: str(model.parent)}))
+@pytest.mark.parametrize("option, ending", [("report", "html"), ("out", "csv")])
+def test_a_place_that_cannot_be_written_is_refused_and_the_option_is_the_remedy(
+    model, option, ending, monkeypatch
+):
+    def asked(place):
+        return asked_for(model, **{option: Path(place) if option == "out" else str(place)})
+
+    check_places(asked(model.parent / f"new.{ending}"))
+    for wrong in (model.parent / "nowhere" / f"new.{ending}", model.parent):
+        with pytest.raises(UserError, match=f"--{option}.*{wrong}"):
+            check_places(asked(wrong))
+    if option == "report":  # no slip takes the place of a model
+        with pytest.raises(UserError, match=str(model)):
+            check_places(asked(model))
     monkeypatch.setattr(outputs.os, "access", lambda folder, _: folder != model.parent)
-    everything = {"predict": "pictures", option: option != "out"}
-    with pytest.raises(UserError, match=rf"{model.parent}.*--(out|{option}) FILE") as error:
-        check_places(asked_for(model, **everything))
+    beside_the_model = {"report": {"report": True}, "out": {"predict": "pictures"}}[option]
+    with pytest.raises(UserError, match=rf"{model.parent}.*--{option} FILE") as error:
+        check_places(asked_for(model, **beside_the_model))
     assert "root_dir" not in str(error.value)
-
-
-def test_a_page_is_no_setting_and_no_file_of_another_kind(model):
-    with pytest.raises(UserError, match=r"--report .*model\.pth\.tar"):
-        check_places(asked_for(model, report=str(model)))
 
 
 @pytest.mark.parametrize("stage", ["scan", "selflabel"])

@@ -72,7 +72,7 @@ def test_a_worker_that_outlives_the_run_does_not_hold_the_folder(folder):
 
 
 def on_another_machine(monkeypatch, name="other"):
-    monkeypatch.setattr("utils.run.lock.this_machine", lambda: f"on {name} 0a1b2c3d;")
+    monkeypatch.setattr(socket, "gethostname", lambda: name)
 
 
 def test_a_run_that_another_machine_breaks_into_is_told_and_touches_nothing_of_the_others(
@@ -109,15 +109,20 @@ def test_a_run_that_has_ended_or_was_killed_on_this_machine_is_no_cause_for_doub
     assert capsys.readouterr().out == ""
 
 
-def test_two_machines_of_one_name_are_two_and_a_lock_of_an_earlier_version_tells_nothing(folder, monkeypatch):
+def test_two_machines_of_one_name_are_told_apart_too(folder, monkeypatch):
+    with locked(folder) as first:
+        monkeypatch.setattr(fcntl, "flock", lambda *_: None)
+        with locked(folder) as second, pytest.raises(RunError):
+            second.check()
+            first.check()
+
+
+def test_a_lock_that_an_earlier_version_left_or_that_somebody_tidies_up_tells_nothing(folder):
     lock = folder.with_name(".scan.lock")
-    lock.write_text(f"held by process {os.getpid()} on {socket.gethostname()} another-boot; 1234")
-    with locked(folder) as claim:
-        assert not claim.is_sole
-    lock.write_text(f"process 1 on {socket.gethostname()}")
+    lock.write_text("process 1 on elsewhere")
     with locked(folder) as claim:
         assert claim.is_sole
-        lock.unlink()  # by somebody who tidies up
+        lock.unlink()
         claim.check()
 
 
