@@ -16,7 +16,7 @@ from utils.config.keys import KEYS, Key
 from utils.config.place import derived, place_of, to_store
 from utils.config.values import LONGEST, as_written, expected, parse_value, parse_yaml, shorten
 from utils.errors import UserError
-from utils.storage.files import READABLE, write_whole
+from utils.storage.files import explain, write_whole
 
 DEFAULT_ENV = Path("configs/env.yml")
 CRITERIA = {  # stage: its criterion, the keys of criterion_kwargs that this one takes
@@ -159,7 +159,7 @@ def _read_file(path: str | Path) -> dict[str, Any]:
         if isinstance(error, IsADirectoryError):
             hint = f"give the file in it, such as {Path(path, 'config.yml')}"
         elif not isinstance(error, FileNotFoundError):
-            hint = READABLE
+            raise UserError(explain(error, path, "read")) from error
         raise UserError(f"cannot read config {Path(path).absolute()}: {error.strerror}; {hint}") from error
     tree = parse_yaml(content, str(path))
     if not isinstance(tree, dict | None):

@@ -20,11 +20,11 @@ from utils.errors import RunError
 
 Metadata = Mapping[str, Any]  # plain values
 DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
-READABLE = "make it readable for you, and the folders on the way to it"
 REMEDIES = {
     "free some space, or raise the quota": (errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
     "a name in it is too long for the file system: shorten it": (errno.ENAMETOOLONG,),
-    READABLE: DENIED,
+    "make it readable for you, and the folders on the way to it": DENIED,
+    "raise the limit of open files (ulimit -n), or lower num_workers": (errno.EMFILE, errno.ENFILE),
 }
 WRITE_REMEDIES = {
     "make the folder writable": DENIED,
