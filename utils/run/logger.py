@@ -26,9 +26,7 @@ class Logger:
         try:
             from torch.utils.tensorboard import SummaryWriter
 
-            unique = (
-                f".{secrets.token_hex(4)}"  # its own names have time, host and process: no more than that
-            )
+            unique = f".{secrets.token_hex(4)}"  # time, host and process, which it adds itself, may be equal
             return SummaryWriter(str(self.folder / "tensorboard"), filename_suffix=unique)
         except ImportError:
             return None
