@@ -96,6 +96,7 @@ class Run:
 
     def end_epoch(self, epoch: int, metrics: dict[str, float], **values) -> None:
         """Log the epoch's metrics and the time left, and save `values` with model and optimizer."""
+        self.folder.check_claim()
         done = epoch + 1 - self.checkpoints.first_epoch
         if not math.isfinite(metrics.get("val/total_loss", 0)):
             raise not_finite(f"the validation loss after epoch {epoch + 1}")
