@@ -155,6 +155,25 @@ def test_a_copied_tree_is_evaluated_by_its_own_files_and_the_page_lies_where_it_
     assert {path: path.stat().st_mtime_ns for path in moved.rglob("*")} == found  # may be mounted read-only
 
 
+def test_the_page_of_a_model_without_its_tree_shows_no_curves_of_a_run_that_only_has_the_name(
+    finished, moved, tmp_path, monkeypatch
+):
+    told, alone = page_of(monkeypatch), tmp_path / "alone"
+    shutil.copytree(finished["scan"], alone)
+    namesake = tmp_path / "results" / "digits" / "pretext"
+    shutil.copytree(moved / "pretext", namesake)
+    monkeypatch.chdir(tmp_path)
+    words = ["--config_exp", str(alone / "config.yml"), "--model", str(alone / "model.pth.tar"), "--report"]
+    evaluation.main(words)
+    assert told["logs"].keys() == {"pretext", "scan"}  # the same model
+    with open(namesake / "model.pth.tar", "ab") as file:
+        file.write(b"another")
+    evaluation.main(words)
+    assert told["logs"] == {"scan": alone / "log.jsonl"}
+    evaluation.main([*words, f"pretext_dir={namesake}"])  # as the user wishes
+    assert told["logs"]["pretext"] == namesake / "log.jsonl"
+
+
 def test_what_the_command_line_gives_wins_over_the_settings_beside_the_model(moved, tmp_path, monkeypatch):
     told, asked = page_of(monkeypatch), []
     monkeypatch.setattr(evaluation, "judge_without_labels", lambda *words: asked.append(words[3:]) or {})

@@ -21,7 +21,7 @@ from utils.report.cluster_cards import Clustering
 from utils.report.figures import TIGHT, matching_figure, plot_prototypes
 from utils.report.page import NEIGHBORS_SHOWN, write_report
 from utils.stages import MODEL, STAGES
-from utils.storage.files import sha256_of, write_whole
+from utils.storage.files import read_manifest, sha256_of, write_whole
 
 CSV_COLUMNS = ("path", "cluster", "confidence", "second_cluster", "second_confidence", "name", "label")
 
@@ -63,8 +63,6 @@ def about_run(cfg: EasyDict, model: Path, images: str) -> dict[str, Any]:
     """What the report says of a model's run: `title`, `summary`, and `logs` of the stages up to its own."""
     crop_size = cfg.transformation_kwargs.crop_size
     epochs, batch_size = (cfg.get(key, "?") for key in ("epochs", "batch_size"))
-    folders = {"pretext": cfg.pretext_dir, "scan": cfg.scan_dir, STAGES[cfg.setup].folder: model.parent}
-    logs = {stage: log for stage, folder in folders.items() if (log := Path(folder, "log.jsonl")).is_file()}
     summary = {
         "images": images,
         "model": f"{model} ({cfg.setup})",
@@ -73,7 +71,25 @@ def about_run(cfg: EasyDict, model: Path, images: str) -> dict[str, Any]:
         "training": f"{epochs} epochs, batches of {batch_size}, seed {cfg.seed}",
         "made": datetime.now().strftime("%Y-%m-%d %H:%M"),
     }
-    return {"title": cfg.run_name, "summary": summary, "logs": logs, "mark": model_mark(model)}
+    return {"title": cfg.run_name, "summary": summary, "logs": logs_of(cfg, model), "mark": model_mark(model)}
+
+
+def logs_of(cfg: EasyDict, model: Path) -> dict[str, Path]:
+    """The logs of a model's stage and of those before it, as far as these are known.
+
+    Where the folder of a stage before only follows from the run's name, its model must be the one that the
+    manifest names: a run elsewhere may have this name, too."""
+    stage, path = STAGES[cfg.setup].folder, model
+    logs = {stage: model.with_name("log.jsonl")}
+    while stage != "pretext":
+        named = (read_manifest(path) or {}).get("made_from", {}).get(MODEL)
+        stage = STAGES[stage].starts_from
+        path = Path(cfg[f"{stage}_dir"], MODEL)
+        is_given = path.parent != Path(cfg.root_dir, cfg.run_name, stage)
+        if named and not is_given and path.is_file() and sha256_of(path) != named:
+            break
+        logs = {stage: path.with_name("log.jsonl"), **logs}
+    return {stage: log for stage, log in logs.items() if log.is_file()}
 
 
 def model_mark(model: Path) -> str:
