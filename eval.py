@@ -19,6 +19,7 @@ from models import build_model
 from models.weights import load_whole, read_weights
 from utils.config import check_stage, load_config
 from utils.config.load import view_differences
+from utils.config.values import path
 from utils.console import print_metrics, say
 from utils.device import choose_device
 from utils.errors import UserError
@@ -28,12 +29,13 @@ from utils.features import extract_features, predict
 from utils.mypath import written
 from utils.neighbors.search import check_minable, mine_neighbors
 from utils.report.cluster_cards import Clustering
-from utils.report.outputs import read_names, show, write_outputs
+from utils.report.outputs import check_places, read_names, show, write_outputs
 from utils.run.command_line import Parser, command, given_path
 from utils.run.inputs import check_data_set, shell_line
 from utils.stages import STAGES
 
 TOPK = (1, 5, 20)  # neighbors by which a pretext model is evaluated
+JUDGED_WITH = {"knn_backend", "pretext_dir", "scan_dir", "run_name", "criterion_kwargs"}  # not as in training
 ENOUGH = 10  # new images for each cluster: fewer may well leave one empty
 
 
@@ -44,18 +46,21 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     experiment = "the YAML of the model's stage, such as config.yml beside it"
     add("--config_exp", required=True, type=given_path, help=experiment)
     add("--model", required=True, type=given_path, help="model.pth.tar of that stage")
-    add(
-        "--predict",
-        type=given_path,
-        metavar="FOLDER",
-        help="take all images in this folder, not the val split",
-    )
+    folder = "take all images in this folder, not the val split"
+    add("--predict", type=given_path, metavar="FOLDER", help=folder)
     add("--out", type=given_path, help="write which image is in which cluster to this CSV file")
-    add("--report", action="store_true", help="write report.html, a page to look at, beside the model")
-    add("--visualize_prototypes", action="store_true", help="write prototypes.png beside the model")
+    page = "write a page to look at to FILE, all else beside it (default: report.html beside the model)"
+    add("--report", nargs="?", const=True, metavar="FILE", help=page)
+    add("--visualize_prototypes", action="store_true", help="write prototypes.png beside the model or page")
     add("--show", action="store_true", help="also open the figures in an image viewer")
     add("overrides", nargs="*", metavar="key=value", help="settings that win over the YAML")
-    return parser.parse_intermixed_args(argv)
+    asked = parser.parse_intermixed_args(argv)
+    if isinstance(asked.report, str) and "=" in asked.report and not asked.report.endswith(".html"):
+        asked.overrides.append(asked.report)  # a setting, which argparse takes for the FILE
+        asked.report = True
+    elif isinstance(asked.report, str):
+        asked.report = Path(path(asked.report))
+    return asked
 
 
 def check_fit(asked: argparse.Namespace, cfg, stage: str) -> None:
@@ -65,9 +70,7 @@ def check_fit(asked: argparse.Namespace, cfg, stage: str) -> None:
     check_data_set(cfg, asked.model)
     if stage == "pretext" and (asked.out or asked.report or asked.visualize_prototypes or asked.show):
         raise UserError("a pretext model has no clusters: no --out, --report, --show, --visualize_prototypes")
-    is_file = not asked.out or asked.out.is_file() or not asked.out.exists()
-    if not is_file or (asked.out and not asked.out.parent.is_dir()):  # a device would be replaced by a file
-        raise UserError(f"--out {asked.out}: give a file such as table.csv, in a folder that exists")
+    check_places(asked)
 
 
 def settings_in(path: Path):
@@ -111,6 +114,8 @@ def main(argv: list[str] | None = None) -> None:
     check_fit(asked, cfg, stage)
     own = asked.model.with_name("config.yml")
     trained = settings_in(own) if own.exists() else cfg  # published models have none
+    given = {word.partition("=")[0].partition(".")[0] for word in asked.overrides}
+    trained.update({key: cfg[key] for key in JUDGED_WITH & given})
     if differences := "; ".join(view_differences(trained, cfg)):
         remedy = shell_line("--config_exp", written(own))
         say(f"warning: other settings than in the training ({differences}): give {remedy}")

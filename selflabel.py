@@ -105,7 +105,7 @@ def main(argv: list[str] | None = None) -> None:
                 summary = confidence_summary(predict(model, train_images)[0], cfg.confidence_threshold)
                 raise RunError(
                     f"no image was confident in epoch {epoch + 1}: {summary}. Train scan.py for more epochs, "
-                    "raise its batch_size, or lower confidence_threshold"
+                    "raise its batch_size, or lower confidence_threshold or optimizer_kwargs.lr"
                 )
             val_metrics = evaluate_clusters(predict(model, val_images)[0], val_set.targets)
             before, used = used, val_metrics["used_clusters"]

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from utils.storage.files import write_whole
+
 
 class Spread(NamedTuple):
     """A value over several rounds."""
@@ -74,6 +76,4 @@ def save(path: Path | None, *tables: Table) -> None:
     """Write the rows of each table as a list of dicts, a spread as median, lowest, highest. The file is
     atomic."""
     if path:
-        part = path.with_name(path.name + ".part")
-        part.write_text(json.dumps([table.rows for table in tables], indent=1) + "\n")
-        part.replace(path)
+        write_whole({path: (json.dumps([table.rows for table in tables], indent=1) + "\n").encode()})

@@ -117,3 +117,92 @@ def test_without_labels_eval_shows_the_prototypes_alone_and_refuses_to_judge_nei
     assert shown == list(tmp_path.glob("*.png")) == [tmp_path / "prototypes.png"]
     with pytest.raises(UserError, match="label"):
         evaluate("pretext", finished["pretext"] / "model.pth.tar")
+
+
+# -- places
+
+
+@pytest.fixture
+def moved(finished, tmp_path):
+    """The results of all stages, copied elsewhere under another name; returns the run's folder."""
+    run = tmp_path / "other results" / "renamed"
+    for stage, folder in finished.items():
+        shutil.copytree(folder, run / stage)
+    return run
+
+
+def page_of(monkeypatch):
+    """What the page is told of the run, instead of the page."""
+    told = {}
+    monkeypatch.setattr("utils.report.outputs.write_report", lambda path, *_: told.update(_[-1], path=path))
+    return told
+
+
+def test_a_copied_tree_is_evaluated_by_its_own_files_and_the_page_lies_where_it_is_asked_for(
+    moved, tmp_path, monkeypatch
+):
+    told, page = page_of(monkeypatch), tmp_path / "page.html"
+    found = {path: path.stat().st_mtime_ns for path in moved.rglob("*")}
+    words = [
+        "--config_exp",
+        str(moved / "scan" / "config.yml"),
+        "--model",
+        str(moved / "scan" / "model.pth.tar"),
+    ]
+    evaluation.main([*words, "--report", str(page)])
+    assert told["path"] == page and (tmp_path / "confusion_matrix.png").is_file()
+    assert told["logs"] == {stage: moved / stage / "log.jsonl" for stage in ("pretext", "scan")}
+    assert told["title"] == "renamed"
+    assert {path: path.stat().st_mtime_ns for path in moved.rglob("*")} == found  # may be mounted read-only
+
+
+def test_the_page_of_a_model_without_its_tree_shows_no_curves_of_a_run_that_only_has_the_name(
+    finished, moved, tmp_path, monkeypatch
+):
+    told, alone = page_of(monkeypatch), tmp_path / "alone"
+    shutil.copytree(finished["scan"], alone)
+    namesake = tmp_path / "results" / "digits" / "pretext"
+    shutil.copytree(moved / "pretext", namesake)
+    monkeypatch.chdir(tmp_path)
+    words = ["--config_exp", str(alone / "config.yml"), "--model", str(alone / "model.pth.tar"), "--report"]
+    evaluation.main(words)
+    assert told["logs"].keys() == {"pretext", "scan"}  # the same model
+    with open(namesake / "model.pth.tar", "ab") as file:
+        file.write(b"another")
+    evaluation.main(words)
+    assert told["logs"] == {"scan": alone / "log.jsonl"}
+    evaluation.main([*words, f"pretext_dir={namesake}"])  # as the user wishes
+    assert told["logs"]["pretext"] == namesake / "log.jsonl"
+
+
+def test_what_the_command_line_gives_wins_over_the_settings_beside_the_model(moved, tmp_path, monkeypatch):
+    told, asked = page_of(monkeypatch), []
+    monkeypatch.setattr(evaluation, "judge_without_labels", lambda *words: asked.append(words[3:]) or {})
+    other = tmp_path / "pretext"
+    other.mkdir()
+    (other / "log.jsonl").touch()
+    given = [
+        f"pretext_dir={other}",
+        "knn_backend=torch",
+        "criterion_kwargs.cluster_prior=[1,2,3,4,5,6,7,8,9,9]",
+    ]
+    evaluate(
+        "scan", moved / "scan" / "model.pth.tar", "--report", *given
+    )  # a setting is not taken for the page
+    assert asked == [(str(other), "torch", [1, 2, 3, 4, 5, 6, 7, 8, 9, 9])]
+    assert told["logs"]["pretext"] == other / "log.jsonl" and told["path"] == moved / "scan" / "report.html"
+
+
+@pytest.mark.parametrize(
+    "word, report, overrides", [("seed=1", True, ["seed=1"]), ("k=5/p.html", Path("k=5/p.html"), [])]
+)
+def test_a_setting_after_report_is_a_setting_and_a_page_with_a_sign_is_a_page(word, report, overrides):
+    asked = evaluation.parse_args(["--config_exp", "a.yml", "--model", "m", "--report", word])
+    assert (asked.report, asked.overrides) == (report, overrides)
+
+
+def test_the_folder_of_a_model_is_no_model_and_the_file_in_it_is_named(finished):
+    with pytest.raises(UserError, match=rf"{finished['scan']} .*{finished['scan']}/model\.pth\.tar"):
+        evaluate("scan", finished["scan"])
+    with pytest.raises(UserError, match=rf"{finished['scan']}/config\.yml"):
+        evaluation.main(["--config_exp", str(finished["scan"]), "--model", "any"])

@@ -1,7 +1,6 @@
 """From a flat folder of unlabelled pictures to a table: the commands of a user, on a small network."""
 
 import csv
-import os
 import shlex
 import shutil
 
@@ -130,12 +129,10 @@ def test_the_page_shows_names_copies_and_all_logs(evaluate, names, folder, tmp_p
     assert "warning: beware" in printed.splitlines()
 
 
-def test_names_that_a_person_gives_stand_in_the_table_with_a_warning_if_they_are_old(evaluate, names, folder):
+def test_names_that_a_person_gives_stand_in_the_table(evaluate, names, folder):
     assert "names.csv" not in evaluate("--predict", str(folder))
     rows = rows_of(names.with_name("predictions.csv"))
     assert all(row["name"] == f"group {row['cluster']}" for row in rows)
-    os.utime(names, (0, 0))
-    assert f"warning: {names}" in evaluate()
 
 
 def test_a_view_of_another_size_than_in_training_is_told_with_the_config_that_fits(evaluate, runs):

@@ -84,7 +84,7 @@ def report(tmp_path_factory):
     metrics = evaluate_clusters(logits.softmax(dim=1), dataset.targets)
     pixels = dataset.images[:, 0].flatten(1)  # (N, 256)
     clustering = Clustering(dataset, logits.softmax(dim=1), pixels, metrics, {2: NASTY})
-    about = {"title": NASTY, "summary": {"data set": "digits"}, "logs": {"scan": log}}
+    about = {"title": NASTY, "summary": {"data set": "digits"}, "logs": {"scan": log}, "mark": "sha256:12"}
     write_report(path, clustering, neighbors, about)
     return path, neighbors
 
@@ -198,4 +198,5 @@ def test_a_typed_name_stands_everywhere_and_in_the_downloaded_file(browser, repo
     while not path.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     with open(path, newline="", encoding="utf-8") as file:
-        assert list(csv.reader(file)) == [["cluster", "name"], ["2", NASTY], ["7", typed]]
+        rows = [["cluster", "name", "model"], ["2", NASTY, "sha256:12"], ["7", typed, "sha256:12"]]
+        assert list(csv.reader(file)) == rows

@@ -365,3 +365,18 @@ def test_fewer_and_more_clusters_than_classes_go_through_every_stage_and_figure(
     assert len(written.read_text().splitlines()) == 53
     page = (tmp_path / "report.html").read_text()
     assert page.count('<article class="card"') == clusters and 'id="confusion"' in page
+
+
+@pytest.mark.parametrize("stage", SCRIPTS)
+def test_a_copied_tree_goes_on_by_itself_and_the_one_it_was_copied_from_stays_as_it_is(
+    stage, finished, tmp_path
+):
+    for name, folder in finished.items():
+        shutil.copytree(folder, tmp_path / "moved" / "copy" / name)
+    before = {path: path.read_bytes() for path in finished[stage].parent.rglob("*") if path.is_file()}
+    own = tmp_path / "moved" / "copy" / stage
+    SCRIPTS[stage].main(["--config_exp", str(own / "config.yml"), "epochs=3"])
+    assert [entry["epoch"] for entry in log_of(own, "epoch")] == [1, 2, 3]
+    assert content_of(own, "checkpoint")["epoch"] == 3
+    assert {path: path.read_bytes() for path in before} == before
+    assert {path.name for path in (tmp_path / "moved").iterdir()} == {"copy"}

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from utils.device import full_precision
 from utils.errors import RunError
-from utils.storage.files import new_array, read_manifest, verify_manifest
+from utils.storage.files import new_array, read_manifest, verify_manifest, writable_folder
 
 IN_MEMORY = 4 * 2**30  # bytes; cached features that take more are memory-mapped
 
@@ -68,6 +68,8 @@ def cached_features(folder: Path | str, name: str, model: nn.Module, loader, pas
     }
     digest = hashlib.sha256(json.dumps(metadata).encode()).hexdigest()
     path = Path(folder, f"{name}-{digest[:12]}.npy")
+    if not _is_cached(path, metadata):  # one that is there may lie in a folder that is read-only
+        path = writable_folder(path.parent) / path.name
     if not _is_cached(path, metadata):
         _write(path, metadata, model, loader, passes)
     mode = "c" if path.stat().st_size > IN_MEMORY else None  # copy on write: PyTorch wants writable memory

@@ -15,7 +15,7 @@ from data.image_files import fault_of, pillow_warnings_ignored, read_square, rea
 from utils.console import progress, say_once
 from utils.device import cpu_count, free_memory
 from utils.errors import RunError, UserError
-from utils.storage.files import new_array, storage_errors, verify_manifest, write_whole
+from utils.storage.files import new_array, verify_manifest, writable_folder, write_whole
 
 SUFFIX = ".JPEG"  # of files in class folders
 QUEUE = 256  # results that may wait to be taken
@@ -42,16 +42,23 @@ def cached(
 
     If it is missing or damaged, `fill(array)` fills the array and returns metadata; so too if a file named in
     the metadata's `faults` has been repaired, which no time or size may show. fault_of: of a file, now."""
-    metadata = {}
-    with suppress(RunError, OSError):
-        metadata = verify_manifest(path) or {}
-    if not metadata or not all(map(fault_of, metadata["faults"])):
-        metadata = {}
-        with storage_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+    metadata = _whole(path, fault_of)
+    if not metadata:
+        path = writable_folder(path.parent) / path.name
+        metadata = _whole(path, fault_of)
+    if not metadata:
         with new_array(path, shape, np.uint8, metadata) as array:
             metadata |= fill(array)
     return np.load(path, mmap_mode="c"), metadata  # copy on write: PyTorch wants writable memory
+
+
+def _whole(path: Path, fault_of: Callable[[str], str]) -> dict:
+    """The metadata of a cache that is whole and has no file among its faults that was repaired, else {}."""
+    with suppress(RunError, OSError):
+        metadata = verify_manifest(path) or {}
+        if metadata and all(map(fault_of, metadata["faults"])):
+            return metadata
+    return {}
 
 
 def in_threads(function: Callable, items: Sequence, num_workers: int, title: str) -> list:
@@ -141,6 +148,6 @@ def leave_out(caches: Path, folder: Path, faults: dict[str, str], on_error: str)
 
 def write_list(caches: Path, folder: Path, kind: str, lines: Iterable[str]) -> Path:
     """Write a text file in `caches` that lists files of a folder, names byte by byte. Returns its path."""
-    path = caches / f"{cache_path(caches, folder, []).stem}-{kind}.txt"
+    path = writable_folder(caches) / f"{cache_path(caches, folder, []).stem}-{kind}.txt"
     write_whole({path: "".join(f"{line}\n" for line in lines).encode(errors="surrogateescape")})
     return path

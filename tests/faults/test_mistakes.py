@@ -524,6 +524,36 @@ def test_a_mistake_is_one_line_with_value_and_remedy_and_nothing_is_written(case
 
 
 @pytest.mark.parametrize(
+    "stage, closed", [("pretext", ""), ("pretext", "pretext"), ("scan", "pretext"), ("eval", "scan")]
+)
+def test_a_folder_that_may_not_be_looked_into_is_one_line(stage, closed, stages, give, monkeypatch):
+    here, stat = stages(STAGES), Path.stat
+
+    def denied(self, **options):
+        if (here / closed) in self.parents:
+            raise PermissionError(errno.EACCES, "Permission denied", str(self))
+        return stat(self, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "stat", denied)
+        ended = give(stage, here)
+    assert_one_line(ended, 3, f"/digits/{closed or stage} Permission readable")
+
+
+@pytest.mark.parametrize("stage", ["pretext", "selflabel"])
+def test_a_name_that_is_too_long_is_one_line_and_no_fault_of_the_disk(stage, stages, give):
+    ended = give(stage, stages(before(stage)), f"run_name={'n' * 300}")
+    assert_one_line(ended, 3, "nnn long shorten")
+    assert "disk" not in ended.err
+
+
+@pytest.mark.parametrize("stage", ["pretext", "scan", "selflabel"])
+def test_a_learning_rate_that_kills_the_weights_is_named(stage, stages, give):
+    ended = give(stage, stages(before(stage)), "optimizer_kwargs.lr=1e6 epochs=1")
+    assert "optimizer_kwargs.lr" in ended.out + ended.err
+
+
+@pytest.mark.parametrize(
     "stage, line, words",
     [
         ("pretext", "seed=1", "--config_exp --help"),

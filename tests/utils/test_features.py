@@ -161,6 +161,19 @@ def cached_files(folder):
     return sorted(folder.glob("*.npy"))
 
 
+def test_features_that_a_read_only_folder_has_are_taken_and_others_are_kept_elsewhere(
+    loader, tmp_path, monkeypatch
+):
+    there = cached_features(tmp_path, "there", network := Backbone(), loader)
+    monkeypatch.setattr("os.access", lambda *_: False)
+    assert torch.equal(cached_features(tmp_path, "there", network, loader), there)
+    number = len(network.calls)
+    files = {*tmp_path.iterdir()}
+    for _ in range(2):
+        assert torch.equal(cached_features(tmp_path, "other", network, loader), there)
+    assert len(network.calls) == 2 * number and {*tmp_path.iterdir()} == files
+
+
 def test_cached_features_are_those_that_are_extracted_and_the_network_is_run_once(loader, tmp_path):
     network = Backbone()
     first = cached_features(tmp_path, "features-train", network, loader)

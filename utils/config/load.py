@@ -13,6 +13,7 @@ import yaml
 from easydict import EasyDict
 
 from utils.config.keys import GROUPS, KEYS, Key
+from utils.config.place import derived, place_of, to_store
 from utils.config.values import (
     LONGEST,
     as_written,
@@ -25,7 +26,7 @@ from utils.config.values import (
 )
 from utils.errors import UserError
 from utils.mypath import beside_scripts
-from utils.storage.files import write_whole
+from utils.storage.files import explain, write_whole
 
 DEFAULT_ENV = "configs/env.yml"
 CRITERIA = {  # stage: its criterion, the keys of criterion_kwargs that this one takes
@@ -39,13 +40,15 @@ OF_A_MODEL = ("backbone:", "model_kwargs.", "transformation_kwargs.")  # what de
 def load_config(env_path: str | Path | None, exp_path: str | Path, overrides: Sequence[str] = ()) -> EasyDict:
     """The config of one run. A later source wins, key by key: table, env file, experiment file, overrides.
 
+    A run's own config.yml means the tree in which it lies, see `place_of`.
     env_path: None means configs/env.yml, if there is one here or beside the scripts. overrides:
     `dotted.key=value`; a value is taken as it is, only lists and groups of keys are read as YAML.
     Raises UserError that names key and source. `check_stage` looks for missing keys."""
     if env_path is None:
         env_path = beside_scripts(DEFAULT_ENV)
         env_path = env_path if os.path.isfile(env_path) else os.devnull
-    values = _read_file(env_path) | _read_file(exp_path)
+    values = _read_file(exp_path)
+    values = _read_file(env_path) | values | place_of(exp_path, values)
     for name, raw in map(read_override, overrides):
         values |= _typed({name: raw}, "command line")
 
@@ -53,13 +56,7 @@ def load_config(env_path: str | Path | None, exp_path: str | Path, overrides: Se
         default = key.default.get(values.get("setup")) if isinstance(key.default, dict) else key.default
         if default is not None:
             values.setdefault(key.name, default)
-    if "train_db_name" in values:
-        own = values.get("folder.path") if values["train_db_name"] == "folder" else None
-        values.setdefault("run_name", (own and Path(os.path.abspath(own)).name) or values["train_db_name"])
-    if "run_name" in values:
-        for stage in ("pretext", "scan"):
-            values.setdefault(f"{stage}_dir", os.path.join(values["root_dir"], values["run_name"], stage))
-    return EasyDict(_nest(values))
+    return EasyDict(_nest(derived(values) | values))
 
 
 def check_stage(cfg: EasyDict, stage: str) -> None:
@@ -113,8 +110,8 @@ def _mistakes(values: Mapping[str, Any], stage: str) -> Iterator[str]:
 
 
 def save_config(cfg: EasyDict, path: str | Path) -> None:
-    """Write cfg as YAML, whole or not at all; `load_config(None, path)` gives it back."""
-    values = {name: to_yaml(name, value) for name, value in flatten(cfg).items()}
+    """Write cfg as YAML, whole or not at all. What follows from the place of the file is left out."""
+    values = {name: to_yaml(name, value) for name, value in to_store(flatten(cfg)).items()}
     text = yaml.safe_dump(_nest(values), encoding="utf-8", sort_keys=False, default_flow_style=None)
     write_whole({Path(path): text})
 
@@ -162,6 +159,10 @@ def _read_file(path: str | Path) -> dict[str, Any]:
         shipped = {file.name: str(file) for file in Path(configs).rglob("*.yml")}
         near = difflib.get_close_matches(Path(path).name, shipped, n=1, cutoff=0.6)
         hint = f"did you mean {shipped[near[0]]}?" if near else f"give one of those under {configs}/"
+        if isinstance(error, IsADirectoryError):
+            hint = f"give the file in it, such as {Path(path, 'config.yml')}"
+        elif not isinstance(error, FileNotFoundError):
+            raise UserError(explain(error, path, "read")) from error
         raise UserError(f"cannot read config {Path(path).absolute()}: {error.strerror}; {hint}") from error
     tree = parse_yaml(content, str(path))
     if not isinstance(tree, dict | None):

@@ -84,7 +84,7 @@ def clustering_warnings(report: dict) -> list[str]:
     largest, acc, nmi = report["largest_share"], report.get("ACC", 0), report.get("NMI", 1)
     collapse = (
         f"one cluster holds {largest:.1%} of the images: unless a class is as common, they have collapsed; "
-        "train scan.py with a larger batch_size or entropy_weight"
+        "train scan.py with a larger batch_size or entropy_weight, or a lower optimizer_kwargs.lr"
     )
     common = f"ACC {acc:.3f} is high only as a class is common (NMI {nmi:.3f}): see balanced ACC and macro-F1"
     empty = (

@@ -79,9 +79,8 @@ def check_features(features: Tensor) -> None:
     if bad:
         found = f"{len(bad)} of {len(features)} features are NaN, infinite or all zero"
         rows = ", ".join(map(str, bad[:5]))
-        raise UserError(
-            f"{found}, such as rows {rows}, and have no neighbors: check the model and these images"
-        )
+        remedy = "lower optimizer_kwargs.lr and train again (--restart), or check the model and these images"
+        raise UserError(f"{found}, such as rows {rows}, and have no neighbors: {remedy}")
 
 
 def itself_first(candidates: Tensor, images: Tensor) -> Tensor:

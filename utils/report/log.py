@@ -24,8 +24,14 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 def read_epochs(path: Path) -> dict[int, dict[str, float]]:
     """The finite numbers of each epoch, epochs rising: {epoch: {"train/loss": 1.2, ...}}.
 
-    A run that was resumed may log an epoch twice: the later entry counts."""
-    epochs = {entry.pop("epoch"): entry for entry in read_log(path) if type(entry.get("epoch")) is int}
+    A run that was resumed may log an epoch twice: the later entry counts, and none that is after the
+    checkpoint from which it went on."""
+    epochs: dict[int, dict] = {}
+    for entry in read_log(path):
+        if type(last := entry.get("resumed_after")) is int:
+            epochs = {epoch: values for epoch, values in epochs.items() if epoch <= last}
+        if type(entry.get("epoch")) is int:
+            epochs[entry.pop("epoch")] = entry
     return {
         epoch: {k: v for k, v in entry.items() if type(v) in (int, float) and math.isfinite(v)}
         for epoch, entry in sorted(epochs.items())

@@ -23,7 +23,7 @@ from utils.report.cluster_cards import Clustering
 from utils.report.figures import TIGHT, matching_figure, plot_prototypes
 from utils.report.page import NEIGHBORS_SHOWN, write_report
 from utils.stages import MODEL, STAGES
-from utils.storage.files import write_whole
+from utils.storage.files import read_manifest, sha256_of, write_whole
 
 CSV_COLUMNS = ("path", "cluster", "confidence", "second_cluster", "second_confidence", "name", "label")
 
@@ -36,12 +36,35 @@ def beside(model: Path, name: str) -> Path:
     return model.with_name(name if model.name == MODEL else f"{stem}-{name}")
 
 
+def beside_page(asked: Namespace, name: str) -> Path:
+    """The path of an output: beside the page if `--report FILE` says where that goes, else the model."""
+    page = asked.report if isinstance(asked.report, Path) else asked.model
+    return beside(page.with_name(asked.model.name), name)
+
+
+def page_of(asked: Namespace) -> Path:
+    return asked.report if isinstance(asked.report, Path) else beside(asked.model, "report.html")
+
+
+def check_places(asked: Namespace) -> None:
+    """Raise UserError if the place of an output is no file, or one that cannot be written."""
+    table, page = asked.out or beside_page(asked, "predictions.csv"), page_of(asked)
+    pictures = asked.report or asked.visualize_prototypes
+    for option, example, given, path in (
+        ("--out", "table.csv", asked.out or asked.predict, table),
+        ("--report", "page.html", pictures, page),
+    ):
+        is_file = path.is_file() or not path.exists()  # a device would be replaced by a file
+        if given and not (is_file and path.parent.is_dir() and (path is table or path.suffix == ".html")):
+            raise UserError(f"{option} {path}: give a file such as {example}, in a folder that exists")
+        if given and not os.access(path.parent, os.W_OK):
+            raise UserError(f"{path.parent} may not be written to: give another place with {option} FILE")
+
+
 def about_run(cfg: EasyDict, model: Path, images: str) -> dict[str, Any]:
     """What the report says of a model's run: `title`, `summary`, and `logs` of the stages up to its own."""
     crop_size = cfg.transformation_kwargs.crop_size
     epochs, batch_size = (cfg.get(key, "?") for key in ("epochs", "batch_size"))
-    folders = {"pretext": cfg.pretext_dir, "scan": cfg.scan_dir, STAGES[cfg.setup].folder: model.parent}
-    logs = {stage: log for stage, folder in folders.items() if (log := Path(folder, "log.jsonl")).is_file()}
     summary = {
         "images": images,
         "model": f"{model} ({cfg.setup})",
@@ -50,7 +73,30 @@ def about_run(cfg: EasyDict, model: Path, images: str) -> dict[str, Any]:
         "training": f"{epochs} epochs, batches of {batch_size}, seed {cfg.seed}",
         "made": datetime.now().strftime("%Y-%m-%d %H:%M"),
     }
-    return {"title": cfg.run_name, "summary": summary, "logs": logs}
+    return {"title": cfg.run_name, "summary": summary, "logs": logs_of(cfg, model), "mark": model_mark(model)}
+
+
+def logs_of(cfg: EasyDict, model: Path) -> dict[str, Path]:
+    """The logs of a model's stage and of those before it, as far as these are known.
+
+    Where the folder of a stage before only follows from the run's name, its model must be the one that the
+    manifest names: a run elsewhere may have this name, too."""
+    stage, path = STAGES[cfg.setup].folder, model
+    logs = {stage: model.with_name("log.jsonl")}
+    while stage != "pretext":
+        named = (read_manifest(path) or {}).get("made_from", {}).get(MODEL)
+        stage = STAGES[stage].starts_from
+        path = Path(cfg[f"{stage}_dir"], MODEL)
+        is_given = path.parent != Path(cfg.root_dir, cfg.run_name, stage)
+        if named and not is_given and path.is_file() and sha256_of(path) != named:
+            break
+        logs = {stage: path.with_name("log.jsonl"), **logs}
+    return {stage: log for stage, log in logs.items() if log.is_file()}
+
+
+def model_mark(model: Path) -> str:
+    """What stands in names.csv for the model that the names were given for."""
+    return f"sha256:{sha256_of(model)[:12]}"  # text for a spreadsheet, too
 
 
 def write_outputs(asked: Namespace, cfg: EasyDict, images: str, clustering: Clustering) -> list[Path]:
@@ -58,28 +104,28 @@ def write_outputs(asked: Namespace, cfg: EasyDict, images: str, clustering: Clus
 
     cfg: of the model's training. images: what they are, in words."""
     dataset, probabilities, features, metrics, names = clustering
-    model, pictures = asked.model, []
+    pictures = []
     try:
-        path = beside(model, "confusion_matrix.png")
+        path = beside_page(asked, "confusion_matrix.png")
         if save_png(matching_figure(dataset, probabilities.argmax(dim=1), metrics), path, **TIGHT):
             pictures.append(path)
             say(f"confusion matrix: {path}")
     except RunError as error:  # nobody asked for it: a model may lie in a folder that cannot be written to
         say(f"no confusion matrix: {error}")
     if asked.predict or asked.out:
-        path = asked.out or beside(model, "predictions.csv")
+        path = asked.out or beside_page(asked, "predictions.csv")
         write_predictions(path, dataset, probabilities, names)
         say(f"table of {len(dataset)} images: {path}")
     if asked.report:
-        path = beside(model, "report.html")
+        path = page_of(asked)
         neighbors = nearest(features, NEIGHBORS_SHOWN, cfg.knn_backend)
-        write_report(path, clustering, neighbors, about_run(cfg, model, images))
+        write_report(path, clustering, neighbors, about_run(cfg, asked.model, images))
         say(f"page to look at: {path}")
     if asked.visualize_prototypes:
         called = {k: dataset.classes[label] for k, label in metrics.get("hungarian_match", [])} | dict(names)
         chosen = prototypes(probabilities, features)
         captions = {k: f"cluster {k}: {called[k]}" if k in called else f"cluster {k}" for k in chosen}
-        pages = plot_prototypes(dataset, chosen, captions, beside(model, "prototypes.png"))
+        pages = plot_prototypes(dataset, chosen, captions, beside_page(asked, "prototypes.png"))
         say(f"prototypes: {pages[0]}" + (f" to {pages[-1].name}" if len(pages) > 1 else ""))
         pictures += pages
     return pictures
@@ -112,7 +158,8 @@ def write_predictions(path: Path, dataset, probabilities: Tensor, names: Mapping
 def read_names(model: Path, num_clusters: int) -> dict[int, str]:
     """The names in `names.csv` beside the model, columns `cluster` and `name`; {} without that file.
 
-    Warns if the file is older than the model. Raises UserError for a file that does not fit."""
+    Warns if its column `model`, which the page writes, names other weights. Raises UserError for a file that
+    does not fit."""
     path = beside(model, "names.csv")
     if not path.exists():
         return {}
@@ -130,6 +177,7 @@ def read_names(model: Path, num_clusters: int) -> dict[int, str]:
         name = name.strip()
         if name and names.setdefault(cluster, name) != name:
             raise UserError(f"{path}: cluster {cluster} has two names, {names[cluster]} and {name}")
-    if names and path.stat().st_mtime < model.stat().st_mtime:
-        say(f"warning: {path} is older than {model.name}: a new training may have renumbered the clusters")
+    made_for = {row.get("model") for row in rows} - {None, ""}
+    if names and made_for - {model_mark(model)}:
+        say(f"warning: {path} was made for another model: a new training may have renumbered the clusters")
     return names

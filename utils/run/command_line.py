@@ -16,6 +16,7 @@ from utils.device import lack_of_memory
 from utils.errors import RunError, UserError, lost_worker
 from utils.run import signals
 from utils.stages import STAGES
+from utils.storage.files import explain
 
 
 class Parser(ArgumentParser):
@@ -74,6 +75,10 @@ def command(main: Callable[[], None]) -> None:
         if not reason:
             raise
         _end(f"error: {reason}", RunError.exit_code)
+    except OSError as error:
+        if error.filename is None or isinstance(error, FileNotFoundError):
+            raise
+        _end(f"error: {explain(error, error.filename)}", RunError.exit_code)
     except KeyboardInterrupt as stop:
         remark = "stopped; the same command without --restart goes on from the last checkpoint"
         _end(f"\n{remark}", getattr(stop, "code", 130))

@@ -5,14 +5,15 @@ import os
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from utils.config import config_hash, load_config, resume_differences, save_config
 from utils.errors import UserError
-from utils.run.checkpoints import REMEDY, has_checkpoint
+from utils.run.checkpoints import REMEDY, has_checkpoint, previous_of
 from utils.run.inputs import check_images, split_metadata, verify_inputs
-from utils.run.lock import locked
+from utils.run.lock import ELSEWHERE, locked
 from utils.stages import MODEL, NEIGHBORS, STAGES
 from utils.storage.files import manifest_path, save_with_manifest, sha256_of, storage_errors, write_whole
 from utils.storage.torch_files import to_bytes
@@ -36,6 +37,8 @@ class RunFolder:
         self.inputs: dict[str, str] = {}
         self.splits: dict[str, dict[str, Any]] = {}
         self.manifests: dict[Path, dict[str, Any]] = {}
+        self.check_claim = lambda: None  # raises RunError if a run on another machine has come in
+        self.last_model = self.named_model = ""  # SHA-256 of that saved last; of that in the last checkpoint
         self._refuse_other_settings()
 
     def _refuse_other_settings(self) -> None:
@@ -79,18 +82,16 @@ class RunFolder:
     def claimed(self) -> Iterator[None]:
         """Make the folder and lock it. With `restart`, what it holds is moved aside, to `<folder>.old-1` and
         so on. Raises UserError if meanwhile a run with other settings has been here."""
-        with storage_errors(self.path):
+        with storage_errors(self.path, elsewhere=ELSEWHERE):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-        with locked(self.path):
+        with locked(self.path) as claim:
+            self.check_claim = claim.check
             self._refuse_other_settings()
-            with storage_errors(self.path):
+            with storage_errors(self.path, elsewhere=ELSEWHERE):
                 if self.restart and self.path.exists():
-                    number = 1
-                    while (aside := self.path.with_name(f"{self.path.name}.old-{number}")).exists():
-                        number += 1
-                    self.path.rename(aside)
+                    move_aside(self.path)
                 self.path.mkdir(exist_ok=True)
-                for name in WRITTEN:
+                for name in WRITTEN if claim.is_sole else ():
                     for left_by_a_killed_run in self.path.glob(f"{name}*.part"):
                         left_by_a_killed_run.unlink()
             yield
@@ -108,9 +109,25 @@ class RunFolder:
         return model.is_file() and not is_begun
 
     def save_model(self, content: dict) -> None:
-        """Write model.pth.tar, tensors and plain values, and its manifest."""
+        """Write model.pth.tar, tensors and plain values. The one that the last checkpoint names is kept."""
+        is_named = self.last_model and self.last_model == self.named_model
+        self._write_model(to_bytes(content), previous_of(self.path / MODEL) if is_named else None)
+
+    def _write_model(self, content: bytes, previous: Path | None = None) -> None:
         metadata = {"holds": f"model of {self.cfg.setup}", **self.splits["train"], "made_from": self.inputs}
-        save_with_manifest(self.path / MODEL, to_bytes(content), metadata)
+        self.check_claim()
+        self.last_model = save_with_manifest(self.path / MODEL, content, metadata, previous)
+
+    def put_back_model(self, digest: str) -> bool:
+        """Have the model that a checkpoint names by its SHA-256 in its place; returns whether there is one.
+
+        A kill between the writing of a model and that of its checkpoint leaves a later one there."""
+        for file in (self.path / MODEL, previous_of(self.path / MODEL)):
+            if file.is_file() and sha256_of(file) == digest:
+                self._write_model(file.read_bytes())  # with its manifest, whichever a kill has left
+                self.named_model = digest
+                return True
+        return False
 
     def save_neighbors(self, split: str, content: bytes, topk: int) -> None:
         """Write the neighbor file of a split and its manifest, which names the weights it was mined with."""
@@ -122,6 +139,10 @@ class RunFolder:
 
     def finish(self) -> None:
         """Write finished.json: the stage has come to its end, with these settings, inputs and results."""
+        kept = previous_of(self.path / MODEL)
+        with storage_errors(kept):
+            for path in (kept, manifest_path(kept)):
+                path.unlink(missing_ok=True)
         write_whole({self.ending: self._description()})
 
     def is_finished(self) -> bool:
@@ -140,3 +161,14 @@ class RunFolder:
             "left": {name: sha256_of(self.path / name) for name in names},
         }
         return json.dumps(content, indent=1).encode()
+
+
+def move_aside(folder: Path) -> None:
+    """Rename a folder to the first of `<folder>.old-1`, `.old-2` ... that is free, whoever else does so."""
+    for number in count(1):
+        aside = folder.with_name(f"{folder.name}.old-{number}")
+        try:
+            return os.rename(folder, aside)  # fails for a name that is taken
+        except OSError:
+            if not aside.exists():
+                raise

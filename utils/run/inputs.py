@@ -102,7 +102,8 @@ def command_for(cfg, stage: str, folder: Path, *options: str) -> str:
     settings, had = flatten(cfg), flatten(made)
     wanted = {key: settings[key] for key in ("max_images", "on_error") if key in settings}
     run = folder.parent if folder.parent.name.strip(".") else Path(os.path.abspath(folder.parent))
-    if folder.name == stage and run.name:
+    place = Path(made.get("root_dir", ""), made.get("run_name", ""), stage)
+    if folder.name == stage and run.name and folder != place:
         wanted |= {"root_dir": str(run.parent), "run_name": run.name}
     wanted |= {key: value for key, value in settings.items() if key.startswith(groups)}
     overrides = [write_override(key, value) for key, value in wanted.items() if value != had.get(key)]

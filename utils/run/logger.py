@@ -1,6 +1,7 @@
 """The log of a run: console, `log.jsonl` and, where it is installed, TensorBoard."""
 
 import json
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ class Logger:
         self.new_writer = self._tried(_summary_writer)
 
     def _to_tensorboard(self, epoch: int, metrics: dict[str, float]) -> None:
-        self.writer = self.writer or self.new_writer(str(self.folder / "tensorboard"))
+        unique = f".{secrets.token_hex(4)}"  # time, host and process, which it adds itself, may be equal
+        self.writer = self.writer or self.new_writer(str(self.folder / "tensorboard"), filename_suffix=unique)
         for name, value in metrics.items():
             self.writer.add_scalar(name, value, epoch)
         self.writer.flush()
@@ -40,9 +42,9 @@ class Logger:
     def heading(self, text: str) -> None:
         say(styled(text, "blue", attrs=["bold"]))
 
-    def note(self, text: str) -> None:
+    def note(self, text: str, **values: int) -> None:
         say(text)
-        self._append({"note": text})
+        self._append({"note": text, **values})
 
     def warn(self, text: str) -> None:
         say(styled(f"warning: {text}", "yellow"))

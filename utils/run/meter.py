@@ -81,17 +81,17 @@ class Meter:
         Raises RunError naming the first step that was not finite, or after which the weights are not."""
         means = self._means()
         if not all(value.isfinite().all() for value in self.model.state_dict().values()):
-            raise _not_finite(f"the weights after epoch {self.epoch + 1}, step {self.step}")
+            raise not_finite(f"the weights after epoch {self.epoch + 1}, step {self.step}")
         return means | {"train/images_per_second": self.images / (time.perf_counter() - self.start)}
 
     def _means(self) -> dict[str, float]:
         if self.first_bad.any():  # waits for the device
             first = self.first_bad[self.first_bad > 0].min()
             terms = [name for name, bad in zip(self.terms, self.first_bad == first, strict=True) if bad]
-            raise _not_finite(f"{', '.join(terms)} in epoch {self.epoch + 1}, step {first}")
+            raise not_finite(f"{', '.join(terms)} in epoch {self.epoch + 1}, step {first}")
         return {f"train/{name}": (value / self.measured).item() for name, value in self.sums.items()}
 
 
-def _not_finite(what: str) -> RunError:
+def not_finite(what: str) -> RunError:
     remedy = "lower optimizer_kwargs.lr, or give precision=fp32; what was saved is whole"
     return RunError(f"not finite: {what}; {remedy}")

@@ -15,7 +15,7 @@ from utils.run import signals
 from utils.run.checkpoints import Checkpointer, place_of
 from utils.run.folder import RunFolder
 from utils.run.logger import Logger
-from utils.run.meter import Meter
+from utils.run.meter import Meter, not_finite
 
 
 class Run:
@@ -67,13 +67,14 @@ class Run:
 
         values: what the stage saves besides, as it is at the beginning; returned as it was saved."""
         self.context.enter_context(self.folder.claimed())
-        fault = self.checkpoints.restore(model, optimizer, values)
+        values, warnings = self.checkpoints.restore(model, optimizer, values)
         self._open_log()
         self.log.find_tensorboard()
-        if fault:
-            self.log.warn(f"{fault}; going on from the checkpoint before")
+        for warning in warnings:
+            self.log.warn(warning)
         if self.checkpoints.finished or self.checkpoints.begun:
-            self.log.note(f"resumed {place_of(self.checkpoints.finished, self.checkpoints.begun)}")
+            place = place_of(self.checkpoints.finished, self.checkpoints.begun)
+            self.log.note(f"resumed {place}", resumed_after=self.checkpoints.finished)
         return values
 
     def _open_log(self) -> None:
@@ -98,7 +99,10 @@ class Run:
 
     def end_epoch(self, epoch: int, metrics: dict[str, float], **values) -> None:
         """Log the epoch's metrics and the time left, and save `values` with model and optimizer."""
+        self.folder.check_claim()
         done = epoch + 1 - self.checkpoints.first_epoch
+        if not math.isfinite(metrics.get("val/total_loss", 0)):
+            raise not_finite(f"the validation loss after epoch {epoch + 1}")
         left = (time.monotonic() - self.start) / done * (self.cfg.epochs - epoch - 1)
         self.log.epoch(epoch + 1, metrics, f"[{epoch + 1}/{self.cfg.epochs}, {left / 60:.1f} min left]")
         self.checkpoints.end_epoch(epoch, values)

@@ -8,30 +8,69 @@ import secrets
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
+from utils.console import say_once
 from utils.errors import RunError
 
 Metadata = Mapping[str, Any]  # plain values
+DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
 REMEDIES = {
     "free some space, or raise the quota": (errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
-    "make the folder writable, or name another root_dir=...": (errno.EACCES, errno.EPERM, errno.EROFS),
+    "a name in it is too long for the file system: shorten it": (errno.ENAMETOOLONG,),
+    "make it readable for you, and the folders on the way to it": DENIED,
+    "raise the limit of open files (ulimit -n), or lower num_workers": (errno.EMFILE, errno.ENFILE),
+}
+WRITE_REMEDIES = {
+    "make the folder writable": DENIED,
     "the folder is gone or a file is there: put it right": (errno.ENOENT, errno.ENOTDIR, errno.EEXIST),
 }
 
 
 @contextmanager
-def storage_errors(path, doing: str = "write") -> Iterator[None]:
-    """Turn an OSError into a RunError: one line with the path, the reason and the remedy."""
+def storage_errors(path, doing: str = "write", elsewhere: str = "") -> Iterator[None]:
+    """Turn an OSError into a RunError: one line with the path, the reason and the remedy.
+
+    elsewhere: how the user gives another place, such as `name another root_dir=...`."""
     try:
         yield
     except OSError as error:
-        known = [text for text, numbers in REMEDIES.items() if error.errno in numbers and doing == "write"]
-        remedy = f"{(known or ['check the file and the disk'])[0]}, then give the same command again"
-        raise RunError(f"cannot {doing} {path}: {error.strerror or error}; {remedy}") from error
+        raise RunError(explain(error, path, doing, elsewhere)) from error
+
+
+def explain(error: OSError, path, doing: str = "use", elsewhere: str = "") -> str:
+    """One line on what failed; the remedy is by what was being done, and why it failed."""
+    remedies = REMEDIES | WRITE_REMEDIES if doing == "write" else REMEDIES
+    known = [text for text, numbers in remedies.items() if error.errno in numbers]
+    remedy = known[-1] if known else "check the file and the disk"
+    if elsewhere and error.errno in (*DENIED, errno.ENAMETOOLONG):
+        remedy += f", or {elsewhere}"
+    return f"cannot {doing} {path}: {error.strerror or error}; {remedy}, then give the same command again"
+
+
+def writable_folder(folder: Path) -> Path:
+    """A folder for caches: `folder`, made if need be; where nothing may be written, a temporary one, which is
+    removed as the process ends."""
+    with storage_errors(folder):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            if error.errno not in DENIED:
+                raise
+        if os.access(folder, os.W_OK):
+            return folder
+    say_once(f"{folder} may not be written to: caches are kept in a temporary folder until this command ends")
+    return Path(_temporary_folder().name)
+
+
+@cache
+def _temporary_folder() -> TemporaryDirectory:
+    return TemporaryDirectory(prefix="caches-")
 
 
 @contextmanager
@@ -87,14 +126,16 @@ def _manifest(sha256: str, size: int, metadata: Metadata) -> bytes:
     return json.dumps({"sha256": sha256, "bytes": size, **metadata}, indent=1).encode()
 
 
-def save_with_manifest(path: Path, content: bytes, metadata: Metadata, previous: Path | None = None) -> None:
+def save_with_manifest(path: Path, content: bytes, metadata: Metadata, previous: Path | None = None) -> str:
     """Write `content` and, beside it, the manifest `<name>.json`: SHA-256, size and `metadata`.
 
     previous: where the old file and its manifest are moved. Manifests are renamed first, so that at each
-    moment some manifest has the SHA-256 of each whole file."""
-    manifest = _manifest(hashlib.sha256(content).hexdigest(), len(content), metadata)
+    moment some manifest has the SHA-256 of each whole file. Returns the SHA-256."""
+    digest = hashlib.sha256(content).hexdigest()
+    manifest = _manifest(digest, len(content), metadata)
     moved = {manifest_path(path): manifest_path(previous), path: previous} if previous else {}
     write_whole({manifest_path(path): manifest, path: content}, moved if path.exists() else {})
+    return digest
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from utils.errors import UserError
+from utils.stages import MODEL
 from utils.storage.files import verify_manifest
 
 
@@ -40,6 +41,8 @@ def to_bytes(content: dict) -> bytes:
 
 def read_file(path) -> dict:
     """`read_tensors` of a file that must be there (UserError) and fit its manifest (RunError)."""
+    if Path(path).is_dir():
+        raise UserError(f"{path} is a folder: give the file in it, such as {Path(path, MODEL)}")
     if not Path(path).is_file():
         raise UserError(f"{path} not found: run the stage that writes it (with --restart), or mend the path")
     verify_manifest(Path(path))

@@ -49,6 +49,18 @@ def test_a_cache_is_filled_once_and_again_when_it_is_damaged(tmp_path):
     assert set(path.parent.iterdir()) == {path, manifest, part}
 
 
+def test_where_caches_are_read_only_those_that_are_there_are_read_and_others_are_kept_elsewhere(
+    tmp_path, monkeypatch
+):
+    fill = Mock(return_value={"faults": {}})
+    for name, calls in (("there", 1), ("there", 1), ("other", 2), ("other", 2)):
+        cached(tmp_path / f"{name}.npy", (2, 3), fill, str)
+        assert fill.call_count == calls
+        monkeypatch.setattr("os.access", lambda *_: False)
+    assert {path.name for path in tmp_path.iterdir()} == {"there.npy", "there.npy.json"}
+    assert not scan.write_list(tmp_path, tmp_path, "duplicates", ["a"]).is_relative_to(tmp_path)
+
+
 def test_a_cache_that_is_not_finished_leaves_nothing(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         cached(tmp_path / "scans" / "a.npy", (2, 3), Mock(side_effect=KeyboardInterrupt), str)

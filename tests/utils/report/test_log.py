@@ -31,6 +31,12 @@ def test_epochs_rise_and_a_later_entry_replaces_an_earlier_one(tmp_path):
     assert list(read_epochs(log_of(tmp_path, *entries)).items()) == [(1, {"a": 4.0}), (2, {"a": 3.0})]
 
 
+def test_epochs_after_the_checkpoint_that_a_run_resumed_from_are_none_of_its_own(tmp_path):
+    entries = [{"epoch": number, "a": number} for number in (1, 2, 3, 4)]
+    entries += [{"note": "resumed", "resumed_after": 2}, {"epoch": 3, "a": 9}]
+    assert read_epochs(log_of(tmp_path, *entries)) == {1: {"a": 1}, 2: {"a": 2}, 3: {"a": 9}}
+
+
 def test_only_finite_numbers_are_metrics(tmp_path):
     end = b'{"epoch": 0, "a": NaN, "b": -Infinity, "c": 1, "d": {}, "e": "x", "f": true, "g": null, "h": [1]}'
     assert read_epochs(log_of(tmp_path, end=end)) == {0: {"c": 1}}

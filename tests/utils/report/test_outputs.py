@@ -17,7 +17,7 @@ from utils.config import load_config
 from utils.errors import RunError, UserError
 from utils.report import outputs
 from utils.report.cluster_cards import Clustering
-from utils.report.outputs import about_run, beside, read_names
+from utils.report.outputs import about_run, beside, beside_page, check_places, model_mark, page_of, read_names
 
 PROBABILITIES = torch.tensor([[0.1, 0.7, 0.2], [0.25, 0.15, 0.6], [0.5, 0.5, 0.0]])
 
@@ -93,11 +93,57 @@ def test_names_that_cannot_be_read_are_refused(model):
         read_names(model, 3)
 
 
+def test_names_tell_whether_they_were_given_for_this_model_whatever_their_time(model, capsys):
+    path, own = model.with_name("names.csv"), model_mark(model)
+    for mark, warned in ((own, False), ("", False), ("sha256:0123456789ab", True)):
+        path.write_text(f"cluster,name,model\n0,red,{mark}\n")
+        os.utime(path, (0, 0))  # a copy has other times
+        assert read_names(model, 3) == {0: "red"}
+        assert (str(path) in capsys.readouterr().out) == warned
+    path.write_text("cluster,name\n0,red\n")  # by hand
+    assert read_names(model, 3) == {0: "red"} and capsys.readouterr().out == ""
+
+
+def asked_for(model, **options):
+    nothing = {"predict": None, "out": None, "report": None, "visualize_prototypes": None}
+    return Namespace(model=model, **nothing | options)
+
+
+def test_outputs_lie_beside_the_model_or_the_page(model, tmp_path):
+    assert page_of(asked_for(model, report=True)) == tmp_path / "report.html"
+    assert beside_page(asked_for(model, report=True), "prototypes.png") == tmp_path / "prototypes.png"
+    elsewhere = asked_for(tmp_path / "a.pth", report=Path("b/page.html"))
+    assert page_of(elsewhere) == Path("b/page.html")
+    assert beside_page(elsewhere, "prototypes.png") == Path("b/a-prototypes.png")
+
+
+@pytest.mark.parametrize("option, ending", [("report", "html"), ("out", "csv")])
+def test_a_place_that_cannot_be_written_is_refused_and_the_option_is_the_remedy(
+    model, option, ending, monkeypatch
+):
+    def asked(place):
+        return asked_for(model, **{option: Path(place)})
+
+    check_places(asked(model.parent / f"new.{ending}"))
+    for wrong in (model.parent / "nowhere" / f"new.{ending}", model.parent):
+        with pytest.raises(UserError, match=f"--{option}.*{wrong}"):
+            check_places(asked(wrong))
+    if option == "report":  # no slip takes the place of a model
+        with pytest.raises(UserError, match=str(model)):
+            check_places(asked(model))
+    monkeypatch.setattr(outputs.os, "access", lambda folder, _: folder != model.parent)
+    beside_the_model = {"report": {"report": True}, "out": {"predict": "pictures"}}[option]
+    with pytest.raises(UserError, match=rf"{model.parent}.*--{option} FILE") as error:
+        check_places(asked_for(model, **beside_the_model))
+    assert "root_dir" not in str(error.value)
+
+
 @pytest.mark.parametrize("stage", ["scan", "selflabel"])
 def test_the_page_shows_the_logs_of_the_stages_up_to_the_models_own(stage, tmp_path):
     for name in ("pretext", "scan", "selflabel", "other"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "log.jsonl").touch()
+        (tmp_path / name / "model.pth.tar").touch()
     places = [f"root_dir={tmp_path}", "run_name=.", f"pretext_dir={tmp_path / 'other'}"]
     cfg = load_config(None, f"configs/{stage}/{stage}_digits.yml", places)
     about = about_run(cfg, tmp_path / stage / "model.pth.tar", "7 images")

@@ -120,6 +120,17 @@ def test_a_main_that_ends_well_ends_the_command_quietly(capsys):
     assert capsys.readouterr() == ("all it says\n", "")
 
 
+CLOSED = [PermissionError(13, "Permission denied", "/a/b"), OSError(36, "File name too long", "/a/b")]
+
+
+@pytest.mark.parametrize("error", CLOSED, ids=str)
+def test_what_the_system_says_of_a_path_is_no_bug_of_ours(error, capsys):
+    with pytest.raises(SystemExit) as end:
+        command(raising(error))
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert end.value.code == 3 and "/a/b" in line and error.strerror in line
+
+
 def test_a_command_line_that_argparse_refuses_ends_in_2(capsys):
     with pytest.raises(SystemExit) as end:
         command(lambda: stage_config([], "scan"))

@@ -68,6 +68,64 @@ def test_a_worker_that_outlives_the_run_does_not_hold_the_folder(folder):
         kill(child)
 
 
+# -- machines that a lock does not reach: the file names its holder
+
+
+def on_another_machine(monkeypatch, name="other"):
+    monkeypatch.setattr(socket, "gethostname", lambda: name)
+
+
+def test_a_run_that_another_machine_breaks_into_is_told_and_touches_nothing_of_the_others(
+    folder, monkeypatch, capsys
+):
+    with locked(folder) as first:
+        first.check()
+        file = folder.with_name(".scan.lock")
+        mine = file.read_text()
+        with monkeypatch.context() as elsewhere:  # where the system's lock says nothing
+            on_another_machine(elsewhere)
+            elsewhere.setattr(fcntl, "flock", lambda *_: None)
+            with locked(folder) as second:
+                assert not second.is_sole
+                second.check()
+                with pytest.raises(RunError, match="other"):
+                    first.check()
+                theirs = file.read_text()
+        assert mine in capsys.readouterr().out and theirs != mine
+        file.write_text(theirs)
+    assert file.read_text() == theirs  # the end of the first does not speak for the second
+
+
+def test_a_run_that_has_ended_or_was_killed_on_this_machine_is_no_cause_for_doubt(
+    folder, monkeypatch, capsys
+):
+    kill(take_in_child(folder))
+    with locked(folder) as claim:
+        assert claim.is_sole
+    with monkeypatch.context() as elsewhere:
+        on_another_machine(elsewhere)
+        with locked(folder) as claim:  # the run before has said that it ended
+            assert claim.is_sole
+    assert capsys.readouterr().out == ""
+
+
+def test_two_machines_of_one_name_are_told_apart_too(folder, monkeypatch):
+    with locked(folder) as first:
+        monkeypatch.setattr(fcntl, "flock", lambda *_: None)
+        with locked(folder) as second, pytest.raises(RunError):
+            second.check()
+            first.check()
+
+
+def test_a_lock_that_an_earlier_version_left_or_that_somebody_tidies_up_tells_nothing(folder):
+    lock = folder.with_name(".scan.lock")
+    lock.write_text("process 1 on elsewhere")
+    with locked(folder) as claim:
+        assert claim.is_sole
+        lock.unlink()
+        claim.check()
+
+
 def failing_with(number):
     def flock(*_):
         raise OSError(number, os.strerror(number))

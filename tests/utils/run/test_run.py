@@ -318,6 +318,13 @@ def test_memory_that_runs_out_names_batch_size_and_size_of_the_training_views_an
     assert f"batch_size (now {cfg.batch_size})" in text and f"{size} px" in text
 
 
+def test_a_validation_loss_that_is_not_finite_ends_the_run_before_its_checkpoint_and_names_the_rate(config):
+    with pytest.raises(RunError, match=r"epoch 1.*optimizer_kwargs\.lr"), Run(config()) as run:
+        run.restore(*network_and_optimizer())
+        run.end_epoch(0, {"val/total_loss": torch.nan})
+    assert not run.folder.checkpoint.exists()
+
+
 # -- the process around it
 
 

@@ -3,6 +3,7 @@ import hashlib
 import json
 import os
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from utils.errors import RunError
 from utils.storage import files
 from utils.storage.files import manifest_path, new_array, read_manifest, sha256_of, verify_manifest
 
+storage_errors, writable_folder = files.storage_errors, files.writable_folder
 write_whole, save_with_manifest = files.write_whole, files.save_with_manifest
 
 
@@ -32,7 +34,7 @@ def test_new_files_are_whole_alone_in_the_folder_and_an_old_one_is_moved_where_i
 
 
 def failing_with(error):
-    def fail(*_):
+    def fail(*_, **__):
         raise error
 
     return fail
@@ -41,7 +43,7 @@ def failing_with(error):
 @pytest.mark.parametrize("call", ["fsync", "replace"])
 @pytest.mark.parametrize(
     "number, remedy",
-    [(errno.ENOSPC, "space"), (errno.EDQUOT, "quota"), (errno.EROFS, "root_dir="), (errno.EIO, "disk")],
+    [(errno.ENOSPC, "space"), (errno.EDQUOT, "quota"), (errno.EROFS, "writable"), (errno.EIO, "disk")],
 )
 def test_a_disk_that_fails_leaves_the_old_file_and_says_what_to_do(path, monkeypatch, call, number, remedy):
     monkeypatch.setattr(files.os, call, failing_with(OSError(number, "its reason")))
@@ -49,6 +51,51 @@ def test_a_disk_that_fails_leaves_the_old_file_and_says_what_to_do(path, monkeyp
         write_whole({path: b"new"})
     assert str(path) in str(error.value) and "\n" not in str(error.value)
     assert contents(path.parent) == {"model.pth.tar": b"old"}
+
+
+@pytest.mark.parametrize(
+    "number, doing, elsewhere, remedy, none_of_these",
+    [
+        (errno.ENAMETOOLONG, "write", "give another --out FILE", "shorten.*--out FILE", "disk"),
+        (errno.ENAMETOOLONG, "read", "", "shorten", "disk"),
+        (errno.EACCES, "write", "give another --out FILE", "writable.*--out FILE", "root_dir"),
+        (errno.EACCES, "read", "", "readable", "writable"),
+        (errno.ENOSPC, "write", "give another --out FILE", "space", "--out"),
+    ],
+)
+def test_the_remedy_is_by_what_was_done_not_by_the_number_alone(
+    number, doing, elsewhere, remedy, none_of_these
+):
+    with (
+        pytest.raises(RunError, match=f"/place.*{remedy}") as error,
+        storage_errors("/place", doing, elsewhere),
+    ):
+        raise OSError(number, os.strerror(number))
+    assert none_of_these not in str(error.value)
+
+
+def may_write(monkeypatch, *folders):
+    monkeypatch.setattr(
+        files.os, "access", lambda folder, _: any(Path(folder).is_relative_to(f) for f in folders)
+    )
+
+
+def test_caches_of_a_folder_that_is_read_only_are_kept_elsewhere_and_it_is_said_once(
+    tmp_path, monkeypatch, capsys
+):
+    assert writable_folder(tmp_path / "a" / "b") == tmp_path / "a" / "b" and (tmp_path / "a" / "b").is_dir()
+    may_write(monkeypatch)
+    first, second = (writable_folder(tmp_path / "a" / "b") for _ in range(2))
+    assert first == second and first.is_dir() and not first.is_relative_to(tmp_path)
+    assert capsys.readouterr().out.count(str(tmp_path / "a" / "b")) == 1
+
+
+def test_a_folder_for_caches_whose_parent_is_read_only_is_as_good_as_read_only(tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "mkdir", failing_with(OSError(errno.EROFS, "Read-only file system")))
+    assert writable_folder(tmp_path / "new") != tmp_path / "new"
+    monkeypatch.setattr(Path, "mkdir", failing_with(OSError(errno.ENOSPC, "No space left on device")))
+    with pytest.raises(RunError, match="space"):
+        writable_folder(tmp_path / "new")
 
 
 def test_an_interruption_goes_on_and_leaves_the_old_file(path, monkeypatch):

@@ -19,6 +19,11 @@ def path(tmp_path):
     return tmp_path / "model.pth.tar"
 
 
+def test_a_folder_is_not_said_to_be_missing_and_the_file_in_it_is_named(tmp_path):
+    with pytest.raises(UserError, match=rf"{tmp_path} .*folder.*{tmp_path}/model\.pth\.tar"):
+        read_file(tmp_path)
+
+
 def text(value):
     return b"X" + struct.pack("<I", len(value)) + value
 
