@@ -14,16 +14,7 @@ from easydict import EasyDict
 
 from utils.config.keys import GROUPS, KEYS, Key
 from utils.config.place import derived, place_of, to_store
-from utils.config.values import (
-    LONGEST,
-    as_written,
-    expected,
-    parse_value,
-    parse_yaml,
-    read_override,
-    shorten,
-    to_yaml,
-)
+from utils.config.values import as_written, expected, parse_value, parse_yaml, read_override, shorten, to_yaml
 from utils.errors import UserError
 from utils.mypath import beside_scripts
 from utils.storage.files import explain, write_whole
@@ -190,7 +181,7 @@ def _typed(tree: Mapping[str, Any], source: str, prefix: str = "") -> dict[str, 
         else:
             names = sorted({*KEYS, *GROUPS})
             moved = [other for other in names if other.rpartition(".")[2] == name.rpartition(".")[2]]
-            nearest = difflib.get_close_matches(name[:LONGEST], moved or names, n=1, cutoff=0)[0]
+            nearest = difflib.get_close_matches(shorten(name), moved or names, n=1, cutoff=0)[0]
             raise UserError(f"{source}: unknown key {shorten(repr(name))}; the nearest one is {nearest!r}")
     return values
 

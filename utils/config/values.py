@@ -59,9 +59,6 @@ TYPES = {  # name: how an error calls it, parser of an item, number of items (0:
 }
 
 
-NULL = "tag:yaml.org,2002:null"
-
-
 class _Loader(yaml.BaseLoader):
     """Leaves scalars but null as text: the key's type decides (YAML 1.1 reads 1e-4 as text, 010 as 8)."""
 
@@ -76,6 +73,7 @@ class _Loader(yaml.BaseLoader):
         return super().construct_mapping(node, deep)
 
 
+NULL = "tag:yaml.org,2002:null"
 _Loader.add_implicit_resolver(NULL, re.compile("(?:~|null|Null|NULL)?$"), ["~", "n", "N", ""])
 _Loader.add_constructor(NULL, lambda *_: None)
 _Loader.add_implicit_resolver("tag:yaml.org,2002:merge", re.compile("<<$"), ["<"])
@@ -87,10 +85,9 @@ def parse_yaml(content: str | bytes, source: str) -> Any:
         return yaml.load(content, _Loader)
     except yaml.MarkedYAMLError as error:
         problem = " ".join(filter(None, (error.context, error.problem)))
+        where = f"{source}, line {error.problem_mark.line + 1}"
         remedy = f"; {BACKSLASH}" if "double-quoted" in problem else ""
-        raise UserError(
-            f"{source}, line {error.problem_mark.line + 1}: {shorten(problem)}{remedy}"
-        ) from error
+        raise UserError(f"{where}: {shorten(problem)}{remedy}") from error
     except (yaml.YAMLError, RecursionError, ValueError, OverflowError) as error:  # an image, or deep nesting
         reason = getattr(error, "reason", error)
         raise UserError(f"{source}: not a text file in UTF-8 that YAML can read ({reason})") from error
