@@ -171,7 +171,9 @@ def test_a_step_of_scan_does_not_wait(run):
 @pytest.mark.parametrize("run", [["scan/scan", "update_cluster_head_only=True"]], indirect=True)
 def test_a_step_on_cached_features_does_not_wait(run):
     neighbors, features = torch.zeros(48, 5, dtype=torch.int64), torch.zeros(3, 48, 32, device=run.device)
-    loader = FeatureLoader(features, images(run.device), [None, None], 16, run.device, True, neighbors)
+    loader = FeatureLoader(
+        features, images(run.device), [None, None], 16, run.device, train=True, neighbors=neighbors
+    )
     run.epoch(scan, loader, SCANLoss(5.0), **scan_parts(run.model.cluster_head))
 
 

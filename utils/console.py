@@ -1,9 +1,14 @@
 """Printing to the console, above progress bars."""
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 
 from termcolor import colored
 from tqdm import tqdm
+
+from utils.arrays import finite
 
 
 def say(text: str) -> None:
@@ -16,10 +21,18 @@ def say_once(text: str) -> None:
     say(text)
 
 
+@contextmanager
+def warnings_ignored() -> Iterator[None]:
+    """Keep libraries' warnings of odd input off the console. Not for use in threads: filters are global."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def print_metrics(title: str, metrics: dict) -> None:
-    """A heading, then a line for each metric."""
+    """A heading, then a line for each metric that could be computed."""
     say(colored(title, "green", attrs=["bold"]))
-    for name, value in metrics.items():
+    for name, value in finite(metrics).items():
         say(f"    {name:<28} {readable_number(value)}")
 
 

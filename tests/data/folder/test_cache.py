@@ -1,5 +1,6 @@
 """What both kinds of folders share: caches, the state that they depend on, and reading in threads."""
 
+import json
 import os
 import threading
 import time
@@ -47,6 +48,30 @@ def test_a_cache_is_filled_once_and_again_when_it_is_damaged(tmp_path):
         for array, metadata in (cached(path, (2, 3), fill, str), cached(path, (2, 3), fill, str)):
             assert array.tolist() == [[7] * 3] * 2 and metadata["faults"] == {} and len(filled) == 1
     assert set(path.parent.iterdir()) == {path, manifest, part}
+
+
+@pytest.mark.parametrize("key", ["digests", "faults", "sizes"])
+@pytest.mark.parametrize("value", ["gone", None, [], 7])
+def test_a_cache_whose_manifest_lacks_something_is_made_anew(key, value, tmp_path):
+    folder, caches = tmp_path / "p", tmp_path / "scans"
+    folder.mkdir()
+    picture(0, 20, 20).save(folder / "a.JPEG")
+
+    def found():
+        return (
+            [str(each) for each in decode(folder, ["a.JPEG"], 8, caches, 0)[:3]],
+            files_of(folder.parent, ["p"], caches),
+        )
+
+    before = found()
+    for manifest in caches.glob("*.json"):
+        content = json.loads(manifest.read_text())
+        if key in content:
+            content[key] = value
+            if value == "gone":
+                del content[key]
+            manifest.write_text(json.dumps(content))
+    assert found() == before
 
 
 def test_a_cache_that_is_not_finished_leaves_nothing(tmp_path):
