@@ -4,8 +4,9 @@ import io
 import math
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
@@ -36,9 +37,8 @@ def read_image(path: Path | str) -> Image.Image:
         return _in_strips(lambda strip: _in_8_bits(strip, BITS).convert("RGB"), image).resize(size, BILINEAR)
 
 
-def read_square(file: Path | str | bytes, side: int, bits: int = BITS) -> Image.Image:
-    """The centre square of the first image in a file or its content, (side, side), 8-bit RGB, upright,
-    antialiased.
+def read_square(file: Path | str | BinaryIO, side: int, bits: int = BITS) -> Image.Image:
+    """The centre square of the first image in a file, (side, side), 8-bit RGB, upright, antialiased.
 
     Transparent pixels become white. A JPEG is decoded at 1/2, 1/4 or 1/8 of its size if that leaves at least
     twice `side`. bits: of values of more than 8 bits; the highest one is in `info["highest"]`."""
@@ -63,62 +63,72 @@ def reason_of(error: Exception) -> str:
     """What Pillow's error says, in one line."""
     if isinstance(error, Image.UnidentifiedImageError):
         return "no image that Pillow knows"  # its own message repeats the path
+    if isinstance(error, Image.DecompressionBombError):
+        return f"more pixels than Pillow's limit of {2 * Image.MAX_IMAGE_PIXELS:,}: make it smaller"
     return " ".join((getattr(error, "strerror", None) or str(error)).split()) or type(error).__name__
 
 
 @contextmanager
-def _decoded(file: Path | str | bytes, draft: int = 0, max_aspect: float = math.inf) -> Iterator[Image.Image]:
-    """The first image in a file or its content, upright by its EXIF. draft: the least side of a JPEG, if not
+def _decoded(file: Path | str | BinaryIO, draft: int = 0, max_aspect: float = math.inf):
+    """A context with the first image in a file, upright by its EXIF. draft: the least side of a JPEG, if not
     the whole is needed. Raises ValueError for floating-point pixels and a higher aspect."""
-    content = file if isinstance(file, bytes) else Path(file).read_bytes()
-    with Image.open(io.BytesIO(_without_texts(content))) as image:
+    with ExitStack() as stack:
+        if isinstance(file, (str, Path)):
+            file = stack.enter_context(open(file, "rb"))
+        image = stack.enter_context(Image.open(_without_texts(file)))
         if max(image.size) > max_aspect * min(image.size):
             raise ValueError(f"{image.width} x {image.height} px, sides beyond {max_aspect} to 1")
         image.info["is_deep"] = image.mode.startswith("I") or ";16" in str(image.tile)
         if draft:
             image.draft("RGB", (draft, draft))
-        with _threads.holding(image.width * image.height):
-            image.load()
-            with suppress(Exception):  # broken EXIF
-                if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
-                    image = ImageOps.exif_transpose(image)
-            if image.mode == "F":
-                raise ValueError("floating-point pixels, whose range is unknown: save it with 8 or 16 bits")
-            yield image
+        stack.enter_context(_threads.holding(image.width * image.height))
+        image.load()
+        with suppress(Exception):  # broken EXIF
+            if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+                image = ImageOps.exif_transpose(image)
+        if image.mode == "F":
+            raise ValueError("floating-point pixels, whose range is unknown: save it with 8 or 16 bits")
+        yield image
 
 
-def _without_texts(content: bytes) -> bytes:
+def _without_texts(file: BinaryIO) -> BinaryIO:
     """A PNG file without texts and colour profile, of which Pillow refuses long ones. Others stay."""
-    if not content.startswith(PNG):
-        return content
-    kept, start = [PNG], len(PNG)
-    while start < len(content):
-        end = start + 12 + int.from_bytes(content[start : start + 4], "big")
-        is_text = content[start + 4 : start + 8] in TEXTS and not content.startswith(ORIENTED, start + 8)
-        kept += [] if is_text else [content[start:end]]
-        start = end
-    return b"".join(kept)
+    kept = [file.read(len(PNG))]
+    if kept != [PNG]:
+        file.seek(0)
+        return file
+    while head := file.read(8):  # length and kind of a chunk, then data and checksum
+        chunk = file.read(int.from_bytes(head[:4], "big") + 4)
+        if head[4:] not in TEXTS or chunk.startswith(ORIENTED):
+            kept += head, chunk
+    return io.BytesIO(b"".join(kept))
 
 
 def _in_strips(convert: Callable, image: Image.Image) -> Image.Image:
     """convert(image), pixel by pixel to RGB, but only a strip of it has further copies at a time."""
     if image.width * image.height <= STRIP:
         return convert(image)
-    converted, rows = Image.new("RGB", image.size), max(1, STRIP // image.width)
-    for top in range(0, image.height, rows):
-        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+    converted = Image.new("RGB", image.size)
+    for top, strip in _strips(image):
         converted.paste(convert(strip), (0, top))
     return converted
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    rows = max(1, STRIP // image.width)
+    for top in range(0, image.height, rows):
+        yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
 
 
 def _highest(image: Image.Image) -> int:
     """The highest value in an image of more than 8 bits, 0 for others. Of colours only the high byte is
     known."""
     if image.mode.startswith("I"):
-        return max(0, int(np.asarray(image).max()))
+        return max(0, *(int(np.asarray(strip).max()) for _, strip in _strips(image)))
     if not image.info.get("is_deep"):
         return 0
-    return 256 * max(high for _, high in image.convert("RGB").getextrema()) + 255
+    colours = [strip.convert("RGB").getextrema() for _, strip in _strips(image)]
+    return 256 * int(np.max(colours)) + 255
 
 
 def _in_8_bits(image: Image.Image, bits: int) -> Image.Image:

@@ -25,11 +25,11 @@ def read_labels(folder: Path, files: list[str], rule: str) -> dict[str, str]:
     elif rule.lower().endswith(TABLES):
         path = Path(rule if os.path.isfile(rule) else folder / rule).absolute()
         table = _read_table(path)
-        composed = {_composed(name): label for name, label in table.items()}
-        labels = {name: table.get(name, composed.get(_composed(name), "")) for name in files}
-        if missing := composed.keys() - set(map(_composed, files)):
-            text = f"{path}: {len(missing)} of {len(composed)} rows name no image, such as {min(missing)}"
-            if len(missing) == len(composed):
+        alike = {_alike(name): label for name, label in table.items()}
+        labels = {name: table.get(name, alike.get(_alike(name), "")) for name in files}
+        if missing := alike.keys() - set(map(_alike, files)):
+            text = f"{path}: {len(missing)} of {len(alike)} rows name no image, such as {min(missing)}"
+            if len(missing) == len(alike):
                 place = f"write paths within {folder.absolute()}, such as {files[0]}, in UTF-8"
                 raise UserError(f"{text}: {place}")
             say_once(text)
@@ -49,6 +49,11 @@ def _read_table(path: Path) -> dict[str, str]:
         if labels.setdefault(name, label) != label:
             raise UserError(f"{path}: {name} has two labels, {labels[name]} and {label}: remove one")
     return labels
+
+
+def _alike(name: str) -> str:
+    """The same for all ways to write the name of a file, as on macOS and Windows."""
+    return os.path.normpath(_composed(name).replace("\\", "/"))
 
 
 def _composed(text: str) -> str:

@@ -8,6 +8,7 @@ from functools import partial
 from hashlib import sha256
 from itertools import chain
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from tqdm import tqdm
@@ -149,15 +150,24 @@ def _read(path: Path, side: int, pixels: np.ndarray, bits: int = BITS) -> tuple[
     try:
         if path.exists() and not path.is_file():
             raise ValueError("not a regular file")  # reading a pipe or a device would never end
-        content = path.read_bytes()
-        digest = sha256(content).hexdigest()
-        square = read_square(content, side, bits)
+        with open(path, "rb") as file:
+            digest = _sha256(file)
+            square = read_square(file, side, bits)
         pixels[:] = np.asarray(square).transpose(2, 0, 1)
     except MemoryError:
         raise
     except Exception as error:  # Pillow raises a dozen kinds
         return digest, reason_of(error), 0
     return digest, "", square.info["highest"]
+
+
+def _sha256(file: BinaryIO) -> str:
+    """Of the whole file, which is then at its start again."""
+    digest = sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    file.seek(0)
+    return digest.hexdigest()
 
 
 def leave_out(caches: Path, folder: Path, faults: dict[str, str], on_error: str) -> None:
