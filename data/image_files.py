@@ -121,14 +121,12 @@ def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
 
 
 def _highest(image: Image.Image) -> int:
-    """The highest value in an image of more than 8 bits, 0 for others. Of colours only the high byte is
-    known."""
-    if image.mode.startswith("I"):
-        return max(0, *(int(np.asarray(strip).max()) for _, strip in _strips(image)))
+    """The highest value in an image of more than 8 bits, by the high byte alone for colours; 0 for others."""
     if not image.info.get("is_deep"):
         return 0
-    colours = [strip.convert("RGB").getextrema() for _, strip in _strips(image)]
-    return 256 * int(np.max(colours)) + 255
+    if image.mode.startswith("I"):
+        return max(0, *(int(np.asarray(strip).max()) for _, strip in _strips(image)))
+    return 255 + 256 * max(np.max(strip.convert("RGB").getextrema()).item() for _, strip in _strips(image))
 
 
 def _in_8_bits(image: Image.Image, bits: int) -> Image.Image:

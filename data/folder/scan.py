@@ -8,7 +8,6 @@ from functools import partial
 from hashlib import sha256
 from itertools import chain
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from tqdm import tqdm
@@ -146,28 +145,21 @@ def _read(path: Path, side: int, pixels: np.ndarray, bits: int = BITS) -> tuple[
     """Read an image into uint8 (1, 3, side, side), or only check it: (0, ...).
 
     Returns SHA-256, fault, and the highest of values of more than 8 bits."""
-    digest = ""
+    digest = sha256()
     try:
         if path.exists() and not path.is_file():
             raise ValueError("not a regular file")  # reading a pipe or a device would never end
         with open(path, "rb") as file:
-            digest = _sha256(file)
+            for block in iter(partial(file.read, 1 << 20), b""):
+                digest.update(block)
+            file.seek(0)
             square = read_square(file, side, bits)
         pixels[:] = np.asarray(square).transpose(2, 0, 1)
     except MemoryError:
         raise
     except Exception as error:  # Pillow raises a dozen kinds
-        return digest, reason_of(error), 0
-    return digest, "", square.info["highest"]
-
-
-def _sha256(file: BinaryIO) -> str:
-    """Of the whole file, which is then at its start again."""
-    digest = sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
-    file.seek(0)
-    return digest.hexdigest()
+        return digest.hexdigest(), reason_of(error), 0
+    return digest.hexdigest(), "", square.info["highest"]
 
 
 def leave_out(caches: Path, folder: Path, faults: dict[str, str], on_error: str) -> None:
