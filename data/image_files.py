@@ -11,11 +11,14 @@ from typing import BinaryIO
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
+from utils.device import return_freed_memory
+
 SHORT_SIDE = 256  # pixels; all crops are taken from images of this size
 MAX_ASPECT = 100  # long side over short side; a longer image would take gigabytes of memory
 BITS = 16  # of values of more than 8 bits, of which the highest 8 are taken
 BILINEAR = Image.Resampling.BILINEAR
 STRIP = 2**22  # pixels that are converted at once
+LARGE = 2**25  # pixels
 TOGETHER = 2**27  # pixels that threads decode together; a larger image is decoded alone
 NO_PICTURES = {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}  # data, films, other programs'
 PNG, TEXTS = b"\x89PNG\r\n\x1a\n", (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
@@ -44,8 +47,11 @@ def read_square(file: Path | str | BinaryIO, side: int, bits: int = BITS) -> Ima
     twice `side`. bits: of values of more than 8 bits; the highest one is in `info["highest"]`."""
     with _decoded(file, 2 * side) as image:
         highest = _highest(image)
-        image = _in_strips(lambda strip: _on_white(_in_8_bits(strip, bits)), image)
-        square = ImageOps.fit(image, (side, side), BILINEAR)
+
+        def convert(strip: Image.Image) -> Image.Image:
+            return _on_white(_in_8_bits(strip, bits))
+
+        square = ImageOps.fit(_in_strips(convert, image), (side, side), BILINEAR)
     square.info["highest"] = highest
     return square
 
@@ -81,11 +87,16 @@ def _decoded(file: Path | str | BinaryIO, draft: int = 0, max_aspect: float = ma
         image.info["is_deep"] = image.mode.startswith("I") or ";16" in str(image.tile)
         if draft:
             image.draft("RGB", (draft, draft))
-        stack.enter_context(_threads.holding(image.width * image.height))
+        pixels = image.width * image.height
+        stack.enter_context(_threads.holding(pixels))
+        if pixels > LARGE:
+            return_freed_memory()  # of the large image before it
         image.load()
         with suppress(Exception):  # broken EXIF
             if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
-                image = ImageOps.exif_transpose(image)
+                image, stored = ImageOps.exif_transpose(image), image
+                stored.close()
+        stack.callback(image.close)  # frees its memory before another thread may take some
         if image.mode == "F":
             raise ValueError("floating-point pixels, whose range is unknown: save it with 8 or 16 bits")
         yield image

@@ -127,6 +127,7 @@ def test_the_plain_and_a_random_view_of_a_batch_take_at_most_eight_copies_to_the
     loader = build_loader(images(device, size=40), both_transforms(name), 16, device, train=True)
     loader.group = 1
     list(loader)  # constants such as the mean are copied only once
+    loader.set_epoch(1)
     batches = iter(loader)
     with Copies() as copies:
         next(batches)

@@ -75,7 +75,7 @@ def mine(run, features: dict[str, Tensor], train_set, val_set) -> None:
         return
     baselines = {}
     if comparable_targets(train_set, val_set) is None:
-        run.log.note("weighted kNN left out: the val split has other classes than the train split")
+        run.log.note("kNN accuracy left out: the val split has other classes than the train split")
     else:
         baselines["weighted kNN"] = knn_accuracy(features, train_set, val_set, run.device)
     images, size, classes = *features["train"].shape, len(train_set.classes)

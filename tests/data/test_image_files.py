@@ -13,6 +13,7 @@ from data import image_files
 from data.dataset import StreamedDataset
 from data.image_files import fault_of, image_endings, read_image, read_square
 from tests.image_trees import picture
+from utils.console import warnings_ignored
 
 RED, GREEN, BLUE, GREY = COLORS = (200, 40, 30), (20, 180, 60), (30, 50, 190), (128, 128, 128)
 READERS = [read_image, lambda path: read_square(path, 256)]
@@ -229,3 +230,24 @@ def test_files_that_are_no_images_or_missing_have_a_fault_without_their_path(pat
 def test_an_image_more_than_100_times_as_long_as_wide_has_a_fault(size, fault, path):
     Image.new("RGB", size).save(path, "PNG")
     assert fault_of(path)[:7] == fault
+
+
+def test_more_pixels_than_pillow_allows_have_a_fault_that_says_so(path, monkeypatch):
+    picture(0, 30, 30).save(path, "PNG")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
+    with warnings_ignored():
+        assert fault_of(path) == ""  # up to twice as many give a warning alone
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 400)
+    assert "800" in fault_of(path) and "smaller" in fault_of(path)
+
+
+def test_what_is_decoded_is_freed_before_other_threads_may_decode(path, monkeypatch):
+    exif, order, close = Image.Exif(), [], Image.Image.close
+    exif[0x0112] = 6
+    quarters().save(path, "PNG", exif=exif)
+    monkeypatch.setattr(Image.Image, "close", lambda image: order.append("closed") or close(image))
+    threads = image_files._Threads(512 * 256)
+    monkeypatch.setattr(image_files, "_threads", threads)
+    monkeypatch.setattr(threads.changed, "notify_all", lambda: order.append("free"), raising=False)
+    read_square(path, 16)
+    assert order == ["closed", "closed", "free"] and threads.free == threads.pixels  # as stored, and turned

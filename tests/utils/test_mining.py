@@ -121,7 +121,7 @@ def test_classes_that_are_not_those_of_the_train_split_are_not_compared(train, v
     assert comparable_targets(splits["train"], splits["val"]) is None
     monkeypatch.setattr("tests.utils.test_mining.features_and_splits", lambda: (features, splits))
     run = mined()
-    assert run.finals[BASELINES].keys() == {"k-means"} and any("weighted kNN" in note for note in run.notes)
+    assert run.finals[BASELINES].keys() == {"k-means"} and any("kNN" in note for note in run.notes)
 
 
 @pytest.mark.parametrize("lacking, told", [(0, {"weighted kNN", "k-means"}), (1, {"weighted kNN"})])
