@@ -122,7 +122,8 @@ def main(argv: list[str] | None = None) -> None:
     model, device = build_model(cfg), choose_device(cfg.device)
     say(load_whole(model, weights, asked.model))
     model = model.to(device, memory_format=torch.channels_last)
-    dataset = new_pictures(cfg, asked.predict) if asked.predict else build_dataset(cfg, "val")
+    needs_labels = any(override.startswith("folder.labels=") for override in asked.overrides)
+    dataset = new_pictures(cfg, asked.predict, needs_labels) if asked.predict else build_dataset(cfg, "val")
     loader = eval_loader(dataset, val_transform(cfg.transformation_kwargs), device)
     images = f"{asked.predict or f'the val split of {cfg.val_db_name}'}, {len(dataset)} images"
     title = f"{stage} model {asked.model} on {images}"

@@ -81,8 +81,8 @@ def heads_only(cfg, model: nn.Module, train_set, val_set, neighbors, device) -> 
         views, folder = loader.views, Path(cfg.pretext_dir)
         in_order = build_loader(train_set, views[:1], EVAL_BATCH_SIZE, device)  # the same for every seed
         features = cached_features(folder, "cached_views", model.backbone, in_order, cfg.cached_views)
-        network = heads
-        loader = FeatureLoader(features, train_set, views, cfg.batch_size, device, True, neighbors, cfg.seed)
+        network, training = heads, {"train": True, "neighbors": neighbors, "seed": cfg.seed}
+        loader = FeatureLoader(features, train_set, views, cfg.batch_size, device, **training)
     optimizer = build_optimizer(cfg.optimizer, cfg.optimizer_kwargs, heads.parameters())
     return Task(network, heads, loader, task.criterion, optimizer, heads, val_loader)
 

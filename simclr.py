@@ -17,7 +17,7 @@ from models import build_model
 from models.heads import feature_layer
 from models.weights import load_whole, read_weights
 from utils.features import extract_features
-from utils.mining import check_before_training, knn_accuracy, mine
+from utils.mining import check_before_training, comparable_targets, knn_accuracy, mine
 from utils.neighbors.search import check_features
 from utils.optimizers import build_optimizer, set_learning_rate
 from utils.report.figures import draw_curves
@@ -60,7 +60,7 @@ def train(run: Run, model: nn.Module, train_set, val_set, splits: dict) -> None:
         set_learning_rate(optimizer, cfg, epoch)
         metrics = train_epoch(task, run.meter(loader, epoch), run.autocast)
         is_due = (epoch + 1) % cfg.knn_every == 0 or epoch + 1 == cfg.epochs
-        if is_due and train_set.is_labelled and val_set.is_labelled:
+        if is_due and comparable_targets(train_set, val_set) is not None:
             features = {name: extract_features(model, each, run.autocast) for name, each in splits.items()}
             metrics["val/knn_accuracy"] = knn_accuracy(features, train_set, val_set, run.device)
         run.end_epoch(epoch, metrics)

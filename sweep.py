@@ -24,7 +24,7 @@ from data.loader import EVAL_BATCH_SIZE, FeatureLoader, eval_loader
 from models import build_model
 from models.weights import load_whole, read_weights
 from utils.config.values import is_literal, write_override
-from utils.console import say
+from utils.console import say, warnings_ignored
 from utils.device import choose_device
 from utils.errors import UserError
 from utils.evaluate.clustering import evaluate_clusters
@@ -116,7 +116,8 @@ def run_variant(settings: dict[str, str], commands: list[list[str]], cache: Path
 
     results, clusters = zip(*(run_seed(argv, cache) for argv in commands), strict=True)
     measured = {name: [row[name] for row in results if row[name] is not None] for name in results[0]}
-    measured["agreement"] = [adjusted_rand_score(*pair) for pair in combinations(clusters, 2)]
+    with warnings_ignored():
+        measured["agreement"] = [adjusted_rand_score(*pair) for pair in combinations(clusters, 2)]
     return sweep_table.Variant(settings, scan_config(commands[0]).num_classes, measured)
 
 

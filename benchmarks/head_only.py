@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> None:
     cached = features[0][torch.arange(len(repeated)) % len(dataset)].expand(VIEWS, -1, -1)  # (V, N, D)
     neighbors = torch.randint(len(repeated), (len(repeated), NEIGHBORS + 1))
     cached_views = FeatureLoader(
-        cached.contiguous(), repeated, [transform] * 2, batch, CPU, True, neighbors, 0
+        cached.contiguous(), repeated, [transform] * 2, batch, CPU, train=True, neighbors=neighbors
     )
     old = seconds_per_step(config(arguments, VIEWS), model.cluster_head, cached_views)
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from data.dataset import ResidentDataset, StreamedDataset
@@ -11,6 +12,7 @@ from data.datasets.fashion_mnist import read_fashion_mnist
 from data.datasets.imagenet import read_imagenet
 from data.datasets.stl10 import read_stl10
 from data.folder.pictures import read_folder
+from utils.console import say_once
 from utils.mypath import DATASET_FOLDERS, MyPath
 
 DATASETS = {  # name: function of the split and, for a data set with files, its folder
@@ -49,4 +51,9 @@ def with_unlabeled(cfg, train_set: ResidentDataset) -> ResidentDataset:
 
 def open_splits(cfg) -> tuple:
     """The train and the val split of the config's data set."""
-    return build_dataset(cfg, "train"), build_dataset(cfg, "val")
+    train, val = build_dataset(cfg, "train"), build_dataset(cfg, "val")
+    if cfg.train_db_name == cfg.val_db_name == "folder" and "val_path" in cfg.folder:
+        copies = int(np.isin(val.source.signatures, train.source.signatures).sum())
+        if copies:
+            say_once(f"warning: {copies:,} of {len(val):,} val images are copies of training images")
+    return train, val

@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from data.image_files import pillow_warnings_ignored, read_image, read_square
+from data.image_files import BITS, read_image, read_square
 from utils.arrays import evenly_spaced
+from utils.console import warnings_ignored
 from utils.device import near
 
 
@@ -48,7 +49,7 @@ class StreamedDataset(ImageDataset):
 
     files: bytes (N,), names within `folder`. signatures: (N,), the size of each file, or its SHA-256 as
     hexadecimal bytes. num_workers: of a loader. side: of the centre square in pixels; None for the whole
-    image with a short side of 256."""
+    image with a short side of 256. bits: of values in files of more than 8 bits."""
 
     folder: Path
     files: np.ndarray
@@ -57,6 +58,7 @@ class StreamedDataset(ImageDataset):
     classes: list[str]
     num_workers: int = 0
     side: int | None = None
+    bits: int = BITS
 
     def __len__(self) -> int:
         return len(self.files)
@@ -67,8 +69,9 @@ class StreamedDataset(ImageDataset):
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the file names, the signatures and `side`; it does not depend on labels."""
-        content = b"\0".join(self.files.tolist()) + self.signatures.tobytes() + str(self.side or "").encode()
+        """SHA-256 of the file names, the signatures, `side` and `bits`; it does not depend on labels."""
+        look = f"{self.side or ''}{f', {self.bits} bits' * (self.bits != BITS)}".encode()
+        content = b"\0".join(self.files.tolist()) + self.signatures.tobytes() + look
         return hashlib.sha256(content).hexdigest()
 
     def path(self, index: int) -> Path:
@@ -81,9 +84,9 @@ class StreamedDataset(ImageDataset):
         return replace(self, files=files, signatures=signatures, targets=targets)
 
     def get_image(self, index: int) -> Image.Image:
-        with pillow_warnings_ignored():
+        with warnings_ignored():
             path = self.path(index)
-            return read_image(path) if self.side is None else read_square(path, self.side)
+            return read_image(path) if self.side is None else read_square(path, self.side, self.bits)
 
 
 @dataclass(frozen=True)

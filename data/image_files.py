@@ -1,75 +1,183 @@
-"""Reads image files with Pillow: upright, as 8-bit RGB."""
+"""Reads image files with Pillow: upright, as 8-bit RGB, with little memory."""
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import io
+import math
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
+
+from utils.device import return_freed_memory
 
 SHORT_SIDE = 256  # pixels; all crops are taken from images of this size
 MAX_ASPECT = 100  # long side over short side; a longer image would take gigabytes of memory
+BITS = 16  # of values of more than 8 bits, of which the highest 8 are taken
 BILINEAR = Image.Resampling.BILINEAR
+STRIP = 2**22  # pixels that are converted at once
+LARGE = 2**25  # pixels
+TOGETHER = 2**27  # pixels that threads decode together; a larger image is decoded alone
+NO_PICTURES = {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}  # data, films, other programs'
+PNG, TEXTS = b"\x89PNG\r\n\x1a\n", (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
+ORIENTED = (b"Raw profile type exif", b"XML:com.adobe.xmp")  # texts that may say how an image is turned
 
 
-@contextmanager
-def pillow_warnings_ignored() -> Iterator[None]:
-    """Ignore Pillow's warnings about EXIF and transparency. Not for use in threads: filters are global."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+def image_endings() -> tuple[str, ...]:
+    """The endings of the image files that the installed Pillow reads, in small letters."""
+    endings = Image.registered_extensions().items()
+    readable = {*Image.OPEN, "MPO"} - NO_PICTURES
+    return tuple(ending for ending, kind in endings if kind in readable)
 
 
 def read_image(path: Path | str) -> Image.Image:
     """The image in a file as 8-bit RGB, upright by its EXIF, short side 256 px (bilinear, antialiased)."""
-    with Image.open(path) as file:
-        image = _upright(file).convert("RGB")
-    short = min(image.size)
-    return image.resize(tuple(int(SHORT_SIDE * length / short) for length in image.size), BILINEAR)
+    with _decoded(path) as image:
+        short = min(image.size)
+        size = tuple(int(SHORT_SIDE * length / short) for length in image.size)
+        return _in_strips(lambda strip: _in_8_bits(strip, BITS).convert("RGB"), image).resize(size, BILINEAR)
 
 
-def read_square(file: Path | str | BinaryIO, side: int) -> Image.Image:
+def read_square(file: Path | str | BinaryIO, side: int, bits: int = BITS) -> Image.Image:
     """The centre square of the first image in a file, (side, side), 8-bit RGB, upright, antialiased.
 
     Transparent pixels become white. A JPEG is decoded at 1/2, 1/4 or 1/8 of its size if that leaves at least
-    twice `side`."""
-    with Image.open(file) as image:
-        image.draft("RGB", (2 * side, 2 * side))
-        image = _upright(image)
-        if image.has_transparency_data:
-            image = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        return ImageOps.fit(image.convert("RGB"), (side, side), BILINEAR)
+    twice `side`. bits: of values of more than 8 bits; the highest one is in `info["highest"]`."""
+    with _decoded(file, 2 * side) as image:
+        highest = _highest(image)
 
+        def convert(strip: Image.Image) -> Image.Image:
+            return _on_white(_in_8_bits(strip, bits))
 
-def _upright(image: Image.Image) -> Image.Image:
-    """Turned as its EXIF says, 8 bits a channel. Raises ValueError for floating-point pixels."""
-    with suppress(Exception):  # broken EXIF; faults in the pixels show below
-        image = ImageOps.exif_transpose(image)
-    if image.mode == "F":
-        raise ValueError("floating-point pixels, whose range is unknown: save it with 8 or 16 bits")
-    if image.mode.startswith("I"):  # 16 bits, which Pillow would clip at 255
-        image = Image.fromarray((np.asarray(image) // 256).clip(0, 255).astype(np.uint8))
-    return image
+        square = ImageOps.fit(_in_strips(convert, image), (side, side), BILINEAR)
+    square.info["highest"] = highest
+    return square
 
 
 def fault_of(path: Path | str) -> str:
     """Why a file cannot be read as an image, "" if it can. It is decoded to the end, a JPEG at 1/8 size."""
     try:
-        with Image.open(path) as image:
-            if max(image.size) > MAX_ASPECT * min(image.size):
-                return f"{image.width} x {image.height} px, sides beyond {MAX_ASPECT} to 1"
-            image.draft("RGB", (1, 1))
-            image.load()
+        with _decoded(path, 1, MAX_ASPECT):
+            return ""
     except Exception as error:  # Pillow raises a dozen kinds
         return reason_of(error)
-    return ""
 
 
 def reason_of(error: Exception) -> str:
     """What Pillow's error says, in one line."""
     if isinstance(error, Image.UnidentifiedImageError):
         return "no image that Pillow knows"  # its own message repeats the path
+    if isinstance(error, Image.DecompressionBombError):
+        return f"more pixels than Pillow's limit of {2 * Image.MAX_IMAGE_PIXELS:,}: make it smaller"
     return " ".join((getattr(error, "strerror", None) or str(error)).split()) or type(error).__name__
+
+
+@contextmanager
+def _decoded(file: Path | str | BinaryIO, draft: int = 0, max_aspect: float = math.inf):
+    """A context with the first image in a file, upright by its EXIF. draft: the least side of a JPEG, if not
+    the whole is needed. Raises ValueError for floating-point pixels and a higher aspect."""
+    with ExitStack() as stack:
+        if isinstance(file, (str, Path)):
+            file = stack.enter_context(open(file, "rb"))
+        image = stack.enter_context(Image.open(_without_texts(file)))
+        if max(image.size) > max_aspect * min(image.size):
+            raise ValueError(f"{image.width} x {image.height} px, sides beyond {max_aspect} to 1")
+        image.info["is_deep"] = image.mode.startswith("I") or ";16" in str(image.tile)
+        if draft:
+            image.draft("RGB", (draft, draft))
+        pixels = image.width * image.height
+        stack.enter_context(_threads.holding(pixels))
+        if pixels > LARGE:
+            return_freed_memory()  # of the large image before it
+        image.load()
+        with suppress(Exception):  # broken EXIF
+            if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+                image, stored = ImageOps.exif_transpose(image), image
+                stored.close()
+        stack.callback(image.close)  # frees its memory before another thread may take some
+        if image.mode == "F":
+            raise ValueError("floating-point pixels, whose range is unknown: save it with 8 or 16 bits")
+        yield image
+
+
+def _without_texts(file: BinaryIO) -> BinaryIO:
+    """A PNG file without texts and colour profile, of which Pillow refuses long ones. Others stay."""
+    kept = [file.read(len(PNG))]
+    if kept != [PNG]:
+        file.seek(0)
+        return file
+    while head := file.read(8):  # length and kind of a chunk, then data and checksum
+        chunk = file.read(int.from_bytes(head[:4], "big") + 4)
+        if head[4:] not in TEXTS or chunk.startswith(ORIENTED):
+            kept += head, chunk
+    return io.BytesIO(b"".join(kept))
+
+
+def _in_strips(convert: Callable, image: Image.Image) -> Image.Image:
+    """convert(image), pixel by pixel to RGB, but only a strip of it has further copies at a time."""
+    if image.width * image.height <= STRIP:
+        return convert(image)
+    converted = Image.new("RGB", image.size)
+    for top, strip in _strips(image):
+        converted.paste(convert(strip), (0, top))
+    return converted
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    rows = max(1, STRIP // image.width)
+    for top in range(0, image.height, rows):
+        yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
+
+
+def _highest(image: Image.Image) -> int:
+    """The highest value in an image of more than 8 bits, by the high byte alone for colours; 0 for others."""
+    if not image.info.get("is_deep"):
+        return 0
+    if image.mode.startswith("I"):
+        return max(0, *(int(np.asarray(strip).max()) for _, strip in _strips(image)))
+    return 255 + 256 * max(np.max(strip.convert("RGB").getextrema()).item() for _, strip in _strips(image))
+
+
+def _in_8_bits(image: Image.Image, bits: int) -> Image.Image:
+    """The highest 8 of the `bits` bits of each value, which Pillow would clip at 255."""
+    if image.mode.startswith("I"):
+        return Image.fromarray((np.asarray(image) >> (bits - 8)).clip(0, 255).astype(np.uint8))
+    if image.info.get("is_deep") and bits < BITS:  # colours, of which Pillow has taken the high byte
+        brighter = [min(255, value << (BITS - bits)) for value in range(256)]
+        return image.point(
+            [v for band in image.getbands() for v in (range(256) if band == "A" else brighter)]
+        )
+    return image
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+class _Threads:
+    """Lets threads hold so many pixels together that memory suffices, or one image if it has more."""
+
+    def __init__(self, pixels: int):
+        self.free = self.pixels = pixels
+        self.changed = threading.Condition()
+
+    @contextmanager
+    def holding(self, pixels: int) -> Iterator[None]:
+        pixels = min(pixels, self.pixels)
+        with self.changed:
+            self.changed.wait_for(lambda: self.free >= pixels)
+            self.free -= pixels
+        try:
+            yield
+        finally:
+            with self.changed:
+                self.free += pixels
+                self.changed.notify_all()
+
+
+_threads = _Threads(TOGETHER)

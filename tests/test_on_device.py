@@ -127,6 +127,7 @@ def test_the_plain_and_a_random_view_of_a_batch_take_at_most_eight_copies_to_the
     loader = build_loader(images(device, size=40), both_transforms(name), 16, device, train=True)
     loader.group = 1
     list(loader)  # constants such as the mean are copied only once
+    loader.set_epoch(1)
     batches = iter(loader)
     with Copies() as copies:
         next(batches)
@@ -171,7 +172,9 @@ def test_a_step_of_scan_does_not_wait(run):
 @pytest.mark.parametrize("run", [["scan/scan", "update_cluster_head_only=True"]], indirect=True)
 def test_a_step_on_cached_features_does_not_wait(run):
     neighbors, features = torch.zeros(48, 5, dtype=torch.int64), torch.zeros(3, 48, 32, device=run.device)
-    loader = FeatureLoader(features, images(run.device), [None, None], 16, run.device, True, neighbors)
+    loader = FeatureLoader(
+        features, images(run.device), [None, None], 16, run.device, train=True, neighbors=neighbors
+    )
     run.epoch(scan, loader, SCANLoss(5.0), **scan_parts(run.model.cluster_head))
 
 

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 import eval as evaluation
-from tests.own_pictures import add_oddities, write_digits
-from tests.small_runs import SCRIPTS, SMALL, config_of, weights, without_pictures
+from tests.own_pictures import add_oddities, write, write_digits
+from tests.small_runs import SCRIPTS, SMALL, config_of, run_stage, weights, without_pictures
 from utils.errors import UserError
 from utils.report.log import read_log, read_results
 
@@ -172,10 +172,31 @@ def test_a_finished_stage_is_that_of_its_pictures_and_of_no_others(folder, tmp_p
     moved.rename(own)
     run("scan")
     (own / "new.png").write_bytes((own / "grey.png").read_bytes())
-    with pytest.raises(UserError, match="train images"):
+    with pytest.raises(UserError, match="val images"):  # a copy goes where its image is
         run("pretext")
-    with pytest.raises(UserError, match="train images of folder"):
+    with pytest.raises(UserError, match="val images of folder"):
         run("scan")
+
+
+def test_labels_asked_for_on_the_command_line_that_cannot_be_read_end_it(evaluate, folder, tmp_path):
+    (tmp_path / "labels.csv").write_text("file;class\n")
+    with pytest.raises(UserError, match=r"labels\.csv.*file;class"):
+        evaluate("--predict", str(folder), f"folder.labels={tmp_path / 'labels.csv'}")
+
+
+@pytest.mark.parametrize(("classes", "is_compared"), [("37", True), (["cat", "dog"], False)])
+def test_val_images_of_other_classes_have_no_knn_accuracy(classes, is_compared, tmp_path, small_data):
+    for name in classes:
+        write(tmp_path / "own" / name, *(f"{number}.png" for number in range(6)), size=(16, 16))
+    own = [
+        "val_db_name=folder",
+        f"folder.path={tmp_path / 'own'}",
+        "folder.labels=subfolder",
+        "num_neighbors=5",
+    ]
+    finished = run_stage("pretext", tmp_path, *own, "folder.val_share=0", epochs=1)
+    logged = {name.rpartition("/")[2] for line in read_log(finished / "log.jsonl") for name in line}
+    assert (logged >= {"knn_accuracy", "weighted kNN"}) == is_compared == bool(logged & {"weighted kNN"})
 
 
 @pytest.mark.parametrize("option", ["--out=x.csv", "--report", "--visualize_prototypes", "--show"])

@@ -5,12 +5,15 @@ the run."""
 
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 
 from termcolor import colored
 from tqdm import tqdm
+
+from utils.arrays import finite
 
 tqdm.monitor_interval = 0  # no monitor thread of tqdm's: worker processes are forked
 UNHEARD = (OSError, ValueError)  # what printing raises then; ValueError is Python's for a closed stream
@@ -66,10 +69,18 @@ def any_console() -> Iterator[None]:
         os.close(nowhere)
 
 
+@contextmanager
+def warnings_ignored() -> Iterator[None]:
+    """Keep libraries' warnings of odd input off the console. Not for use in threads: filters are global."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def print_metrics(title: str, metrics: dict) -> None:
-    """A heading, then a line for each metric."""
+    """A heading, then a line for each metric that could be computed."""
     say(styled(title, "green", attrs=["bold"]))
-    for name, value in metrics.items():
+    for name, value in finite(metrics).items():
         say(f"    {name:<28} {readable_number(value)}")
 
 

@@ -48,6 +48,12 @@ def keep_freed_memory() -> bool:
     return bool(mallopt(mmap_threshold, size) and mallopt(trim_threshold, size))
 
 
+def return_freed_memory() -> None:
+    """Have glibc give back what threads have freed: each keeps its own, which no other thread uses."""
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def choose_device(name: str) -> torch.device:
     """`auto` is CUDA if there is a device, else the CPU. Raises UserError for `cuda` and `mps` that cannot
     compute here; float64, which averages and random transforms need, is what MPS lacks so far."""

@@ -1,5 +1,8 @@
 """From features of a pretext model to the two neighbor files that SCAN starts from, and how good they are."""
 
+from collections import Counter
+
+import torch
 from torch import Tensor
 
 from utils.arrays import share
@@ -18,12 +21,31 @@ def check_before_training(num_train: int, num_val: int, num_neighbors: int, back
     search.check_minable(num_val, VAL_NEIGHBORS, backend, "val")
 
 
+def comparable_targets(train_set, val_set) -> Tensor | None:
+    """The val targets, (M,), in the numbers of the train split's classes: classes are compared by name.
+
+    None if a split has no labels, or if a labelled val image is of a class that is not one of the train
+    split's."""
+    if not (train_set.is_labelled and val_set.is_labelled):
+        return None
+    if train_set.classes == val_set.classes:
+        return val_set.targets
+    count = Counter(train_set.classes)  # two classes of ImageNet have one name
+    numbers = {name: number for number, name in enumerate(train_set.classes) if count[name] == 1}
+    number_of = torch.tensor([numbers.get(name, -1) for name in val_set.classes] + [-1])  # the last for -1
+    targets = number_of[val_set.targets]
+    return targets if torch.equal(targets >= 0, val_set.targets >= 0) else None
+
+
 def knn_accuracy(features: dict[str, Tensor], train_set, val_set, device) -> float:
-    """Accuracy on labelled val images of a weighted kNN over the train features, (N, D) of unit length."""
-    labelled = val_set.targets >= 0
+    """Accuracy on labelled val images of a weighted kNN over the train features, (N, D) of unit length.
+
+    The splits have `comparable_targets`."""
+    targets = comparable_targets(train_set, val_set)
+    labelled = targets >= 0
     memory, queries = features["train"].to(device), features["val"][labelled].to(device)
     predictions = search.weighted_knn(memory, train_set.targets, queries, len(train_set.classes)).cpu()
-    return share(predictions == val_set.targets[labelled])
+    return share(predictions == targets[labelled])
 
 
 def mine(run, features: dict[str, Tensor], train_set, val_set) -> None:
@@ -51,7 +73,11 @@ def mine(run, features: dict[str, Tensor], train_set, val_set) -> None:
             plot_neighbors(dataset, neighbors.numpy(), run.path / "neighbors.png")
     if not (train_set.is_labelled and val_set.is_labelled):
         return
-    baselines = {"weighted kNN": knn_accuracy(features, train_set, val_set, run.device)}
+    baselines = {}
+    if comparable_targets(train_set, val_set) is None:
+        run.log.note("kNN accuracy left out: the val split has other classes than the train split")
+    else:
+        baselines["weighted kNN"] = knn_accuracy(features, train_set, val_set, run.device)
     images, size, classes = *features["train"].shape, len(train_set.classes)
     if classes <= images and images * size * classes <= KMEANS_LIMIT:
         splits = features["train"], features["val"], val_set.targets

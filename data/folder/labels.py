@@ -1,51 +1,61 @@
 """Labels of your own images, from their folders or a table. They are used for evaluation only."""
 
-import csv
-import io
 import os
+import unicodedata
 from pathlib import Path
 
 from utils.console import say_once
 from utils.errors import UserError
+from utils.storage.tables import plain, read_table
+
+TABLES = (".csv", ".tsv", ".txt")
+UNKNOWN = ("", "-1", "nan", "<na>", "na", "n/a", "#n/a", "null")  # as R, pandas and Excel write it
 
 
 def read_labels(folder: Path, files: list[str], rule: str) -> dict[str, str]:
     """The known labels of the files, names within `folder`.
 
-    rule: `none`; `subfolder`, the first folder on the way to a file; or a CSV table with columns `path` (in
-    the folder) and `label`, at the path given or else in the folder. Raises UserError for another rule, and
+    rule: `none`; `subfolder`, the first folder on the way to a file; or a table with columns `path` (in the
+    folder) and `label`, at the path given or else in the folder. Raises UserError for another rule, and
     for a table that is missing, malformed or names none of the files."""
     if rule == "none":
         return {}
     if rule == "subfolder":
         labels = {name: name.split(os.sep)[0] for name in files if os.sep in name}
-    elif rule.lower().endswith(".csv"):
-        path = (Path(rule) if Path(rule).is_file() else folder / rule).absolute()
-        labels = _read_table(path)
-        if missing := labels.keys() - set(files):
-            text = f"{path}: {len(missing)} of {len(labels)} rows name no image, such as {min(missing)}"
-            if len(missing) == len(labels):
-                raise UserError(f"{text}: write paths within {folder.absolute()}, such as {files[0]}")
+    elif rule.lower().endswith(TABLES):
+        path = Path(rule if os.path.isfile(rule) else folder / rule).absolute()
+        table = _read_table(path)
+        alike = {_alike(name): label for name, label in table.items()}
+        labels = {name: table.get(name, alike.get(_alike(name), "")) for name in files}
+        if missing := alike.keys() - set(map(_alike, files)):
+            text = f"{path}: {len(missing)} of {len(alike)} rows name no image, such as {min(missing)}"
+            if len(missing) == len(alike):
+                place = f"write paths within {folder.absolute()}, such as {files[0]}, in UTF-8"
+                raise UserError(f"{text}: {place}")
             say_once(text)
     else:
         raise UserError(f"folder.labels is {rule}: should be none, subfolder or a table such as labels.csv")
     known = {name: labels[name] for name in files if labels.get(name, "") not in ("", "-1")}
     # bytes that are not UTF-8 become escapes, which consoles and figures can show
-    return {name: os.fsencode(label).decode(errors="backslashreplace") for name, label in known.items()}
+    shown = {name: os.fsencode(label).decode(errors="backslashreplace") for name, label in known.items()}
+    return {name: _composed(label) for name, label in shown.items()}
 
 
 def _read_table(path: Path) -> dict[str, str]:
-    try:
-        content = path.read_bytes().decode("utf-8-sig", errors="surrogateescape")
-        rows = list(csv.DictReader(io.StringIO(content, newline=""), strict=True))
-    except (OSError, csv.Error) as error:
-        raise UserError(f"{path} cannot be read as a CSV table ({error}): correct folder.labels") from error
-    header = list(rows[0]) if rows else []
-    if not {"path", "label"} <= set(header):
-        raise UserError(f"{path}: needs columns path and label, with a row per image, but has {header}")
-    labels = {}
-    for row in rows:
-        name, label = os.path.normpath(row["path"] or ""), (row["label"] or "").strip()
+    labels: dict[str, str] = {}
+    for name, label in read_table(path, ("path", "label"), errors="surrogateescape"):
+        name, label = os.path.normpath(name), plain(label)
+        label = "" if label.lower() in UNKNOWN else label
         if labels.setdefault(name, label) != label:
             raise UserError(f"{path}: {name} has two labels, {labels[name]} and {label}: remove one")
     return labels
+
+
+def _alike(name: str) -> str:
+    """The same for all ways to write the name of a file, as on macOS and Windows."""
+    return os.path.normpath(_composed(name).replace("\\", "/"))
+
+
+def _composed(text: str) -> str:
+    """Letters with accents in one form: macOS and its archives take them apart in file names."""
+    return unicodedata.normalize("NFC", text)

@@ -1,24 +1,26 @@
 """Reads all image files of a folder once, caches what it finds, and reports those that cannot be read."""
 
-import io
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from hashlib import sha256
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
-from data.image_files import fault_of, pillow_warnings_ignored, read_square, reason_of
-from utils.console import progress, say_once
+from data.image_files import BITS, fault_of, read_square, reason_of
+from utils.console import progress, say_once, warnings_ignored
 from utils.device import cpu_count, free_memory
 from utils.errors import RunError, UserError
 from utils.storage.files import new_array, verify_manifest, writable_folder, write_whole
 
 SUFFIX = ".JPEG"  # of files in class folders
 QUEUE = 256  # results that may wait to be taken
+DEPTHS = (8, 10, 12, 14, 16, 24, 32)  # bits of the values in files of more than 8 bits
+DEEP = (".png", ".tif", ".tiff")  # such files among those of caches that do not know their bits
 
 
 def cache_path(caches: Path, folder: Path, names: Sequence[str], depends=None) -> Path:
@@ -36,35 +38,35 @@ def cache_path(caches: Path, folder: Path, names: Sequence[str], depends=None) -
 
 
 def cached(
-    path: Path, shape: tuple, fill: Callable[[np.ndarray], dict], fault_of: Callable[[str], str]
+    path: Path, shape: tuple, fill: Callable, fault_of: Callable, is_whole: Callable = lambda *_: True
 ) -> tuple[np.ndarray, dict]:
     """The memory-mapped uint8 array and the metadata of a cache.
 
-    If it is missing or damaged, `fill(array)` fills the array and returns metadata; so too if a file named in
-    the metadata's `faults` has been repaired, which no time or size may show. fault_of: of a file, now."""
-    metadata = _whole(path, fault_of)
-    if not metadata:
-        path = writable_folder(path.parent) / path.name
-        metadata = _whole(path, fault_of)
-    if not metadata:
-        with new_array(path, shape, np.uint8, metadata) as array:
-            metadata |= fill(array)
-    return np.load(path, mmap_mode="c"), metadata  # copy on write: PyTorch wants writable memory
+    If it is missing, damaged or not `is_whole(array, metadata)`, `fill(array)` fills the array and returns
+    metadata; so too if a file named in the metadata's `faults` has been repaired, which no time or size may
+    show. fault_of(file): its fault now, "" for none. Where caches are read-only the new one is temporary."""
 
+    def places() -> Iterator[Path]:
+        yield path
+        yield writable_folder(path.parent) / path.name
 
-def _whole(path: Path, fault_of: Callable[[str], str]) -> dict:
-    """The metadata of a cache that is whole and has no file among its faults that was repaired, else {}."""
-    with suppress(RunError, OSError):
-        metadata = verify_manifest(path) or {}
-        if metadata and all(map(fault_of, metadata["faults"])):
-            return metadata
-    return {}
+    for place in places():
+        with suppress(RunError, OSError, LookupError, TypeError, AttributeError, ValueError):  # odd metadata
+            metadata = verify_manifest(place) or {}
+            array = np.load(place, mmap_mode="c")  # copy on write: PyTorch wants writable memory
+            is_right = array.shape == shape and is_whole(array, metadata)
+            if is_right and all(map(fault_of, metadata["faults"].keys())):
+                return array, metadata
+    metadata = {}
+    with new_array(place, shape, np.uint8, metadata) as array:
+        metadata |= fill(array)
+    return np.load(place, mmap_mode="c"), metadata
 
 
 def in_threads(function: Callable, items: Sequence, num_workers: int, title: str) -> list:
     """`function` of each item, in order. Threads are enough: Pillow decodes without Python's lock."""
     pool = ThreadPoolExecutor(max(1, min(num_workers, cpu_count())))
-    with pillow_warnings_ignored(), pool:
+    with warnings_ignored(), pool:
         groups = (items[start : start + QUEUE] for start in range(0, len(items), QUEUE))
         results = chain.from_iterable(pool.map(function, group) for group in groups)
         return list(progress(results, title, len(items)))
@@ -76,18 +78,25 @@ def files_of(folder: Path, classes: list[str], caches: Path, num_workers=0, on_e
     Each file is decoded once, and again when the modification time of its folder changes; that a readable
     file is overwritten in its place is not noticed. Raises UserError for a class without images, and as
     `leave_out`."""
-    there = [name for name in classes if (folder / name).is_dir()]
+    there = [name for name in classes if os.path.isdir(folder / name)]
+
+    def is_whole(_, metadata: dict) -> bool:
+        return isinstance(metadata["sizes"], dict)
 
     def check(name: str) -> dict:
         def read(_) -> dict:
-            files = sorted(file for file in os.listdir(place) if file.endswith(SUFFIX) and file[0] != ".")
+            try:
+                listed = os.listdir(place)
+            except OSError as error:
+                raise UserError(f"{place} cannot be listed ({error.strerror}): make it readable") from error
+            files = sorted(file for file in listed if file.endswith(SUFFIX) and file[0] != ".")
             faults = {file: fault for file in files if (fault := fault_of(place / file))}
             sizes = {file: os.stat(place / file).st_size for file in files if file not in faults}
             return {"sizes": sizes, "faults": faults}
 
         place = folder / name
         path = cache_path(caches, place, [os.curdir])
-        return cached(path, (0,), read, lambda file: fault_of(place / file))[1]
+        return cached(path, (0,), read, lambda file: fault_of(place / file), is_whole)[1]
 
     found = dict(zip(there, in_threads(check, there, num_workers, f"checking {folder.name}"), strict=True))
     faults = {f"{name}/{file}": fault for name in there for file, fault in found[name]["faults"].items()}
@@ -103,43 +112,63 @@ def decode(folder: Path, files: list[str], side: int, caches: Path, num_workers:
     """The images in `files`, names within `folder`, as centre squares of `side` pixels, read once and cached.
 
     Returns digests: bytes (N,), the hexadecimal SHA-256 of each file; faults: file -> why it cannot be read;
-    pixels: uint8 (N, 3, side, side), zeros for a fault, or None if they take over half of the free memory."""
+    bits: the depth that holds all values of the files of more than 8 bits; pixels: uint8
+    (N, 3, side, side), zeros for a fault, or None if they take over half of the free memory."""
     fits = len(files) * 3 * side**2 <= free_memory() / 2
 
     def fill(pixels: np.ndarray) -> dict:
-        def read(row: int) -> tuple[str, str]:
-            return _read(folder / files[row], side, pixels[row : row + 1])
+        def read(row: int, bits: int = BITS) -> tuple[str, str, int]:
+            return _read(folder / files[row], side, pixels[row : row + 1], bits)
 
         found = in_threads(read, range(len(files)), num_workers, f"reading {folder.name}, once")
-        faults = {file: fault for file, (_, fault) in zip(files, found, strict=True) if fault}
-        return {"digests": [digest for digest, _ in found], "faults": faults}
+        digests, faults, highest = zip(*found, strict=True)
+        bits = next(bits for bits in DEPTHS if max(highest) < 2**bits) if any(highest) else BITS
+        if bits != BITS:
+            deep = [row for row, value in enumerate(highest) if value]
+            in_threads(partial(read, bits=bits), deep, num_workers, f"reading files of {bits} bits")
+        faults = {file: fault for file, fault in zip(files, faults, strict=True) if fault}
+        return {"digests": digests, "faults": faults, "bits": bits}
+
+    def is_whole(pixels: np.ndarray, metadata: dict) -> bool:
+        has_bits = "bits" in metadata or not any(name.lower().endswith(DEEP) for name in files)
+        is_bright = fits and (pixels.reshape(len(files), -1).max(axis=1) >= 128).all()
+        return len(metadata["digests"]) == len(files) and (has_bits or is_bright)
+
+    def fault(file: str) -> str:
+        return _read(folder / file, side, np.empty((0, 3, side, side), np.uint8))[1]
 
     path = cache_path(caches, folder, files, side if fits else f"{side}, digests only")
-    shape, none = (len(files) * fits, 3, side, side), np.empty((0, 3, side, side), np.uint8)
-    pixels, metadata = cached(path, shape, fill, lambda file: _read(folder / file, side, none)[1])
-    return np.array(metadata["digests"], dtype="S64"), metadata["faults"], pixels if fits else None
+    with warnings_ignored():
+        pixels, metadata = cached(path, (len(files) * fits, 3, side, side), fill, fault, is_whole)
+    digests = np.array(metadata["digests"], dtype="S64")
+    return digests, metadata["faults"], metadata.get("bits", BITS), pixels if fits else None
 
 
-def _read(path: Path, side: int, pixels: np.ndarray) -> tuple[str, str]:
-    """Read an image into uint8 (1, 3, side, side), or only check it: (0, ...). Returns SHA-256 and fault."""
-    digest = ""
+def _read(path: Path, side: int, pixels: np.ndarray, bits: int = BITS) -> tuple[str, str, int]:
+    """Read an image into uint8 (1, 3, side, side), or only check it: (0, ...).
+
+    Returns SHA-256, fault, and the highest of values of more than 8 bits."""
+    digest = sha256()
     try:
         if path.exists() and not path.is_file():
             raise ValueError("not a regular file")  # reading a pipe or a device would never end
-        content = path.read_bytes()
-        digest = sha256(content).hexdigest()
-        pixels[:] = np.asarray(read_square(io.BytesIO(content), side)).transpose(2, 0, 1)
+        with open(path, "rb") as file:
+            for block in iter(partial(file.read, 1 << 20), b""):
+                digest.update(block)
+            file.seek(0)
+            square = read_square(file, side, bits)
+        pixels[:] = np.asarray(square).transpose(2, 0, 1)
     except MemoryError:
         raise
     except Exception as error:  # Pillow raises a dozen kinds
-        return digest, reason_of(error)
-    return digest, ""
+        return digest.hexdigest(), reason_of(error), 0
+    return digest.hexdigest(), "", square.info["highest"]
 
 
 def leave_out(caches: Path, folder: Path, faults: dict[str, str], on_error: str) -> None:
     """Report unreadable files, name -> why: with on_error `stop` as a UserError, else in a text file."""
     lines = [f"{folder / name} ({fault})" for name, fault in faults.items()]
-    text = f"{len(lines)} image files cannot be read"
+    text = f"{len(lines)} image files or folders cannot be read"
     if lines and on_error == "stop":
         raise UserError(f"{text}, such as {', '.join(lines[:3])}: repair them, or set on_error=skip")
     if lines:

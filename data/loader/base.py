@@ -1,7 +1,7 @@
 """Which images make up each batch, and the seeds of everything random."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from itertools import islice
 
 import numpy as np
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from data.augment import apply, draw
+from utils.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -43,14 +44,17 @@ def seeded_generator(*key: int) -> torch.Generator:
 class Loader:
     """Iterates over a data set in batches, with one view per transform in `views`.
 
-    train: shuffled anew in each epoch, the last incomplete batch dropped; else every image once, in order.
+    train: shuffled anew in each epoch, the last incomplete batch dropped; `set_epoch` comes before each pass.
+    Else every image once, in order.
     neighbors: int64 (N, T+1); if given, the second view shows a random image of the image's row.
-    A batch depends on (seed, epoch, step) alone. A subclass says where the images come from."""
+    A batch depends on (seed, epoch, step) alone. A subclass says where the images come from.
+    Raises UserError when training would have no batch."""
 
     dataset: object
     views: list[tuple]
     batch_size: int
     device: torch.device
+    _: KW_ONLY
     train: bool = False
     neighbors: Tensor | None = None
     seed: int = 0
@@ -59,6 +63,17 @@ class Loader:
     def __post_init__(self):
         self.device = torch.device(self.device)
         self.set_epoch(0)
+        if self.train and len(self) == 0:
+            count = len(self.dataset)
+            problem = f"batch_size {self.batch_size} is larger than the training set ({count} images)"
+            raise UserError(f"{problem}: set it to at most {count}")
+
+    def __iter__(self) -> Iterator[Batch]:
+        """A pass. Raises ValueError for a second pass in one epoch of training: it would repeat the first."""
+        if self.train and self.is_begun:
+            raise ValueError(f"epoch {self.epoch} has been passed through: call set_epoch before each pass")
+        self.is_begun = True
+        return self.batches()
 
     def __len__(self) -> int:
         """Batches in a pass."""
@@ -66,7 +81,7 @@ class Loader:
 
     def set_epoch(self, epoch: int, first_step: int = 0) -> None:
         """Choose the epoch of the next pass, and its first step if an interrupted pass is resumed."""
-        self.epoch, self.first_step = epoch, first_step
+        self.epoch, self.first_step, self.is_begun = epoch, first_step, False
 
     def steps(self) -> Iterator[Step]:
         """The steps of this pass, from the first one chosen on."""

@@ -4,7 +4,6 @@ from data.dataset import StreamedDataset
 from data.loader.base import Loader
 from data.loader.resident import ResidentLoader
 from data.loader.streamed import StreamedLoader
-from utils.errors import UserError
 
 EVAL_BATCH_SIZE = 512
 
@@ -13,11 +12,8 @@ def build_loader(dataset, views, batch_size, device="cpu", *, train=False, neigh
     """The `Loader` with these arguments for the data set's kind.
 
     Raises UserError when training would have no batch, and for transforms that do not fit the images."""
-    if train and (count := len(dataset)) < batch_size:
-        problem = f"batch_size {batch_size} is larger than the training set ({count} images)"
-        raise UserError(f"{problem}: set it to at most {count}")
     kind = StreamedLoader if isinstance(dataset, StreamedDataset) else ResidentLoader
-    return kind(dataset, views, batch_size, device, train, neighbors, seed)
+    return kind(dataset, views, batch_size, device, train=train, neighbors=neighbors, seed=seed)
 
 
 def eval_loader(dataset, transform: tuple, device) -> Loader:

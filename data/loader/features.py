@@ -14,14 +14,14 @@ class FeatureLoader(Loader):
 
     features: (V, N, D), V views of N images. For each view of a batch, each image shows a random one."""
 
-    def __init__(self, features: Tensor, *arguments):
-        super().__init__(*arguments)
+    def __init__(self, features: Tensor, *arguments, **options):
+        super().__init__(*arguments, **options)
         self.features = near(features, self.device)
 
     def draw(self, _, batch: int, generator: torch.Generator) -> Tensor:
         return torch.randint(len(self.features), (batch,), generator=generator)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def batches(self) -> Iterator[Batch]:
         for step in self.steps():
             rows = map(torch.stack, zip(step.tables, step.sources, strict=True))  # (2, B) for each view
             rows = [tuple(sent(view, self.features.device)) for view in rows]

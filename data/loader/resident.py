@@ -16,14 +16,14 @@ AT_ONCE = 2**26
 class ResidentLoader(Loader):
     """Batches of a data set whose images are one uint8 tensor."""
 
-    def __init__(self, *arguments):
-        super().__init__(*arguments)
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
         self.images = self.dataset.images_on(self.device)
         views = self.check_views(self.images[:1])
         image_bytes = sum(max(view.nbytes, 4 * self.images[0].nbytes) for view in views)
         self.group = max(1, AT_ONCE // (self.batch_size * image_bytes))  # steps in one call
 
-    def __iter__(self) -> Iterator[Batch]:
+    def batches(self) -> Iterator[Batch]:
         steps = self.steps()
         while group := list(islice(steps, self.group)):
             views = []  # for each transform its view of each step

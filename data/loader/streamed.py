@@ -67,8 +67,8 @@ class StreamedLoader(Loader):
     images in memory, to the bit. Images of many sizes are also cropped and flipped there, as Pillow does it.
     All random numbers are drawn in the main process; all other steps work on batches, on the device."""
 
-    def __init__(self, *arguments):
-        super().__init__(*arguments)
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
         self.crops = [() if self.dataset.side else _leading_crops(transform) for transform in self.views]
         self.columns = [sum(step.columns for step in crops) for crops in self.crops]
         first = [np.zeros((1, 1), int), np.zeros((1, 0), np.float32)]  # the first image, uncropped
@@ -85,7 +85,7 @@ class StreamedLoader(Loader):
         )
         Finalize(None, _kill_workers, exitpriority=0)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def batches(self) -> Iterator[Batch]:
         with _signals_held():
             parts = iter(self.reader)
         for step in self.steps():  # drawn again, as workers are steps ahead

@@ -1,15 +1,19 @@
 """Images of every kind come out as upright 8-bit RGB; files that cannot be read are recognised."""
 
+import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 from torchvision import transforms
 
+from data import image_files
 from data.dataset import StreamedDataset
-from data.image_files import fault_of, read_image, read_square
+from data.image_files import fault_of, image_endings, read_image, read_square
 from tests.image_trees import picture
+from utils.console import warnings_ignored
 
 RED, GREEN, BLUE, GREY = COLORS = (200, 40, 30), (20, 180, 60), (30, 50, 190), (128, 128, 128)
 READERS = [read_image, lambda path: read_square(path, 256)]
@@ -115,6 +119,88 @@ def test_tiny_and_long_images_have_a_centre_square_too(size, path):
     assert read_square(path, 32).size == (32, 32) and shows(read_square(path, 32), [RED] * 4, by=1)
 
 
+def test_a_large_image_is_converted_in_strips_with_the_same_pixels(path, monkeypatch):
+    image = picture(0, 90, 70).quantize(16)
+    image.save(path, "PNG", transparency=bytes(range(0, 256, 16)))
+    squares, parts, convert = [], [], image_files._on_white
+    monkeypatch.setattr(image_files, "_on_white", lambda part: parts.append(part.size) or convert(part))
+    for strip in (90 * 70, 1000, 1):
+        monkeypatch.setattr(image_files, "STRIP", strip)
+        parts.clear()
+        squares.append(np.asarray(read_square(path, 40)))
+        assert max(width * height for width, height in parts) <= max(strip, 90)
+    whole = image_files._on_white(Image.open(path))
+    expected = ImageOps.fit(whole, (40, 40), Image.Resampling.BILINEAR)
+    assert all(np.array_equal(square, np.asarray(expected)) for square in squares)
+
+
+def test_threads_decode_together_what_suffices_and_a_larger_image_alone(path):
+    threads, held, most = image_files._Threads(10), [], []
+
+    def decode(pixels):
+        with threads.holding(pixels):
+            held.append(pixels)
+            most.append(list(held))
+            time.sleep(0.001)
+            held.remove(pixels)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(decode, [4, 50, 3, 6, 10, 4, 99, 1] * 4))
+    assert all(sum(together) <= 10 or len(together) == 1 for together in most)
+    assert max(map(len, most)) > 1 and threads.free == 10
+
+
+@both_readers
+@pytest.mark.parametrize("compressed", [True, False])
+def test_long_texts_in_a_png_do_not_keep_its_pixels_from_being_read(compressed, read, path):
+    texts, profile = PngImagePlugin.PngInfo(), bytes(2_000_000)
+    texts.add_text("workflow", "x" * 3_000_000, zip=compressed)
+    texts.add_itxt("prompt", "y" * 3_000_000, zip=compressed)
+    quarters().save(path, "PNG", pnginfo=texts, icc_profile=profile)
+    with pytest.raises(ValueError), Image.open(path) as image:  # without us
+        image.load()
+    assert fault_of(path) == "" and shows(read(path), COLORS)
+
+
+@both_readers
+def test_a_text_that_turns_a_png_still_does(read, path):
+    exif, texts = Image.Exif(), PngImagePlugin.PngInfo()
+    exif[0x0112] = 6
+    content = exif.tobytes()
+    texts.add_text("Raw profile type exif", f"\nexif\n{len(content):8}\n{content.hex()}\n", zip=True)
+    quarters().save(path, "PNG", pnginfo=texts)
+    assert shows(read(path), UPRIGHT[6])
+
+
+def test_values_of_fewer_bits_than_their_file_has_keep_their_high_bits(path):
+    values = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+    Image.fromarray(values).save(path, "PNG")
+    found = read_square(path, 64, bits=12)
+    assert found.info["highest"] == 4095 and np.array_equal(np.asarray(found)[..., 0], values >> 4)
+    assert read_square(path, 64).getextrema() == ((0, 15),) * 3
+    picture(0, 64, 64).save(path, "PNG")
+    assert read_square(path, 64).info["highest"] == 0  # 8 bits
+
+
+def test_endings_are_those_of_images_that_pillow_reads():
+    endings = image_endings()
+    some = {
+        ".bmp",
+        ".gif",
+        ".jpeg",
+        ".jpg",
+        ".png",
+        ".tif",
+        ".tiff",
+        ".webp",
+        ".jfif",
+        ".ppm",
+        ".pgm",
+        ".jp2",
+    }
+    assert some <= {*endings} and not {*endings} & {".h5", ".mpg", ".ps", ".pdf", ".txt", ".csv"}
+
+
 @pytest.mark.parametrize("side, width", [(16, 64), (17, 128), (64, 256), (65, 512)])
 def test_a_jpeg_is_decoded_at_the_smallest_size_that_leaves_twice_the_side(side, width, path, monkeypatch):
     sizes, fit = [], ImageOps.fit
@@ -144,3 +230,24 @@ def test_files_that_are_no_images_or_missing_have_a_fault_without_their_path(pat
 def test_an_image_more_than_100_times_as_long_as_wide_has_a_fault(size, fault, path):
     Image.new("RGB", size).save(path, "PNG")
     assert fault_of(path)[:7] == fault
+
+
+def test_more_pixels_than_pillow_allows_have_a_fault_that_says_so(path, monkeypatch):
+    picture(0, 30, 30).save(path, "PNG")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
+    with warnings_ignored():
+        assert fault_of(path) == ""  # up to twice as many give a warning alone
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 400)
+    assert "800" in fault_of(path) and "smaller" in fault_of(path)
+
+
+def test_what_is_decoded_is_freed_before_other_threads_may_decode(path, monkeypatch):
+    exif, order, close = Image.Exif(), [], Image.Image.close
+    exif[0x0112] = 6
+    quarters().save(path, "PNG", exif=exif)
+    monkeypatch.setattr(Image.Image, "close", lambda image: order.append("closed") or close(image))
+    threads = image_files._Threads(512 * 256)
+    monkeypatch.setattr(image_files, "_threads", threads)
+    monkeypatch.setattr(threads.changed, "notify_all", lambda: order.append("free"), raising=False)
+    read_square(path, 16)
+    assert order == ["closed", "closed", "free"] and threads.free == threads.pixels  # as stored, and turned

@@ -279,7 +279,8 @@ def test_a_batch_of_cached_features_has_the_images_and_neighbors_of_a_batch_of_v
     neighbors = torch.stack([(torch.arange(50) + shift) % 50 for shift in (0, 7, 13)], dim=1)
     numbers = torch.arange(150.0).view(3, 50, 1)  # image i in view v is 50 v + i
     views = build_loader(images_of(50), [TO_UNIT] * 2, 16, train=True, neighbors=neighbors, seed=7)
-    features = FeatureLoader(numbers, images_of(50), [None, None], 16, "cpu", True, neighbors, 7)
+    training = {"train": True, "neighbors": neighbors, "seed": 7}
+    features = FeatureLoader(numbers, images_of(50), [None, None], 16, "cpu", **training)
     for epoch in range(2):
         views.set_epoch(epoch)
         features.set_epoch(epoch)

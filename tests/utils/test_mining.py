@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from utils import mining
 from utils.errors import UserError
-from utils.mining import check_before_training, knn_accuracy, mine
+from utils.mining import check_before_training, comparable_targets, knn_accuracy, mine
 from utils.neighbors import search
 from utils.neighbors.faiss_index import import_faiss
 
@@ -95,6 +95,33 @@ def test_knn_accuracy_is_of_the_labelled_val_images_only():
     splits["val"].targets[:10] = -1
     splits["val"].targets[10:15] = (splits["val"].targets[10:15] + 1) % CLASSES  # 5 wrong ones of 20
     assert knn_accuracy(features, splits["train"], splits["val"], "cpu") == 0.75
+
+
+def renumbered(splits, names):
+    """The val split with the same classes by name, in this order."""
+    splits["val"].classes = names
+    old = splits["val"].targets
+    splits["val"].targets = torch.tensor([names.index("abc"[target]) for target in old])
+
+
+def test_classes_are_compared_by_name_whatever_their_numbers():
+    features, splits = features_and_splits()
+    expected = knn_accuracy(features, splits["train"], splits["val"], "cpu")
+    renumbered(splits, ["c", "d", "a", "b"])  # no val image is of class d
+    splits["val"].targets[0] = -1
+    targets = comparable_targets(splits["train"], splits["val"])
+    assert targets.tolist() == [-1, *(number % 3 for number in range(1, VAL))]
+    assert knn_accuracy(features, splits["train"], splits["val"], "cpu") == expected == 1
+
+
+@pytest.mark.parametrize("train, val", [("abc", "abd"), ("abc", "xyz"), ("aab", "abc"), ("012", "cat")])
+def test_classes_that_are_not_those_of_the_train_split_are_not_compared(train, val, monkeypatch):
+    features, splits = features_and_splits()
+    splits["train"].classes, splits["val"].classes = list(train), list(val)
+    assert comparable_targets(splits["train"], splits["val"]) is None
+    monkeypatch.setattr("tests.utils.test_mining.features_and_splits", lambda: (features, splits))
+    run = mined()
+    assert run.finals[BASELINES].keys() == {"k-means"} and any("kNN" in note for note in run.notes)
 
 
 @pytest.mark.parametrize("lacking, told", [(0, {"weighted kNN", "k-means"}), (1, {"weighted kNN"})])

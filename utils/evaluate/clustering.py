@@ -7,11 +7,13 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from utils.arrays import floats, integers, share
+from utils.console import warnings_ignored
 from utils.evaluate.label_free import cluster_sizes
 
 PROTOTYPE_CANDIDATES = 10  # most confident images of a cluster, one of which is its prototype
 
 
+@warnings_ignored()
 def clustering_metrics(predictions: ArrayLike, targets: ArrayLike | None, probabilities=None) -> dict:
     """Agreement of clusters (predictions, (N,)) with classes (targets, (N,); images of -1 are left out).
 
@@ -125,6 +127,7 @@ def prototypes(probabilities: ArrayLike, features: ArrayLike, companions: int = 
     return chosen
 
 
+@warnings_ignored()
 def kmeans_accuracy(features, eval_features, eval_targets, num_clusters: int, seed: int) -> float:
     """The baseline for SCAN: k-means fitted on features (N, D), ACC of its clusters on eval_features (M, D).
 

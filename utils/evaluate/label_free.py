@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from losses import cluster_entropy
 from utils.arrays import floats, integers, share
+from utils.console import warnings_ignored
 
 PRODUCTS_AT_ONCE = 2**17  # numbers in a block of scan_validation: it stays in the processor's cache
 SILHOUETTE_IMAGES = 2000  # the distances between them take a moment
@@ -53,6 +54,7 @@ def neighbor_agreement(predictions: ArrayLike, neighbors: ArrayLike) -> float:
     return share(predictions[integers(neighbors)[:, 1:]] == predictions[:, None])
 
 
+@warnings_ignored()
 def silhouette(features: ArrayLike, predictions: ArrayLike, seed: int = 0) -> float | None:
     """scikit-learn's mean silhouette, in [-1, 1], of clusters (predictions, (N,)) among features (N, D).
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from torch import Tensor
 from torch.nn import functional as F
 
+from utils.arrays import finite
 from utils.console import say
 from utils.errors import RunError, UserError
 from utils.evaluate import label_free
@@ -36,7 +37,7 @@ def judge_without_labels(
     if (score := label_free.silhouette(features, predictions)) is not None:
         figures["silhouette"] = score
     figures["sizes"] = label_free.cluster_sizes(probabilities)
-    return figures | {"confidence_histogram": label_free.confidence_histogram(probabilities)}
+    return finite(figures) | {"confidence_histogram": label_free.confidence_histogram(probabilities)}
 
 
 def nearest(features: Tensor, topk: int, backend: str) -> Tensor:

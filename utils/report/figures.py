@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from utils.console import warnings_ignored
 from utils.evaluate.clustering import clustering_warnings, evaluate_clusters, map_clusters
 from utils.report import canvas
 from utils.report.canvas import BLUE, DPI, FAINT, INK, labels_of, save_png
@@ -53,6 +54,7 @@ def curves_figure(log_path: Path):
     return figure
 
 
+@warnings_ignored()
 def confusion_matrix(targets: Sequence[int], predicted: Sequence[int], num_classes: int) -> np.ndarray:
     """Share of each class (row) that is in the cluster matched to each class (column).
 

@@ -1,7 +1,5 @@
 """Outputs of eval.py: CSV, cluster names, figures."""
 
-import csv
-import io
 import os
 import sys
 from argparse import Namespace
@@ -24,6 +22,7 @@ from utils.report.figures import TIGHT, matching_figure, plot_prototypes
 from utils.report.page import NEIGHBORS_SHOWN, write_report
 from utils.stages import MODEL, STAGES
 from utils.storage.files import read_manifest, sha256_of, write_whole
+from utils.storage.tables import plain, read_table, table_bytes
 
 CSV_COLUMNS = ("path", "cluster", "confidence", "second_cluster", "second_confidence", "name", "label")
 
@@ -150,9 +149,7 @@ def write_predictions(path: Path, dataset, probabilities: Tensor, names: Mapping
     first, second = ([f"{share:.6f}" for share in column] for column in shares)
     paths, called = map(dataset.name, range(len(dataset))), (names.get(k, "") for k in clusters[0])
     columns = paths, clusters[0], first, clusters[1], second, called, labels_of(dataset)
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows([CSV_COLUMNS, *zip(*columns, strict=True)])
-    write_whole({path: text.getvalue().encode(errors="surrogateescape")})
+    write_whole({path: table_bytes([CSV_COLUMNS, *zip(*columns, strict=True)])})
 
 
 def read_names(model: Path, num_clusters: int) -> dict[int, str]:
@@ -163,21 +160,13 @@ def read_names(model: Path, num_clusters: int) -> dict[int, str]:
     path = beside(model, "names.csv")
     if not path.exists():
         return {}
-    try:
-        text = io.StringIO(path.read_bytes().decode("utf-8-sig"), newline="")
-        rows = list(csv.DictReader(text, strict=True))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} cannot be read as CSV in UTF-8 ({error})") from error
-    names, numbers = {}, {str(k): k for k in range(num_clusters)}
-    for row in rows:
-        cluster, name = numbers.get((row.get("cluster") or "").strip()), row.get("name")
-        if cluster is None or name is None or None in row:  # None: more cells than columns
-            columns = f"cluster, 0 to {num_clusters - 1}, and name"
-            raise UserError(f"{path}: should have the columns {columns}, but has {row}")
-        name = name.strip()
-        if name and names.setdefault(cluster, name) != name:
+    names, numbers, made_for = {}, {str(k): k for k in range(num_clusters)}, set()
+    for cell, name, mark in read_table(path, ("cluster", "name"), optional=("model",)):
+        if (cluster := numbers.get(plain(cell))) is None:
+            raise UserError(f"{path}: has cluster {cell!r}, which should be 0 to {num_clusters - 1}")
+        if (name := name.strip()) and names.setdefault(cluster, name) != name:
             raise UserError(f"{path}: cluster {cluster} has two names, {names[cluster]} and {name}")
-    made_for = {row.get("model") for row in rows} - {None, ""}
-    if names and made_for - {model_mark(model)}:
+        made_for.add(mark.strip())
+    if names and made_for - {"", model_mark(model)}:
         say(f"warning: {path} was made for another model: a new training may have renumbered the clusters")
     return names

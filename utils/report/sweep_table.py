@@ -2,8 +2,6 @@
 
 docs/number-of-clusters.md explains the criterion."""
 
-import csv
-import io
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -12,6 +10,7 @@ from typing import NamedTuple
 
 from utils.report import canvas
 from utils.report.canvas import BLUE, FAINT, INK, RED
+from utils.storage.tables import table_bytes
 
 TOLERANCE = 0.05  # of agreement
 WITH_DEVIATION = ("loss", "agreement", "silhouette")
@@ -60,9 +59,7 @@ def suggest(rows: Sequence[Mapping], varied: Sequence[str]) -> tuple[int | None,
 
 
 def to_csv(rows: Sequence[Mapping]) -> bytes:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([rows[0], *(row.values() for row in rows)])
-    return text.getvalue().encode()
+    return table_bytes([rows[0], *(row.values() for row in rows)])
 
 
 def to_lines(rows: Sequence[Mapping]) -> list[str]:

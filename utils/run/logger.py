@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from utils.arrays import finite
 from utils.console import print_metrics, readable_number, say, styled
 from utils.errors import attempt
 from utils.storage.files import storage_errors
@@ -51,7 +52,10 @@ class Logger:
         self._append({"warning": text})
 
     def epoch(self, epoch: int, metrics: dict[str, float], remark: str = "") -> None:
-        """Metrics are named `<split>/<name>`: one console line a split. `remark` is for the console alone."""
+        """Metrics are named `<split>/<name>`: one console line a split. `remark` is for the console alone.
+
+        Those that could not be computed are left out, here and in `final`."""
+        metrics = finite(metrics)
         splits: dict[str, list[str]] = {}
         for name, value in metrics.items():
             split, _, short = name.partition("/")
@@ -64,8 +68,9 @@ class Logger:
             self._tried(lambda: self._to_tensorboard(epoch, metrics))
 
     def final(self, title: str, metrics: dict) -> None:
-        print_metrics(title, metrics)
-        self._append({"final": title, **metrics})
+        if metrics := finite(metrics):
+            print_metrics(title, metrics)
+            self._append({"final": title, **metrics})
 
     def _append(self, entry: dict) -> None:
         with storage_errors(self.path), open(self.path, "ab+") as file:

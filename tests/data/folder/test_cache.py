@@ -1,5 +1,6 @@
 """What both kinds of folders share: caches, the state that they depend on, and reading in threads."""
 
+import json
 import os
 import threading
 import time
@@ -59,6 +60,30 @@ def test_where_caches_are_read_only_those_that_are_there_are_read_and_others_are
         monkeypatch.setattr("os.access", lambda *_: False)
     assert {path.name for path in tmp_path.iterdir()} == {"there.npy", "there.npy.json"}
     assert not scan.write_list(tmp_path, tmp_path, "duplicates", ["a"]).is_relative_to(tmp_path)
+
+
+@pytest.mark.parametrize("key", ["digests", "faults", "sizes"])
+@pytest.mark.parametrize("value", ["gone", None, [], 7])
+def test_a_cache_whose_manifest_lacks_something_is_made_anew(key, value, tmp_path):
+    folder, caches = tmp_path / "p", tmp_path / "scans"
+    folder.mkdir()
+    picture(0, 20, 20).save(folder / "a.JPEG")
+
+    def found():
+        return (
+            [str(each) for each in decode(folder, ["a.JPEG"], 8, caches, 0)[:3]],
+            files_of(folder.parent, ["p"], caches),
+        )
+
+    before = found()
+    for manifest in caches.glob("*.json"):
+        content = json.loads(manifest.read_text())
+        if key in content:
+            content[key] = value
+            if value == "gone":
+                del content[key]
+            manifest.write_text(json.dumps(content))
+    assert found() == before
 
 
 def test_a_cache_that_is_not_finished_leaves_nothing(tmp_path):

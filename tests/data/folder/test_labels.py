@@ -1,6 +1,7 @@
 """Labels of one's own images, from folders or a table, for the data set and for other images."""
 
 import os
+import unicodedata
 
 import pytest
 
@@ -75,7 +76,7 @@ def test_a_table_is_looked_for_where_it_is_named_and_then_in_the_folder(folder, 
 TABLES = {  # content, None for no file: what the error names
     None: "No such file",
     "": "path",
-    "file,class\na.png,1\n": "'file', 'class'",
+    "file,class\na.png,1\n": "file,class",
     "path,label\na.png,1\na.png,2\n": "a.png .*1 and 2",
     "path,label\nz.png,1\n": "z.png",
     'path,label\n"a.png,1\n': "unexpected end of data",
@@ -100,6 +101,51 @@ def test_new_images_are_labelled_by_the_same_rule_where_it_applies(folder):
     assert new_pictures(config(folder, "folder.labels=labels.csv"), folder.parent / "new").targets is None
     cfg = load_config(None, "configs/scan/scan_cifar10.yml", [f"root_dir={folder.parent}"])
     assert new_pictures(cfg, folder.parent / "new").images.shape == (2, 3, 32, 32)
+
+
+def test_labels_that_were_asked_for_and_cannot_be_read_are_an_error(folder):
+    write(folder, "a.png", "b.png")
+    cfg = config(folder, "folder.labels=labels.csv")
+    for table in (None, "file;class\n", "path,label\nz.png,cat\n"):
+        if table:
+            (folder / "labels.csv").write_text(table)
+        assert new_pictures(cfg, folder).targets is None
+        with pytest.raises(UserError, match=r"labels\.csv"):
+            new_pictures(cfg, folder, needs_labels=True)
+
+
+def test_names_and_labels_match_however_their_accents_are_written(folder):
+    names = ["Käse.png", "é/ñ.png", "plain.png"]
+    apart = [unicodedata.normalize("NFD", name) for name in names]
+    for files, rows in ((apart, names), (names, apart)):
+        table = "".join(f"{name},{name}\n" for name in rows)
+        (folder.parent / "labels.csv").write_text(f"path,label\n{table}", encoding="utf-8")
+        found = read_labels(folder, files, str(folder.parent / "labels.csv"))
+        assert found == dict(zip(files, names, strict=True))
+    assert read_labels(folder, apart, "subfolder") == {apart[1]: "é"}
+    (folder.parent / "labels.csv").write_text("path,label\ne\u0301\\n\u0303.png,windows\n", encoding="utf-8")
+    assert read_labels(folder, names, str(folder.parent / "labels.csv")) == {names[1]: "windows"}
+    both = [names[0], apart[0]]  # two files, as a disk may hold them
+    table = f"path,label\n{both[0]},1\n{both[1]},2\n"
+    (folder.parent / "labels.csv").write_text(table, encoding="utf-8")
+    assert list(read_labels(folder, both, str(folder.parent / "labels.csv")).values()) == ["1", "2"]
+
+
+def test_what_other_programs_write_for_unknown_is_no_class_and_floats_are_whole_numbers(tmp_path):
+    labels = ["2.0", "2", "-1.0", "-1", "nan", "NaN", "<NA>", "#N/A", "NULL", "", "  ", "none"]
+    files = [f"{row}.png" for row in range(len(labels))]
+    rows = "".join(f"{name};{label}\n" for name, label in zip(files, labels, strict=True))
+    (tmp_path / "labels.tsv").write_text(f"path;label\n{rows}")
+    known = {"0.png": "2", "1.png": "2", "11.png": "none"}
+    assert read_labels(tmp_path, files, "labels.tsv") == known
+
+
+def test_classes_of_any_number_of_digits_are_ordered_as_numbers(folder):
+    labels = ["9" * 5000, "1" + "0" * 5000, "7", "007", "word", "٣"]
+    write(folder, *(f"{row}.png" for row in range(6)))
+    rows = "".join(f"{row}.png,{label}\n" for row, label in enumerate(labels))
+    (folder / "labels.csv").write_text(f"path,label\n{rows}", encoding="utf-8")
+    assert labelled(folder, "labels.csv").classes == ["007", "7", labels[0], labels[1], "word", "٣"]
 
 
 def test_a_table_may_name_images_of_one_folder_only(folder, capsys):

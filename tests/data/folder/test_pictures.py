@@ -1,7 +1,12 @@
 """A folder of images becomes a data set: which files, in which order, held out and labelled how."""
 
+import hashlib
+import json
 import os
 import shutil
+import struct
+import zlib
+from dataclasses import replace
 from unittest.mock import Mock
 
 import numpy as np
@@ -9,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from data import build_dataset
+from data import build_dataset, open_splits
 from data.dataset import ResidentDataset, StreamedDataset
 from data.folder import scan
 from data.folder.pictures import images_in, list_pictures
@@ -34,23 +39,70 @@ def test_images_are_found_in_folders_within_folders_sorted_by_path_and_others_ar
     names = ["B.jpeg", "a.JPG", "b.png", "deep/d.TIFF", "deep/er/c.webp", "e.gif", "f.bmp", "é ü.png"]
     write(folder, *reversed(names), ".hidden.png", ".thumbnails/g.png")
     (folder / "notes.txt").write_text("no image")
-    assert list_pictures(folder) == (names, 1)
+    assert list_pictures(folder) == (names, {".txt": 1}, {})
 
 
-def test_of_links_to_a_folder_the_first_by_name_is_followed_and_none_back(folder, tmp_path):
+def test_whatever_pillow_reads_is_an_image_and_other_kinds_are_told(folder, capsys):
+    for number, (ending, kind) in enumerate(
+        {"jfif": "JPEG", "PPM": "PPM", "pgm": "PPM", "jp2": "JPEG2000"}.items()
+    ):
+        write(folder, "a.png")
+        picture(number, 20, 20).save(folder / f"{number}.{ending}", kind)
+    for name in ("b.heic", "c.HEIC", "clip.mov", "table.h5", "README"):
+        (folder / name).write_bytes(b"something else")
+    dataset = build(folder, "train", WHOLE)
+    assert names_of(dataset) == ["0.jfif", "1.PPM", "2.pgm", "3.jp2", "a.png"]
+    printed = capsys.readouterr().out
+    assert "5 pictures" in printed and all(kind in printed for kind in ("2 .heic", "1 .mov", "1 .h5"))
+
+
+def test_links_to_folders_are_not_followed_but_told_and_links_to_files_are(folder, tmp_path):
     write(tmp_path / "elsewhere", "a.png")
-    folder.mkdir()
-    for name in ("b", "a", "c"):
-        (folder / name).symlink_to(tmp_path / "elsewhere", target_is_directory=True)
-    (tmp_path / "elsewhere" / "back").symlink_to(folder, target_is_directory=True)
-    assert list_pictures(folder)[0] == ["a/a.png"]
+    write(folder, "b.png")
+    (folder / "out").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    (folder / "back").symlink_to(folder, target_is_directory=True)
+    (folder / "loop").symlink_to(folder / "loop")
+    (folder / "c.png").symlink_to(tmp_path / "elsewhere" / "a.png")
+    assert list_pictures(folder) == (["b.png", "c.png"], {"links to folders": 2, "of other kinds": 1}, {})
+    assert list_pictures(folder / "back")[0] == ["b.png", "c.png"]  # the folder itself may be a link
 
 
-def test_a_folder_that_cannot_be_listed_is_refused(folder, monkeypatch):
-    folder.mkdir()
-    monkeypatch.setattr(os, "scandir", Mock(side_effect=PermissionError(13, "Permission denied")))
-    with pytest.raises(UserError, match=f"{folder}.*Permission denied"):
-        list_pictures(folder)
+def test_thumbnails_and_deleted_files_of_systems_are_no_pictures_of_the_user(folder):
+    write(folder, "a.png", "album/b.png", "$5 notes/c.png", "#fun/d.png")
+    own = sorted(["a.png", "album/b.png", "$5 notes/c.png", "#fun/d.png"])
+    places = ["@eaDir/a.png", "album/@eaDir/b.png", "#recycle", "$RECYCLE.BIN/S-1-5", "$Recycle.Bin"]
+    places += ["System Volume Information", "lost+found", "__MACOSX/album", "#snapshot/daily", "@Recycle"]
+    write(folder, *(f"{place}/thumbnail.png" for place in places))
+    assert list_pictures(folder) == (own, {"folders of the system": len(places)}, {})
+
+
+@pytest.fixture
+def closed(folder, monkeypatch):
+    """Folders that cannot be listed, by name; for root this cannot be had by permissions."""
+    names, scandir = set(), os.scandir
+
+    def scan_open_ones(place):
+        if os.path.basename(place) in names:
+            raise PermissionError(13, "Permission denied", place)
+        return scandir(place)
+
+    monkeypatch.setattr(os, "scandir", scan_open_ones)
+    return names
+
+
+def test_a_folder_that_cannot_be_listed_is_refused_or_left_out_and_listed(folder, closed):
+    write(folder, "a.png", "b.png", "in/closed/c.png", "in/d.png")
+    closed |= {"closed", "lost+found"}
+    (folder / "lost+found").mkdir()
+    with pytest.raises(UserError, match=f"{folder}/in/closed.*Permission denied.*on_error=skip"):
+        build(folder, "train", WHOLE)
+    (folder / "broken.png").write_bytes(b"")
+    assert names_of(build(folder, "train", WHOLE, "on_error=skip")) == ["a.png", "b.png", "in/d.png"]
+    lines = scans(folder, "*-unreadable.txt").read_text().splitlines()
+    assert [line.partition(" (")[0] for line in lines] == [f"{folder}/in/closed", f"{folder}/broken.png"]
+    closed |= {folder.name}
+    with pytest.raises(UserError, match=f"{folder} .*Permission denied"):
+        list_pictures(folder, "skip")
 
 
 def test_folders_with_long_names_and_files_whose_names_are_not_utf8_are_read(tmp_path):
@@ -121,7 +173,7 @@ def test_without_memory_the_same_images_splits_and_fingerprints_are_streamed(fol
 def test_files_are_decoded_again_only_when_one_of_them_changes(folder, monkeypatch):
     write(folder, "a.png", "b.png", "c.png")
     read = []
-    monkeypatch.setattr(scan, "read_square", lambda file, side: read.append(1) or read_square(file, side))
+    monkeypatch.setattr(scan, "read_square", lambda *how: read.append(1) or read_square(*how))
 
     def decoded(*overrides):
         read.clear()
@@ -220,6 +272,125 @@ def test_the_share_is_held_out_by_content_whatever_the_names_and_the_seed(folder
         assert names_of(split) == sorted(names_of(split))
 
 
+def test_copies_stay_together_and_the_share_is_of_distinct_images(folder, capsys):
+    write(folder, *NAMES)
+    before = {split: {*names_of(build(folder, split))} for split in ("train", "val")}
+    for number in range(30):
+        shutil.copy(folder / NAMES[number % 3], folder / f"copy {number}.png")
+    train, val = build(folder), build(folder, "val")
+    contents = [{(folder / name).read_bytes() for name in names_of(split)} for split in (train, val)]
+    assert not contents[0] & contents[1] and len(contents[1]) == 4 and len(train) + len(val) == 50
+    assert {*names_of(val)} & {*NAMES} == before["val"] and {*names_of(train)} & {*NAMES} == before["train"]
+    for path in folder.iterdir():
+        path.write_bytes((folder / NAMES[0]).read_bytes())
+    with pytest.raises(UserError, match=r"val_share 0\.2 of 1 "):
+        build(folder)
+
+
+def test_splits_of_few_distinct_images_are_told(folder, capsys):
+    write(folder, *(f"{number}.png" for number in range(50)))
+    build(folder)
+    assert "warning" not in capsys.readouterr().out
+    for number in range(1, 20):
+        shutil.copy(folder / "0.png", folder / f"{number}.png")
+    build(folder)  # 31 distinct images, 6 of them held out
+    assert "warning" in (printed := capsys.readouterr().out) and "6 distinct images" in printed
+
+
+def test_val_images_that_are_copies_of_training_images_are_told(folder, capsys):
+    other = folder.parent / "val"
+    write(folder, "a.png", "b.png", "c.png")
+    write(other, "x.png", "y.png", size=(30, 30))
+    shutil.copy(folder / "b.png", other / "z.png")
+    open_splits(config(folder, f"folder.val_path={other}"))
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "warning" in line]
+    assert "1 of 3" in line
+
+
+# -- files of more than 8 bits
+
+
+def write_deep(folder, highest, colour=False):
+    """Files of 16 bits with values up to `highest`; returns the values. Colours need a writer of our own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    values = np.linspace(0, highest, 256).astype(np.uint16).reshape(16, 16)
+    values = np.stack([values, np.roll(values, 3), np.roll(values, 50)], axis=2)
+    for number in range(3):
+        values = np.roll(values, 5, axis=0)
+        path = folder / f"{number}.png"
+        path.write_bytes(png_of_16_bits(values)) if colour else Image.fromarray(values[..., 0]).save(path)
+    return values
+
+
+def png_of_16_bits(values):
+    """An RGB PNG of 16 bits, which Pillow cannot write."""
+    height, width, _ = values.shape
+    lines = b"".join(b"\0" + line.astype(">u2").tobytes() for line in values)
+    content = b"\x89PNG\r\n\x1a\n"
+    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    for kind, data in ((b"IHDR", header), (b"IDAT", zlib.compress(lines)), (b"IEND", b"")):
+        content += struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    return content
+
+
+@pytest.mark.parametrize("fits", [True, False], ids=["resident", "streamed"])
+@pytest.mark.parametrize("highest, bits", [(200, 8), (4000, 12), (4096, 14), (16384, 16), (65535, 16)])
+def test_the_highest_value_of_a_folder_says_how_many_bits_its_files_use(
+    highest, bits, fits, folder, monkeypatch, capsys
+):
+    values = write_deep(folder, highest)
+    write(folder, "colour.png", size=(16, 16))  # 8 bits
+    if not fits:
+        monkeypatch.setattr(scan, "free_memory", lambda: 0)
+    dataset = build(folder, "train", WHOLE)
+    assert np.array_equal(np.asarray(dataset.get_image(2))[..., 1], values[..., 0] >> (bits - 8))
+    assert np.array_equal(np.asarray(dataset.get_image(3)), np.asarray(picture(0, 16, 16)))
+    assert (f"{bits} bits" in capsys.readouterr().out) == (bits < 16)
+
+
+def test_colours_of_12_bits_are_no_darker_than_grey(folder):
+    values = write_deep(folder, 4095, colour=True)
+    shown = np.asarray(build(folder, "train", WHOLE).get_image(2)).astype(int)
+    assert np.abs(shown - (values >> 4)).max() < 16 and shown.max() == 240  # Pillow drops the low byte
+
+
+def old_cache(folder, dataset_of):
+    """Make the cache one of a time when the bits of files were not asked for; returns its path."""
+    dataset_of()
+    (path,) = (folder.parent / "results" / "scans").glob("*.npy")
+    manifest = path.with_name(f"{path.name}.json")
+    content = json.loads(manifest.read_text())
+    del content["bits"]
+    manifest.write_text(json.dumps(content))
+    return path
+
+
+def test_an_old_cache_is_valid_unless_files_of_fewer_bits_may_have_been_black_in_it(folder, monkeypatch):
+    def black(path):  # as it was then
+        array = np.load(path, mmap_mode="r+")
+        array[:] = 15
+        array.flush()
+        manifest = path.with_name(f"{path.name}.json")
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"sha256": digest}))
+
+    write(folder, "a.png", "b.png", size=(16, 16))
+    path = old_cache(folder, lambda: build(folder, "train", WHOLE))
+    before = path.stat().st_mtime_ns
+    build(folder, "train", WHOLE)
+    assert path.stat().st_mtime_ns == before
+    values = write_deep(folder.parent / "deep" / "pictures", 4000)
+    deep = folder.parent / "deep" / "pictures"
+    black(old_cache(deep, lambda: build(deep, "train", WHOLE)))
+    assert np.array_equal(np.asarray(build(deep, "train", WHOLE).get_image(2))[..., 0], values[..., 0] >> 4)
+
+
+def test_other_bits_are_other_images(folder):
+    write_deep(folder, 4000)
+    dataset = build(folder, "train", WHOLE).source
+    assert dataset.fingerprint != replace(dataset, bits=16).fingerprint
+
+
 def test_shares_are_rounded_and_one_of_0_makes_both_splits_the_whole_folder(folder, capsys):
     write(folder, *NAMES[:10])
     for share, number in ((0.5, 5), (0.27, 3), (0.06, 1), (0.94, 9)):
@@ -229,7 +400,7 @@ def test_shares_are_rounded_and_one_of_0_makes_both_splits_the_whole_folder(fold
         assert names_of(build(folder, split, WHOLE)) == list_pictures(folder)[0]
     assert "folder.val_share" in capsys.readouterr().out
     for share in (0.04, 0.96):
-        with pytest.raises(UserError, match=f"val_share {share} of 10 images"):
+        with pytest.raises(UserError, match=f"val_share {share} of 10 "):
             build(folder, "val", f"folder.val_share={share}")
 
 

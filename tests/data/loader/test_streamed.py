@@ -184,6 +184,7 @@ def test_workers_go_on_after_a_signal_to_all_processes_and_end_with_the_loader(f
     for worker in workers:
         os.kill(worker.pid, signal.SIGINT)
         os.kill(worker.pid, signal.SIGTERM)
+    loader.set_epoch(1)
     list(loader)
     assert all(worker.is_alive() for worker in workers)
     gc.disable()

@@ -1,9 +1,11 @@
 import json
+import math
 import re
 import sys
 from types import SimpleNamespace
 from unittest.mock import MagicMock, call
 
+import numpy as np
 import pytest
 
 from utils.console import print_metrics
@@ -141,3 +143,21 @@ def test_without_tensorboard_nothing_is_said(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
     logger(tmp_path).epoch(1, {"train/loss": 2.0})
     assert lines_of(tmp_path) == [{"epoch": 1, "train/loss": 2.0}]
+
+
+def test_what_could_not_be_computed_is_left_out_and_the_file_is_json(tmp_path, capsys):
+    log, odd = Logger(tmp_path), {"a/nan": math.nan, "a/inf": math.inf, "a/np": np.float64("nan")}
+    log.epoch(0, {"train/loss": 1.5, **odd})
+    log.final("results", {"ACC": 0.5, "sizes": [1, 2], **odd})
+    log.final("nothing", odd)
+
+    def refuse(name):
+        raise AssertionError(f"{name} is no JSON")
+
+    lines = (tmp_path / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line, parse_constant=refuse) for line in lines] == [
+        {"epoch": 0, "train/loss": 1.5},
+        {"final": "results", "ACC": 0.5, "sizes": [1, 2]},
+    ]
+    print_metrics("on the console", odd)
+    assert not re.search(r"\bnan\b|\binf\b|nothing", printed(capsys))
