@@ -540,13 +540,6 @@ def test_a_folder_that_may_not_be_looked_into_is_one_line(stage, closed, stages,
     assert_one_line(ended, 3, f"/digits/{closed or stage} Permission readable")
 
 
-@pytest.mark.parametrize("stage", ["pretext", "selflabel"])
-def test_a_name_that_is_too_long_is_one_line_and_no_fault_of_the_disk(stage, stages, give):
-    ended = give(stage, stages(before(stage)), f"run_name={'n' * 300}")
-    assert_one_line(ended, 3, "nnn long shorten")
-    assert "disk" not in ended.err
-
-
 @pytest.mark.parametrize("stage", ["pretext", "scan", "selflabel"])
 def test_a_learning_rate_that_kills_the_weights_is_named(stage, stages, give):
     ended = give(stage, stages(before(stage)), "optimizer_kwargs.lr=1e6 epochs=1")

@@ -69,4 +69,4 @@ def test_any_text_comes_back_from_a_written_table(tmp_path):
     text = io.StringIO(content.decode(errors="surrogateescape"), newline="")
     assert list(csv.reader(text)) == rows and content.startswith(b"path,label\n")
     (tmp_path / "table.csv").write_bytes(content)
-    assert read_table(tmp_path / "table.csv", ("path", "label"), "surrogateescape") == rows[1:]
+    assert read_table(tmp_path / "table.csv", ("path", "label"), errors="surrogateescape") == rows[1:]
