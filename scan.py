@@ -127,7 +127,7 @@ def main(argv: list[str] | None = None) -> None:
             loss, head, val_metrics = validate(task, val_set, val_neighbors)
             if loss < best["best_loss"]:
                 best = {"best_loss": loss, "best_loss_head": head}
-                run.folder.save_model({"model": model.state_dict(), "head": head})
+                run.folder.save_model({"model": model.state_dict(), "head": head}, **best)
             run.end_epoch(epoch, metrics | val_metrics, **best)
 
         load_whole(model, read_weights(run.path / MODEL, "scan"), run.path / MODEL)

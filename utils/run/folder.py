@@ -4,18 +4,25 @@ import json
 import os
 import textwrap
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from utils.config import config_hash, load_config, resume_differences, save_config
-from utils.errors import UserError
-from utils.run.checkpoints import REMEDY, has_checkpoint, previous_of
+from utils.errors import RunError, UserError
+from utils.run.checkpoints import REMEDY, has_checkpoint
 from utils.run.inputs import check_images, split_metadata, verify_inputs
 from utils.run.lock import ELSEWHERE, locked
 from utils.stages import MODEL, NEIGHBORS, STAGES
-from utils.storage.files import manifest_path, save_with_manifest, sha256_of, storage_errors, write_whole
+from utils.storage.files import (
+    manifest_path,
+    save_with_manifest,
+    sha256_of,
+    storage_errors,
+    verify_manifest,
+    write_whole,
+)
 from utils.storage.torch_files import to_bytes
 
 RESULT_KEYS = ("epochs", "num_neighbors", "feature_layer", "knn_index")  # a resume may change them
@@ -38,7 +45,6 @@ class RunFolder:
         self.splits: dict[str, dict[str, Any]] = {}
         self.manifests: dict[Path, dict[str, Any]] = {}
         self.check_claim = lambda: None  # raises RunError if a run on another machine has come in
-        self.last_model = self.named_model = ""  # SHA-256 of that saved last; of that in the last checkpoint
         self._refuse_other_settings()
 
     def _refuse_other_settings(self) -> None:
@@ -108,26 +114,18 @@ class RunFolder:
         is_begun = self.cfg.setup == "scan" and manifest_path(model).is_file() and not self.ending.is_file()
         return model.is_file() and not is_begun
 
-    def save_model(self, content: dict) -> None:
-        """Write model.pth.tar, tensors and plain values. The one that the last checkpoint names is kept."""
-        is_named = self.last_model and self.last_model == self.named_model
-        self._write_model(to_bytes(content), previous_of(self.path / MODEL) if is_named else None)
-
-    def _write_model(self, content: bytes, previous: Path | None = None) -> None:
+    def save_model(self, content: dict, **values) -> None:
+        """Write model.pth.tar, tensors and plain values. values: what the checkpoint says of it, too."""
         metadata = {"holds": f"model of {self.cfg.setup}", **self.splits["train"], "made_from": self.inputs}
         self.check_claim()
-        self.last_model = save_with_manifest(self.path / MODEL, content, metadata, previous)
+        save_with_manifest(self.path / MODEL, to_bytes(content), metadata | values)
 
-    def put_back_model(self, digest: str) -> bool:
-        """Have the model that a checkpoint names by its SHA-256 in its place; returns whether there is one.
-
-        A kill between the writing of a model and that of its checkpoint leaves a later one there."""
-        for file in (self.path / MODEL, previous_of(self.path / MODEL)):
-            if file.is_file() and sha256_of(file) == digest:
-                self._write_model(file.read_bytes())  # with its manifest, whichever a kill has left
-                self.named_model = digest
-                return True
-        return False
+    def model_manifest(self) -> dict[str, Any] | None:
+        """The manifest of model.pth.tar, {} if it has none; None if no model is there, or another one."""
+        with suppress(RunError):
+            if (path := self.path / MODEL).is_file():
+                return verify_manifest(path) or {}
+        return None
 
     def save_neighbors(self, split: str, content: bytes, topk: int) -> None:
         """Write the neighbor file of a split and its manifest, which names the weights it was mined with."""
@@ -139,10 +137,6 @@ class RunFolder:
 
     def finish(self) -> None:
         """Write finished.json: the stage has come to its end, with these settings, inputs and results."""
-        kept = previous_of(self.path / MODEL)
-        with storage_errors(kept):
-            for path in (kept, manifest_path(kept)):
-                path.unlink(missing_ok=True)
         write_whole({self.ending: self._description()})
 
     def is_finished(self) -> bool:

@@ -6,8 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from utils.arrays import finite
-from utils.console import print_metrics, readable_number, say, styled
+from utils.console import finite, print_metrics, readable_number, say, styled
 from utils.errors import attempt
 from utils.storage.files import storage_errors
 

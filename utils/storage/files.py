@@ -126,16 +126,14 @@ def _manifest(sha256: str, size: int, metadata: Metadata) -> bytes:
     return json.dumps({"sha256": sha256, "bytes": size, **metadata}, indent=1).encode()
 
 
-def save_with_manifest(path: Path, content: bytes, metadata: Metadata, previous: Path | None = None) -> str:
+def save_with_manifest(path: Path, content: bytes, metadata: Metadata, previous: Path | None = None) -> None:
     """Write `content` and, beside it, the manifest `<name>.json`: SHA-256, size and `metadata`.
 
     previous: where the old file and its manifest are moved. Manifests are renamed first, so that at each
-    moment some manifest has the SHA-256 of each whole file. Returns the SHA-256."""
-    digest = hashlib.sha256(content).hexdigest()
-    manifest = _manifest(digest, len(content), metadata)
+    moment some manifest has the SHA-256 of each whole file."""
+    manifest = _manifest(hashlib.sha256(content).hexdigest(), len(content), metadata)
     moved = {manifest_path(path): manifest_path(previous), path: previous} if previous else {}
     write_whole({manifest_path(path): manifest, path: content}, moved if path.exists() else {})
-    return digest
 
 
 @contextmanager
