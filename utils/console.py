@@ -15,7 +15,6 @@ from typing import Any
 from termcolor import colored
 from tqdm import tqdm
 
-tqdm.monitor_interval = 0  # no monitor thread of tqdm's: worker processes are forked
 UNHEARD = (OSError, ValueError)  # what printing raises then; ValueError is Python's for a closed stream
 
 
@@ -46,9 +45,15 @@ def in_terminal() -> bool:
     return False
 
 
-def progress(*arguments, **options) -> tqdm:
+class Bar(tqdm):
+    """A bar without tqdm's monitor thread: worker processes are forked."""
+
+    monitor_interval = 0
+
+
+def progress(*arguments, **options) -> Bar:
     """A progress bar, where there is a terminal."""
-    return tqdm(*arguments, **options, leave=False, disable=not in_terminal())
+    return Bar(*arguments, **options, leave=False, disable=not in_terminal())
 
 
 @contextmanager

@@ -44,7 +44,7 @@ class RunFolder:
         self.inputs: dict[str, str] = {}
         self.splits: dict[str, dict[str, Any]] = {}
         self.manifests: dict[Path, dict[str, Any]] = {}
-        self.check_claim = lambda: None  # raises RunError if a run on another machine has come in
+        self.check_claim = lambda: None  # see `locked`
         self._refuse_other_settings()
 
     def _refuse_other_settings(self) -> None:
@@ -90,14 +90,13 @@ class RunFolder:
         so on. Raises UserError if meanwhile a run with other settings has been here."""
         with storage_errors(self.path, elsewhere=ELSEWHERE):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-        with locked(self.path) as claim:
-            self.check_claim = claim.check
+        with locked(self.path) as self.check_claim:
             self._refuse_other_settings()
             with storage_errors(self.path, elsewhere=ELSEWHERE):
                 if self.restart and self.path.exists():
                     move_aside(self.path)
                 self.path.mkdir(exist_ok=True)
-                for name in WRITTEN if claim.is_sole else ():
+                for name in WRITTEN:
                     for left_by_a_killed_run in self.path.glob(f"{name}*.part"):
                         left_by_a_killed_run.unlink()
             yield

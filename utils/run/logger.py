@@ -3,6 +3,7 @@
 import json
 import secrets
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ class Logger:
 
     def find_tensorboard(self) -> None:
         """Before training: use TensorBoard where it is installed."""
-        self.new_writer = self._tried(_summary_writer)
+        self.new_writer = self._tried(lambda: import_module("torch.utils.tensorboard").SummaryWriter)
 
     def _to_tensorboard(self, epoch: int, metrics: dict[str, float]) -> None:
         unique = f".{secrets.token_hex(4)}"  # time, host and process, which it adds itself, may be equal
@@ -77,9 +78,3 @@ class Logger:
                 file.seek(-1, 2)
                 file.write(b"\n" * (file.read(1) != b"\n"))  # a full disk had cut the last line off
             file.write(json.dumps(entry).encode() + b"\n")
-
-
-def _summary_writer() -> type:
-    from torch.utils.tensorboard import SummaryWriter  # an import that costs time, and may fail
-
-    return SummaryWriter

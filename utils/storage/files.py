@@ -21,15 +21,13 @@ from utils.errors import RunError
 Metadata = Mapping[str, Any]  # plain values
 DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
 REMEDIES = {
-    "free some space, or raise the quota": (errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
-    "a name in it is too long for the file system: shorten it": (errno.ENAMETOOLONG,),
-    "make it readable for you, and the folders on the way to it": DENIED,
-    "raise the limit of open files (ulimit -n), or lower num_workers": (errno.EMFILE, errno.ENFILE),
+    errno.ENAMETOOLONG: "a name in it is too long for the file system: shorten it",
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free some space, or raise the quota"),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "raise the limit of open files, or lower num_workers"),
+    **dict.fromkeys(DENIED, "make it readable for you, and the folders on the way to it"),
 }
-WRITE_REMEDIES = {
-    "make the folder writable": DENIED,
-    "the folder is gone or a file is there: put it right": (errno.ENOENT, errno.ENOTDIR, errno.EEXIST),
-}
+GONE = dict.fromkeys((errno.ENOENT, errno.ENOTDIR, errno.EEXIST), "the folder is gone or a file is there")
+WRITE_REMEDIES = REMEDIES | GONE | dict.fromkeys(DENIED, "make the folder writable")
 
 
 @contextmanager
@@ -45,26 +43,20 @@ def storage_errors(path, doing: str = "write", elsewhere: str = "") -> Iterator[
 
 def explain(error: OSError, path, doing: str = "use", elsewhere: str = "") -> str:
     """One line on what failed; the remedy is by what was being done, and why it failed."""
-    remedies = REMEDIES | WRITE_REMEDIES if doing == "write" else REMEDIES
-    known = [text for text, numbers in remedies.items() if error.errno in numbers]
-    remedy = known[-1] if known else "check the file and the disk"
+    remedies = WRITE_REMEDIES if doing == "write" else REMEDIES
+    remedy = remedies.get(error.errno, "check the file and the disk")
     if elsewhere and error.errno in (*DENIED, errno.ENAMETOOLONG):
         remedy += f", or {elsewhere}"
     return f"cannot {doing} {path}: {error.strerror or error}; {remedy}, then give the same command again"
 
 
 def writable_folder(folder: Path) -> Path:
-    """A folder for caches: `folder`, made if need be; where nothing may be written, a temporary one, which is
-    removed as the process ends."""
-    with storage_errors(folder):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            if error.errno not in DENIED:
-                raise
-        if os.access(folder, os.W_OK):
-            return folder
-    say_once(f"{folder} may not be written to: caches are kept in a temporary folder until this command ends")
+    """A folder for caches: `folder`, made if need be; else a temporary one, removed as the process ends."""
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+    if os.access(folder, os.W_OK):
+        return folder
+    say_once(f"{folder} cannot be written to: caches are kept in a temporary folder until this command ends")
     return Path(_temporary_folder().name)
 
 

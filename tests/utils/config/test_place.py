@@ -118,3 +118,8 @@ def test_a_config_that_is_not_in_the_place_of_a_run_says_nothing_of_places(place
     written_by_hand.parent.mkdir(parents=True)
     shutil.copy(path, written_by_hand)
     assert places(written_by_hand)[:2] == ("mine", "digits")
+
+
+def test_a_folder_outside_the_tree_stays_even_if_the_working_directory_holds_both():
+    path = stored("pretext_dir=shared/pretext")
+    assert places(path)[:3] == ("results", "digits", os.path.abspath("shared/pretext"))

@@ -97,16 +97,6 @@ def test_a_name_for_the_old_run_that_is_taken_meanwhile_is_left_alone(config, mo
     assert left == {"scan.old-1": "scan.old-1", "scan.old-2": "scan.old-2", "scan.old-3": "scan"}
 
 
-def test_where_another_machine_may_be_at_work_its_half_written_files_stay(config):
-    folder = RunFolder(config(), False)
-    folder.path.mkdir(parents=True)
-    half = folder.path / f"{MODEL}.7.part"
-    half.touch()
-    folder.path.with_name(".scan.lock").write_text("held by process 1 on elsewhere 0a1b2c3d; 12")
-    with folder.claimed():
-        assert half.exists()
-
-
 def test_a_run_whose_folder_another_machine_takes_stops_before_its_next_checkpoint(config):
     def taken_in_the_second_epoch(epoch, step):
         if epoch == 1:
