@@ -124,8 +124,8 @@ def main(argv: list[str] | None = None) -> None:
     model, device = build_model(cfg), choose_device(cfg.device)
     say(load_whole(model, weights, asked.model))
     model = model.to(device, memory_format=torch.channels_last)
-    own = (cfg, asked.predict, "folder.labels" in given)
-    dataset = new_pictures(*own) if asked.predict else build_dataset(cfg, "val")
+    needs_labels = "folder.labels" in given
+    dataset = new_pictures(cfg, asked.predict, needs_labels) if asked.predict else build_dataset(cfg, "val")
     loader = eval_loader(dataset, val_transform(cfg.transformation_kwargs), device)
     images = f"{asked.predict or f'the val split of {cfg.val_db_name}'}, {len(dataset)} images"
     title = f"{stage} model {asked.model} on {images}"

@@ -24,7 +24,7 @@ def derived(values: Mapping[str, Any]) -> dict[str, str]:
     return names
 
 
-def place_of(path: str | Path, values: Mapping[str, Any]) -> dict[str, str]:
+def values_from_place(path: str | Path, values: Mapping[str, Any]) -> dict[str, str]:
     """What the place of a config says, if it is a run's own, `<root_dir>/<run_name>/<stage>/config.yml`.
 
     These win over the file's values: the tree may have been copied, moved or renamed since. Folders in the
@@ -50,8 +50,8 @@ def place_of(path: str | Path, values: Mapping[str, Any]) -> dict[str, str]:
 
 
 def to_store(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values without those that `derived` and `place_of` give back; a folder in the tree is written by
-    way of root_dir, any other with its whole path."""
+    """The values without those that `derived` and `values_from_place` give back. A folder in the tree is
+    written by way of root_dir, any other with its whole path."""
     known, root = derived(values) | {"root_dir": values["root_dir"]}, values["root_dir"]
     stored = {name: value for name, value in values.items() if known.get(name) != value}
     for key in stored.keys() & {*DIRS}:
