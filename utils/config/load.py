@@ -145,16 +145,17 @@ def _is_needed(key: Key, stage: str, values: Mapping[str, Any]) -> bool:
 def _read_file(path: str | Path) -> dict[str, Any]:
     try:
         content = Path(path).read_bytes()
-    except OSError as error:
+    except IsADirectoryError as error:
+        file = Path(path, "config.yml")
+        raise UserError(f"{path} is a folder: give the config in it, such as {file}") from error
+    except FileNotFoundError as error:
         configs = beside_scripts("configs")
         shipped = {file.name: str(file) for file in Path(configs).rglob("*.yml")}
         near = difflib.get_close_matches(Path(path).name, shipped, n=1, cutoff=0.6)
         hint = f"did you mean {shipped[near[0]]}?" if near else f"give one of those under {configs}/"
-        if isinstance(error, IsADirectoryError):
-            hint = f"give the file in it, such as {Path(path, 'config.yml')}"
-        elif not isinstance(error, FileNotFoundError):
-            raise UserError(explain(error, path, "read")) from error
         raise UserError(f"cannot read config {Path(path).absolute()}: {error.strerror}; {hint}") from error
+    except OSError as error:
+        raise UserError(explain(error, path, "read")) from error
     tree = parse_yaml(content, str(path))
     if not isinstance(tree, dict | None):
         raise UserError(f"{path}: should be a mapping, lines of `key: value`, not {as_written(tree)}")
