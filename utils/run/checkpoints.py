@@ -83,9 +83,9 @@ class Checkpointer:
     def restore(self, model, optimizer, values: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
         """Load the last checkpoint, if there is one, into model and optimizer, which are saved from now on.
 
-        Returns the values as they were saved, with model.pth.tar or else here, those given where there are
-        none, and warnings for the log. Raises UserError for a checkpoint of another run, and if training
-        would replace a model."""
+        Returns the values as they were saved, those given where there are none, and warnings for the log.
+
+        Raises UserError for a checkpoint of another run, and if training would replace a model."""
         path = self.folder.checkpoint
         content, fault = load_checkpoint(path)
         warnings = [f"{fault}; going on from the checkpoint before"] if fault else []
@@ -96,13 +96,7 @@ class Checkpointer:
                 optimizer.load_state_dict(content["optimizer"])
             except (UserError, KeyError, ValueError, TypeError, AttributeError) as error:
                 raise UserError(f"{path} is no checkpoint of this run ({error}): {REMEDY}") from error
-            saved = {name: content[name] for name in values if name in content}
-            noted = self.folder.model_manifest() if saved else {}
-            if noted is not None:  # a kill may have left a model later than the checkpoint, and better
-                values = values | saved | {name: noted[name] for name in values if name in noted}
-            elif saved != values:
-                lost = f"{self.folder.path} lacks the best model so far, or a kill has cut it off"
-                warnings.append(f"{lost}: the best one is chosen anew from here on")
+            values = values | {name: content[name] for name in values if name in content}
             self.finished, self.begun = content["epoch"], content.get("begun_epoch", {})
         elif self.folder.has_result():
             raise UserError(

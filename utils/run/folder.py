@@ -1,6 +1,7 @@
 """The folder of a run: whose it is, what the stage starts from, and whether it is finished."""
 
 import json
+import math
 import os
 import textwrap
 from collections.abc import Iterator
@@ -114,17 +115,20 @@ class RunFolder:
         return model.is_file() and not is_begun
 
     def save_model(self, content: dict, **values) -> None:
-        """Write model.pth.tar, tensors and plain values. values: what the checkpoint says of it, too."""
+        """Write model.pth.tar, tensors and plain values. values: what else its manifest says."""
         metadata = {"holds": f"model of {self.cfg.setup}", **self.splits["train"], "made_from": self.inputs}
         self.check_claim()
         save_with_manifest(self.path / MODEL, to_bytes(content), metadata | values)
 
-    def model_manifest(self) -> dict[str, Any] | None:
-        """The manifest of model.pth.tar, {} if it has none; None if no model is there, or another one."""
+    def loss_of_model(self, best: float) -> float:
+        """The loss with which model.pth.tar was saved; `best`, the run's lowest, if its manifest has none;
+        infinite if no whole model is there.
+
+        A kill leaves a model that is later than the checkpoint: only a better one may take its place."""
         with suppress(RunError):
             if (path := self.path / MODEL).is_file():
-                return verify_manifest(path) or {}
-        return None
+                return (verify_manifest(path) or {}).get("loss", best)
+        return math.inf
 
     def save_neighbors(self, split: str, content: bytes, topk: int) -> None:
         """Write the neighbor file of a split and its manifest, which names the weights it was mined with."""

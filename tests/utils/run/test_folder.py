@@ -211,45 +211,21 @@ def test_weights_given_for_a_training_replace_no_model_that_was_trained_there(co
     RunFolder(cfg, True).start_from_weights(other)
 
 
-# -- the best model of SCAN and the checkpoint: the lowest loss so far is in both
+# -- the best model so far, of SCAN
 
 
-def of_scan(config, *losses, saved=True):
-    """Save a model of each loss, as SCAN does, and then a checkpoint, if `saved`. Head n has loss -n."""
-    with Run(config()) as run:
-        run.folder.use_images(images(4), images(2))
-        best = run.restore(*network_and_optimizer(), best_loss=inf, best_loss_head=0)
-        for loss in losses:
-            best = {"best_loss": loss, "best_loss_head": int(-loss)}
-            run.folder.save_model({"head": int(-loss)}, **best)
-        if saved:
-            run.end_epoch(run.checkpoints.finished, {}, **best)
-    return best
-
-
-def test_a_model_that_was_saved_after_the_last_checkpoint_is_the_best_so_far(config):
-    folder = RunFolder(config(), False).path
-    of_scan(config, -1.0)
-    of_scan(config, -2.1, -3.3, saved=False)  # killed before its checkpoint
-    assert of_scan(config, saved=False) == {"best_loss": -3.3, "best_loss_head": 3}
-    assert torch.load(folder / MODEL, weights_only=True)["head"] == 3
-    (folder / f"{MODEL}.json").unlink()  # as with a model that is taken as it is
-    assert of_scan(config, saved=False) == {"best_loss": -1.0, "best_loss_head": 1}
-
-
-@pytest.mark.parametrize("lost", [lambda path: path.unlink(), lambda path: path.write_bytes(b"cut off")])
-def test_without_the_model_of_the_checkpoint_the_best_is_chosen_anew(config, lost):
-    folder = RunFolder(config(), False).path
-    of_scan(config, -1.0)
-    lost(folder / MODEL)
-    assert of_scan(config, saved=False) == {"best_loss": inf, "best_loss_head": 0}
-    assert '"warning"' in (folder / "log.jsonl").read_text()
-
-
-def test_before_the_first_model_there_is_none_to_be_missed(config):
-    of_scan(config)
-    assert of_scan(config) == {"best_loss": inf, "best_loss_head": 0}
-    assert '"warning"' not in (RunFolder(config(), False).path / "log.jsonl").read_text()
+def test_the_loss_of_a_model_is_in_its_manifest_and_there_is_none_without_a_whole_model(config):
+    folder = RunFolder(config(), False)
+    folder.use_images(images(4), images(2))
+    folder.path.mkdir(parents=True)
+    assert folder.loss_of_model(-3.0) == inf
+    folder.save_model({"head": 1}, loss=-1.0 / 3)
+    assert folder.loss_of_model(-3.0) == -1.0 / 3
+    manifest = folder.path / f"{MODEL}.json"
+    (folder.path / MODEL).write_bytes(b"of a kill between the two renames")
+    assert folder.loss_of_model(-3.0) == inf
+    manifest.unlink()
+    assert folder.loss_of_model(-3.0) == -3.0
 
 
 # -- the end

@@ -17,7 +17,6 @@ from utils.report.log import read_epochs
 from utils.run import checkpoints, signals
 from utils.run import run as module
 from utils.run.run import Run
-from utils.stages import MODEL
 from utils.storage import files
 
 
@@ -232,7 +231,6 @@ def test_stopped_twice_within_an_epoch_the_values_of_the_epoch_before_are_saved(
         with pytest.raises(signals.Stopped), Run(config()) as run:
             model, optimizer = network_and_optimizer()
             values = run.restore(model, optimizer, best_loss=0.0)
-            (run.path / MODEL).touch()
             assert values == {"best_loss": -1.5 if step else 0.0}
             for epoch in run.epochs():
                 train_epoch(run, model, optimizer, epoch, stopping_at(1, step))

@@ -7,7 +7,6 @@ from torch import nn
 
 from data.dataset import ResidentDataset
 from utils.run.run import Run
-from utils.stages import MODEL
 
 
 def network_and_optimizer():
@@ -53,7 +52,6 @@ def train(cfg, epochs=4, after_batch=lambda epoch, step: None, **values):
     with Run(cfg) as run:
         model, optimizer = network_and_optimizer()
         run.restore(model, optimizer, **values)
-        (run.path / MODEL).touch()
         for epoch in run.epochs():
             if len(trained) == epochs:
                 break
