@@ -20,14 +20,19 @@ from utils.errors import RunError
 
 Metadata = Mapping[str, Any]  # plain values
 DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
+GONE = (errno.ENOENT, errno.ENOTDIR, errno.EEXIST)
 REMEDIES = {
     errno.ENAMETOOLONG: "a name in it is too long for the file system: shorten it",
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free some space, or raise the quota"),
-    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "raise the limit of open files, or lower num_workers"),
+    **dict.fromkeys(
+        (errno.EMFILE, errno.ENFILE), "raise the limit of files (ulimit -n), or lower num_workers"
+    ),
     **dict.fromkeys(DENIED, "make it readable for you, and the folders on the way to it"),
 }
-GONE = dict.fromkeys((errno.ENOENT, errno.ENOTDIR, errno.EEXIST), "the folder is gone or a file is there")
-WRITE_REMEDIES = REMEDIES | GONE | dict.fromkeys(DENIED, "make the folder writable")
+WRITE_REMEDIES = REMEDIES | {
+    **dict.fromkeys(DENIED, "make the folder writable"),
+    **dict.fromkeys(GONE, "the folder is gone or a file is there: put it right"),
+}
 
 
 @contextmanager
