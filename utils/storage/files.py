@@ -24,7 +24,7 @@ GONE = (errno.ENOENT, errno.ENOTDIR, errno.EEXIST)
 REMEDIES = {
     errno.ENAMETOOLONG: "a name in it is too long for the file system: shorten it",
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free some space, or raise the quota"),
-    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "open more files (ulimit -n), or lower num_workers"),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "allow more open files: ulimit -n; or lower num_workers"),
     **dict.fromkeys(DENIED, "make it readable for you, and the folders on the way to it"),
 }
 WRITE_REMEDIES = REMEDIES | {
