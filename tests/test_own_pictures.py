@@ -153,7 +153,7 @@ def test_a_few_new_pictures_that_leave_clusters_empty_speak_of_no_failure(evalua
 def test_the_command_that_makes_what_is_missing_names_the_pictures(folder):
     with pytest.raises(UserError) as error:
         stage("scan", settings(folder, "run_name=new"))
-    options = f"on_error=skip root_dir={folder.parent / 'results'} run_name=new 'folder.path={folder}'"
+    options = f"on_error=skip 'folder.path={folder}' root_dir={folder.parent / 'results'} run_name=new"
     assert f"`python simclr.py --config_exp configs/pretext/simclr_folder.yml {options}`" in str(error.value)
 
 
