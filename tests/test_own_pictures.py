@@ -156,7 +156,7 @@ def test_the_command_that_makes_what_is_missing_names_the_pictures(folder):
         stage("scan", settings(folder, "run_name=new"))
     (line,) = re.findall("`(.*)`", str(error.value))
     command, options = shlex.split(line)[:4], {*shlex.split(line)[4:]}
-    assert command == "python simclr.py --config_exp configs/pretext/simclr_folder.yml".split()
+    assert command == ["python", "simclr.py", "--config_exp", "configs/pretext/simclr_folder.yml"]
     place = {f"root_dir={folder.parent / 'results'}", "run_name=new"}
     assert options == {"on_error=skip", f"folder.path={folder}"} | place
 
