@@ -19,7 +19,6 @@ from models import build_model
 from models.weights import load_whole, read_weights
 from utils.config import check_stage, load_config
 from utils.config.load import view_differences
-from utils.config.values import path
 from utils.console import print_metrics, say
 from utils.device import choose_device
 from utils.errors import UserError
@@ -50,17 +49,20 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--predict", type=given_path, metavar="FOLDER", help=folder)
     add("--out", type=given_path, help="write which image is in which cluster to this CSV file")
     page = "write a page to look at to FILE, all else beside it (default: report.html beside the model)"
-    add("--report", nargs="?", const=True, metavar="FILE", help=page)
+    add("--report", type=page_or_setting, nargs="?", const=True, metavar="FILE", help=page)
     add("--visualize_prototypes", action="store_true", help="write prototypes.png beside the model or page")
     add("--show", action="store_true", help="also open the figures in an image viewer")
     add("overrides", nargs="*", metavar="key=value", help="settings that win over the YAML")
     asked = parser.parse_intermixed_args(argv)
-    if isinstance(asked.report, str) and "=" in asked.report and not asked.report.endswith(".html"):
-        asked.overrides.append(asked.report)  # a setting, which argparse takes for the FILE
+    if isinstance(asked.report, str):
+        asked.overrides.append(asked.report)
         asked.report = True
-    elif isinstance(asked.report, str):
-        asked.report = Path(path(asked.report))
     return asked
+
+
+def page_or_setting(text: str) -> Path | str:
+    """What follows --report: the FILE, or a setting, which argparse takes for it."""
+    return text if "=" in text and not text.endswith(".html") else given_path(text)
 
 
 def check_fit(asked: argparse.Namespace, cfg, stage: str) -> None:
@@ -114,15 +116,15 @@ def main(argv: list[str] | None = None) -> None:
     check_fit(asked, cfg, stage)
     own = asked.model.with_name("config.yml")
     trained = settings_in(own) if own.exists() else cfg  # published models have none
-    given = {word.partition("=")[0].partition(".")[0] for word in asked.overrides}
-    trained.update({key: cfg[key] for key in JUDGED_WITH & given})
+    given = {word.partition("=")[0] for word in asked.overrides}
+    trained.update({key: cfg[key] for key in JUDGED_WITH & {name.partition(".")[0] for name in given}})
     if differences := "; ".join(view_differences(trained, cfg)):
         remedy = shell_line("--config_exp", written(own))
         say(f"warning: other settings than in the training ({differences}): give {remedy}")
     model, device = build_model(cfg), choose_device(cfg.device)
     say(load_whole(model, weights, asked.model))
     model = model.to(device, memory_format=torch.channels_last)
-    needs_labels = any(override.startswith("folder.labels=") for override in asked.overrides)
+    needs_labels = "folder.labels" in given
     dataset = new_pictures(cfg, asked.predict, needs_labels) if asked.predict else build_dataset(cfg, "val")
     loader = eval_loader(dataset, val_transform(cfg.transformation_kwargs), device)
     images = f"{asked.predict or f'the val split of {cfg.val_db_name}'}, {len(dataset)} images"

@@ -125,15 +125,17 @@ def main(argv: list[str] | None = None) -> None:
             set_learning_rate(task.optimizer, cfg, epoch)
             metrics = train_epoch(task, run.meter(task.loader, epoch), run.autocast)
             loss, head, val_metrics = validate(task, val_set, val_neighbors)
+            if loss < run.folder.loss_of_model(best["best_loss"]):
+                run.folder.save_model({"model": model.state_dict(), "head": head}, loss=loss)
             if loss < best["best_loss"]:
                 best = {"best_loss": loss, "best_loss_head": head}
-                run.folder.save_model({"model": model.state_dict(), "head": head})
             run.end_epoch(epoch, metrics | val_metrics, **best)
 
-        load_whole(model, read_weights(run.path / MODEL, "scan"), run.path / MODEL)
-        loss, head = best.values()
-        title = f"SCAN on the val split, lowest val/total_loss {loss:.4f}, head {head}"
-        conclude(run, title, predict(task.val_network, task.val_loader)[head], val_set)
+        weights = read_weights(run.path / MODEL, "scan")
+        load_whole(model, weights, run.path / MODEL)
+        lowest = f"lowest val/total_loss {run.folder.loss_of_model(best['best_loss']):.4f}"
+        title = f"SCAN on the val split, {lowest}, head {weights.head}"
+        conclude(run, title, predict(task.val_network, task.val_loader)[weights.head], val_set)
 
 
 def say_bounds(log, criterion: SCANLoss, batch_size: int, num_clusters: int) -> None:

@@ -56,9 +56,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     varied = {}
     for option in arguments.vary:
         key, _, text = option.partition("=")
-        comma = (
-            r"(?<!\\)," if is_literal(key) else r",(?![^\[]*\])"
-        )  # text may have `\,`; a list is one value
+        comma = r"(?<!\\)," if is_literal(key) else r",(?![^\[]*\])"  # text may have `\,`; lists stay whole
         values = [value.strip().replace("\\,", ",") for value in re.split(comma, text)]
         if key in varied or not all(values):
             raise UserError(f"--vary {option}: give a key once, with all its values, as num_classes=5,10,20")
@@ -79,10 +77,8 @@ def plan(arguments: argparse.Namespace) -> tuple[Path, list[list[list[str]]]]:
     given = ["update_cluster_head_only=True", *arguments.overrides]
     variants = [[f"{key}={value}" for key, value in settings.items()] for settings in arguments.variants]
     base = scan_config([*options, *given, *variants[0]])
-    defaults = [
-        write_override("pretext_dir", base.pretext_dir),
-        *["cached_views=8"] * (base.cached_views == 0),
-    ]
+    defaults = [write_override("pretext_dir", base.pretext_dir)]
+    defaults += ["cached_views=8"] * (base.cached_views == 0)
     commands, configs = [[] for _ in variants], []
     for (words, of_seeds), seed in product(zip(variants, commands, strict=True), arguments.seeds):
         name = ",".join([*words, f"seed={seed}"])

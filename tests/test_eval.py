@@ -131,6 +131,11 @@ def moved(finished, tmp_path):
     return run
 
 
+def own(folder):
+    """The options for a model and its own settings."""
+    return ["--config_exp", str(folder / "config.yml"), "--model", str(folder / "model.pth.tar")]
+
+
 def page_of(monkeypatch):
     """What the page is told of the run, instead of the page."""
     told = {}
@@ -143,13 +148,7 @@ def test_a_copied_tree_is_evaluated_by_its_own_files_and_the_page_lies_where_it_
 ):
     told, page = page_of(monkeypatch), tmp_path / "page.html"
     found = {path: path.stat().st_mtime_ns for path in moved.rglob("*")}
-    words = [
-        "--config_exp",
-        str(moved / "scan" / "config.yml"),
-        "--model",
-        str(moved / "scan" / "model.pth.tar"),
-    ]
-    evaluation.main([*words, "--report", str(page)])
+    evaluation.main([*own(moved / "scan"), "--report", str(page)])
     assert told["path"] == page and (tmp_path / "confusion_matrix.png").is_file()
     assert told["logs"] == {stage: moved / stage / "log.jsonl" for stage in ("pretext", "scan")}
     assert told["title"] == "renamed"
@@ -164,7 +163,8 @@ def test_the_page_of_a_model_without_its_tree_shows_no_curves_of_a_run_that_only
     namesake = tmp_path / "results" / "digits" / "pretext"
     shutil.copytree(moved / "pretext", namesake)
     monkeypatch.chdir(tmp_path)
-    words = ["--config_exp", str(alone / "config.yml"), "--model", str(alone / "model.pth.tar"), "--report"]
+    monkeypatch.setattr("utils.report.outputs.matching_figure", lambda *_: None)
+    words = [*own(alone), "--report"]
     evaluation.main(words)
     assert told["logs"].keys() == {"pretext", "scan"}  # the same model
     with open(namesake / "model.pth.tar", "ab") as file:
@@ -181,21 +181,17 @@ def test_what_the_command_line_gives_wins_over_the_settings_beside_the_model(mov
     other = tmp_path / "pretext"
     other.mkdir()
     (other / "log.jsonl").touch()
-    given = [
-        f"pretext_dir={other}",
-        "knn_backend=torch",
-        "criterion_kwargs.cluster_prior=[1,2,3,4,5,6,7,8,9,9]",
-    ]
-    evaluate(
-        "scan", moved / "scan" / "model.pth.tar", "--report", *given
-    )  # a setting is not taken for the page
+    prior = "criterion_kwargs.cluster_prior=[1,2,3,4,5,6,7,8,9,9]"
+    given = [f"pretext_dir={other}", "knn_backend=torch", prior]  # the first is not taken for the page
+    evaluate("scan", moved / "scan" / "model.pth.tar", "--report", *given)
     assert asked == [(str(other), "torch", [1, 2, 3, 4, 5, 6, 7, 8, 9, 9])]
     assert told["logs"]["pretext"] == other / "log.jsonl" and told["path"] == moved / "scan" / "report.html"
 
 
-@pytest.mark.parametrize(
-    "word, report, overrides", [("seed=1", True, ["seed=1"]), ("k=5/p.html", Path("k=5/p.html"), [])]
-)
+PAGES = [("seed=1", True, ["seed=1"]), ("k=5/p.html", Path("k=5/p.html"), [])]
+
+
+@pytest.mark.parametrize("word, report, overrides", PAGES)
 def test_a_setting_after_report_is_a_setting_and_a_page_with_a_sign_is_a_page(word, report, overrides):
     asked = evaluation.parse_args(["--config_exp", "a.yml", "--model", "m", "--report", word])
     assert (asked.report, asked.overrides) == (report, overrides)

@@ -15,6 +15,7 @@ from tests.small_runs import SCRIPTS, replace_training, run_stage, same_weights,
 from utils.errors import UserError
 from utils.evaluate import scan_validation
 from utils.report.log import read_log
+from utils.storage.files import read_manifest
 
 pytestmark = pytest.mark.usefixtures("small_data")
 NEIGHBORS = "topk-train-neighbors.npy topk-val-neighbors.npy"
@@ -204,6 +205,18 @@ def test_scan_makes_its_best_model_again_where_no_checkpoint_holds_that_epoch(ru
     best = weights(folder)
     (folder / "model.pth.tar").unlink()
     assert same_weights(weights(run("scan", epochs=3)), best)
+
+
+@pytest.mark.parametrize("losses", [[-1.0, -3.0, -2.0, -2.5], [-1.0, -3.0, -2.0, -3.5]], ids=str)
+def test_a_model_that_a_killed_scan_left_gives_way_to_a_better_one_only(losses, run, monkeypatch):
+    """As on a GPU: after the kill the epochs come out otherwise. Of short ones the second is not saved."""
+    small_runs.validation_losses_are(monkeypatch, losses)  # epochs 1 and 2, then 2 and 3
+    stop_in_epoch(3, run, "scan", epochs=3)
+    folder = run("scan", epochs=3)
+    (final,) = log_of(folder, "final")
+    assert f"{min(losses):.4f}" in final["final"]
+    assert read_manifest(folder / "model.pth.tar")["loss"] == min(losses)
+    assert content_of(folder, "checkpoint")["best_loss"] == min(losses[0], *losses[2:])
 
 
 # -- what SCAN selects and reports

@@ -1,9 +1,5 @@
 """Small conversions between arrays, tensors and numbers."""
 
-import math
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
@@ -15,11 +11,6 @@ def integers(values: ArrayLike | Tensor) -> Tensor:
 
 def floats(values: ArrayLike | Tensor) -> Tensor:
     return torch.as_tensor(values).cpu().float()
-
-
-def finite(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """The metrics without those that could not be computed: NaN, which is no JSON, or infinite."""
-    return {k: value for k, value in metrics.items() if not isinstance(value, float) or math.isfinite(value)}
 
 
 def share(hits: Tensor) -> float:

@@ -3,19 +3,18 @@
 The log file is the record of a run. A console that is closed, gone or full costs what it would show, never
 the run."""
 
+import math
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
+from typing import Any
 
 from termcolor import colored
 from tqdm import tqdm
 
-from utils.arrays import finite
-
-tqdm.monitor_interval = 0  # no monitor thread of tqdm's: worker processes are forked
 UNHEARD = (OSError, ValueError)  # what printing raises then; ValueError is Python's for a closed stream
 
 
@@ -46,9 +45,15 @@ def in_terminal() -> bool:
     return False
 
 
-def progress(*arguments, **options) -> tqdm:
+class Bar(tqdm):
+    """A bar without tqdm's monitor thread: worker processes are forked."""
+
+    monitor_interval = 0
+
+
+def progress(*arguments, **options) -> Bar:
     """A progress bar, where there is a terminal."""
-    return tqdm(*arguments, **options, leave=False, disable=not in_terminal())
+    return Bar(*arguments, **options, leave=False, disable=not in_terminal())
 
 
 @contextmanager
@@ -75,6 +80,11 @@ def warnings_ignored() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+
+
+def finite(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """The metrics without those that could not be computed: NaN, which is no JSON, or infinite."""
+    return {k: value for k, value in metrics.items() if not isinstance(value, float) or math.isfinite(value)}
 
 
 def print_metrics(title: str, metrics: dict) -> None:

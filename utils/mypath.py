@@ -31,7 +31,7 @@ def expanded(text: str) -> str:
 
     If there is no file of this name with its quotes, but one without them, that is meant. Raises UserError
     for an unset variable and an unknown user, unless there is a file of this very name."""
-    is_there, is_guarded = os.path.lexists(text), GUARDED.match(text, 2) and text.startswith("./")
+    is_there = os.path.lexists(text)
 
     def value(match: re.Match) -> str:
         dollar, *names = match.groups()
@@ -42,13 +42,11 @@ def expanded(text: str) -> str:
         return found or match[0]
 
     path = VARIABLE.sub(value, text)
-    if is_guarded:
+    if text.startswith("./") and GUARDED.match(text):
         return path[2:]
     path = os.path.expanduser(path)
     if path.startswith("~") and not is_there:
-        raise UserError(
-            f"{text[:200]} begins with no user's name: write ./~ if the tilde is part of the name"
-        )
+        raise UserError(f"{text[:200]} begins with no user's name: write ./~ for a name with a tilde")
     if not is_there and re.fullmatch(r"(['\"]).+\1", text) and os.path.lexists(inner := expanded(text[1:-1])):
         return inner
     return path

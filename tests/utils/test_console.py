@@ -4,9 +4,11 @@ import io
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
+from tqdm import tqdm
 
 from utils.console import in_terminal, print_metrics, progress, say, styled
 
@@ -44,6 +46,13 @@ def test_without_a_terminal_there_is_no_bar(stream, monkeypatch):
     with progress(total=2, desc="epoch 1") as bar:
         bar.update(2)
         bar.set_postfix(loss="0.5")
+
+
+def test_a_bar_starts_no_thread_and_the_bars_of_others_stay_as_they_are(monkeypatch):
+    monkeypatch.setattr("utils.console.in_terminal", lambda: True)
+    before = threading.active_count()
+    with progress(total=1, file=io.StringIO()):
+        assert threading.active_count() == before and tqdm.monitor_interval > 0
 
 
 @pytest.mark.parametrize(

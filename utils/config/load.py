@@ -13,7 +13,7 @@ import yaml
 from easydict import EasyDict
 
 from utils.config.keys import GROUPS, KEYS, Key
-from utils.config.place import derived, place_of, to_store
+from utils.config.place import derived, to_store, values_from_place
 from utils.config.values import as_written, expected, parse_value, parse_yaml, read_override, shorten, to_yaml
 from utils.errors import UserError
 from utils.mypath import beside_scripts
@@ -31,7 +31,7 @@ OF_A_MODEL = ("backbone:", "model_kwargs.", "transformation_kwargs.")  # what de
 def load_config(env_path: str | Path | None, exp_path: str | Path, overrides: Sequence[str] = ()) -> EasyDict:
     """The config of one run. A later source wins, key by key: table, env file, experiment file, overrides.
 
-    A run's own config.yml means the tree in which it lies, see `place_of`.
+    A run's own config.yml means the tree in which it lies, see `values_from_place`.
     env_path: None means configs/env.yml, if there is one here or beside the scripts. overrides:
     `dotted.key=value`; a value is taken as it is, only lists and groups of keys are read as YAML.
     Raises UserError that names key and source. `check_stage` looks for missing keys."""
@@ -39,7 +39,7 @@ def load_config(env_path: str | Path | None, exp_path: str | Path, overrides: Se
         env_path = beside_scripts(DEFAULT_ENV)
         env_path = env_path if os.path.isfile(env_path) else os.devnull
     values = _read_file(exp_path)
-    values = _read_file(env_path) | values | place_of(exp_path, values)
+    values = _read_file(env_path) | values | values_from_place(exp_path, values)
     for name, raw in map(read_override, overrides):
         values |= _typed({name: raw}, "command line")
 
@@ -145,16 +145,17 @@ def _is_needed(key: Key, stage: str, values: Mapping[str, Any]) -> bool:
 def _read_file(path: str | Path) -> dict[str, Any]:
     try:
         content = Path(path).read_bytes()
-    except OSError as error:
+    except IsADirectoryError as error:
+        file = Path(path, "config.yml")
+        raise UserError(f"{path} is a folder: give the config in it, such as {file}") from error
+    except FileNotFoundError as error:
         configs = beside_scripts("configs")
         shipped = {file.name: str(file) for file in Path(configs).rglob("*.yml")}
         near = difflib.get_close_matches(Path(path).name, shipped, n=1, cutoff=0.6)
         hint = f"did you mean {shipped[near[0]]}?" if near else f"give one of those under {configs}/"
-        if isinstance(error, IsADirectoryError):
-            hint = f"give the file in it, such as {Path(path, 'config.yml')}"
-        elif not isinstance(error, FileNotFoundError):
-            raise UserError(explain(error, path, "read")) from error
         raise UserError(f"cannot read config {Path(path).absolute()}: {error.strerror}; {hint}") from error
+    except OSError as error:
+        raise UserError(explain(error, path, "read")) from error
     tree = parse_yaml(content, str(path))
     if not isinstance(tree, dict | None):
         raise UserError(f"{path}: should be a mapping, lines of `key: value`, not {as_written(tree)}")

@@ -24,7 +24,7 @@ def derived(values: Mapping[str, Any]) -> dict[str, str]:
     return names
 
 
-def place_of(path: str | Path, values: Mapping[str, Any]) -> dict[str, str]:
+def values_from_place(path: str | Path, values: Mapping[str, Any]) -> dict[str, str]:
     """What the place of a config says, if it is a run's own, `<root_dir>/<run_name>/<stage>/config.yml`.
 
     These win over the file's values: the tree may have been copied, moved or renamed since. Folders in the
@@ -38,30 +38,25 @@ def place_of(path: str | Path, values: Mapping[str, Any]) -> dict[str, str]:
     def shown(place) -> str:
         return os.path.normpath(place) if os.path.isabs(path) else os.path.relpath(place)
 
-    name = values.get("run_name", "name")
-    former = os.path.join(values.get("root_dir", ""), name)
+    former, name = values.get("root_dir"), values.get("run_name", "name")
     depth = len(Path(name).parts)  # a run of a sweep has a name such as digits/sweep/a
-    run, *above = folder.parents
-    root = [run, *above][min(depth, len(above))]
+    run, root = folder.parent, folder.parents[min(depth, len(folder.parents) - 1)]
     places = {"root_dir": shown(root), "run_name": str(run.relative_to(root))}
     for key in DIRS:
-        if key in values and is_within(values[key], values.get("root_dir", "")):
-            places[key] = shown(run / stage / os.path.relpath(values[key], os.path.join(former, stage)))
+        if former and key in values and Path(values[key]).is_relative_to(former):
+            way = os.path.relpath(values[key], os.path.join(former, name, stage))
+            places[key] = shown(run / stage / way)
     return places
 
 
 def to_store(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values without those that `derived` and `place_of` give back; a folder in the tree is written by
-    way of root_dir, any other with its whole path."""
+    """The values without those that `derived` and `values_from_place` give back. A folder in the tree is
+    written by way of root_dir, any other with its whole path."""
     known, root = derived(values) | {"root_dir": values["root_dir"]}, values["root_dir"]
     stored = {name: value for name, value in values.items() if known.get(name) != value}
     for key in stored.keys() & {*DIRS}:
         stored[key] = os.path.abspath(stored[key])
-        if is_within(stored[key], root):
-            own = {"root_dir": root, "run_name": values["run_name"]}
-            stored |= {key: os.path.join(root, os.path.relpath(stored[key], root)), **own}
+        if Path(stored[key]).is_relative_to(os.path.abspath(root)):
+            stored[key] = os.path.join(root, os.path.relpath(stored[key], root))
+            stored |= {"root_dir": root, "run_name": values["run_name"]}
     return stored
-
-
-def is_within(path: str, root: str) -> bool:
-    return Path(os.path.abspath(path)).is_relative_to(os.path.abspath(root))

@@ -6,8 +6,7 @@ from pathlib import Path
 from torch import Tensor
 from torch.nn import functional as F
 
-from utils.arrays import finite
-from utils.console import say
+from utils.console import finite, say
 from utils.errors import RunError, UserError
 from utils.evaluate import label_free
 from utils.neighbors.search import VAL_NEIGHBORS, load_neighbors, mine_neighbors

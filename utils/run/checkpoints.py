@@ -96,11 +96,7 @@ class Checkpointer:
                 optimizer.load_state_dict(content["optimizer"])
             except (UserError, KeyError, ValueError, TypeError, AttributeError) as error:
                 raise UserError(f"{path} is no checkpoint of this run ({error}): {REMEDY}") from error
-            if "model_sha256" not in content or self.folder.put_back_model(content["model_sha256"]):
-                values = values | {name: content[name] for name in values if name in content}
-            else:
-                lost = f"{self.folder.path} lacks the model that goes with its checkpoint"
-                warnings.append(f"{lost}: the best one is chosen anew from here on")
+            values = values | {name: content[name] for name in values if name in content}
             self.finished, self.begun = content["epoch"], content.get("begun_epoch", {})
         elif self.folder.has_result():
             raise UserError(
@@ -146,11 +142,9 @@ class Checkpointer:
     def _save(self, begun: dict) -> None:
         content = {name: part.state_dict() for name, part in self.saved.items()}
         content |= {"epoch": self.finished, "inputs": self.folder.inputs, **self.values}
-        content |= {"model_sha256": self.folder.last_model} if self.folder.last_model else {}
         content |= {"begun_epoch": begun} if begun else {}
         metadata = {"holds": f"checkpoint {place_of(self.finished, begun)}"}
         self.folder.check_claim()
         save_checkpoint(self.folder.checkpoint, content, metadata | self.folder.splits.get("train", {}))
-        self.folder.named_model = self.folder.last_model
         self.last_save = time.monotonic()
         signals.stop_if_requested()

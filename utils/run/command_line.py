@@ -49,9 +49,8 @@ def stage_config(argv: list[str] | None, stage: str, description: str = "") -> t
     """The checked config of a stage script, and its options: `restart`, and for step 1 `model`."""
     parser = stage_parser(description)
     if STAGES[stage].folder == "pretext":
-        parser.add_argument(
-            "--model", type=given_path, help="a trained model to mine with: nothing is trained"
-        )
+        model = "a trained model to mine with: nothing is trained"
+        parser.add_argument("--model", type=given_path, help=model)
     options = parser.parse_intermixed_args(argv)
     cfg = load_config(options.config_env, options.config_exp, options.overrides)
     check_stage(cfg, stage)

@@ -1,21 +1,29 @@
 """The folder of a run: whose it is, what the stage starts from, and whether it is finished."""
 
 import json
+import math
 import os
 import textwrap
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from utils.config import config_hash, load_config, resume_differences, save_config
-from utils.errors import UserError
-from utils.run.checkpoints import REMEDY, has_checkpoint, previous_of
+from utils.errors import RunError, UserError
+from utils.run.checkpoints import REMEDY, has_checkpoint
 from utils.run.inputs import check_images, split_metadata, verify_inputs
 from utils.run.lock import ELSEWHERE, locked
 from utils.stages import MODEL, NEIGHBORS, STAGES
-from utils.storage.files import manifest_path, save_with_manifest, sha256_of, storage_errors, write_whole
+from utils.storage.files import (
+    manifest_path,
+    save_with_manifest,
+    sha256_of,
+    storage_errors,
+    verify_manifest,
+    write_whole,
+)
 from utils.storage.torch_files import to_bytes
 
 RESULT_KEYS = ("epochs", "num_neighbors", "feature_layer", "knn_index")  # a resume may change them
@@ -37,8 +45,7 @@ class RunFolder:
         self.inputs: dict[str, str] = {}
         self.splits: dict[str, dict[str, Any]] = {}
         self.manifests: dict[Path, dict[str, Any]] = {}
-        self.check_claim = lambda: None  # raises RunError if a run on another machine has come in
-        self.last_model = self.named_model = ""  # SHA-256 of that saved last; of that in the last checkpoint
+        self.check_claim = lambda: None  # see `locked`
         self._refuse_other_settings()
 
     def _refuse_other_settings(self) -> None:
@@ -84,14 +91,13 @@ class RunFolder:
         so on. Raises UserError if meanwhile a run with other settings has been here."""
         with storage_errors(self.path, elsewhere=ELSEWHERE):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-        with locked(self.path) as claim:
-            self.check_claim = claim.check
+        with locked(self.path) as self.check_claim:
             self._refuse_other_settings()
             with storage_errors(self.path, elsewhere=ELSEWHERE):
                 if self.restart and self.path.exists():
                     move_aside(self.path)
                 self.path.mkdir(exist_ok=True)
-                for name in WRITTEN if claim.is_sole else ():
+                for name in WRITTEN:
                     for left_by_a_killed_run in self.path.glob(f"{name}*.part"):
                         left_by_a_killed_run.unlink()
             yield
@@ -108,26 +114,21 @@ class RunFolder:
         is_begun = self.cfg.setup == "scan" and manifest_path(model).is_file() and not self.ending.is_file()
         return model.is_file() and not is_begun
 
-    def save_model(self, content: dict) -> None:
-        """Write model.pth.tar, tensors and plain values. The one that the last checkpoint names is kept."""
-        is_named = self.last_model and self.last_model == self.named_model
-        self._write_model(to_bytes(content), previous_of(self.path / MODEL) if is_named else None)
-
-    def _write_model(self, content: bytes, previous: Path | None = None) -> None:
+    def save_model(self, content: dict, **values) -> None:
+        """Write model.pth.tar, tensors and plain values. values: what else its manifest says."""
         metadata = {"holds": f"model of {self.cfg.setup}", **self.splits["train"], "made_from": self.inputs}
         self.check_claim()
-        self.last_model = save_with_manifest(self.path / MODEL, content, metadata, previous)
+        save_with_manifest(self.path / MODEL, to_bytes(content), metadata | values)
 
-    def put_back_model(self, digest: str) -> bool:
-        """Have the model that a checkpoint names by its SHA-256 in its place; returns whether there is one.
+    def loss_of_model(self, best: float) -> float:
+        """The loss with which model.pth.tar was saved; `best`, the run's lowest, if its manifest has none;
+        infinite if no whole model is there.
 
-        A kill between the writing of a model and that of its checkpoint leaves a later one there."""
-        for file in (self.path / MODEL, previous_of(self.path / MODEL)):
-            if file.is_file() and sha256_of(file) == digest:
-                self._write_model(file.read_bytes())  # with its manifest, whichever a kill has left
-                self.named_model = digest
-                return True
-        return False
+        A kill leaves a model that is later than the checkpoint: only a better one may take its place."""
+        with suppress(RunError):
+            if (path := self.path / MODEL).is_file():
+                return (verify_manifest(path) or {}).get("loss", best)
+        return math.inf
 
     def save_neighbors(self, split: str, content: bytes, topk: int) -> None:
         """Write the neighbor file of a split and its manifest, which names the weights it was mined with."""
@@ -139,10 +140,6 @@ class RunFolder:
 
     def finish(self) -> None:
         """Write finished.json: the stage has come to its end, with these settings, inputs and results."""
-        kept = previous_of(self.path / MODEL)
-        with storage_errors(kept):
-            for path in (kept, manifest_path(kept)):
-                path.unlink(missing_ok=True)
         write_whole({self.ending: self._description()})
 
     def is_finished(self) -> bool:

@@ -79,15 +79,14 @@ def check_data_set(cfg, path: Path) -> None:
 
 
 def command_for(cfg, stage: str, folder: Path, *options: str) -> str:
-    """The command that fills `folder`, root_dir/<run_name>/<stage>, for the data set of cfg, to paste in a
-    shell.
+    """The command that fills `folder`, root_dir/<run_name>/<stage>, for the data set of cfg: for a shell.
 
     It takes the folder's own config.yml, else a config of that run or data set under configs/. Those that are
-    damaged or of another stage are passed over."""
+    missing, damaged or of another stage are passed over."""
     here = Path.cwd()
     root = SCRIPTS.relative_to(here) if SCRIPTS.is_relative_to(here) else SCRIPTS
     shipped = sorted((root / "configs" / stage).glob("*.yml"))
-    paths = [path for path in [folder / "config.yml"] if path.is_file()]
+    paths = [folder / "config.yml"]
     for key, value in (("run_name", folder.parent.name), ("train_db_name", cfg.train_db_name)):
         line = re.compile(rf"^{key}: {re.escape(value)}\s*(#|$)", re.MULTILINE)
         paths += [path for path in shipped if line.search(path.read_text("utf-8", errors="replace"))]
@@ -98,14 +97,13 @@ def command_for(cfg, stage: str, folder: Path, *options: str) -> str:
             if config.get("setup") in STAGES and STAGES[config.setup].folder == stage:
                 path, made = candidate, config
                 break
-    groups = ("db_root_dir.", "folder.") if cfg.train_db_name == "folder" else ("db_root_dir.",)
-    settings, had = flatten(cfg), flatten(made)
-    wanted = {key: settings[key] for key in ("max_images", "on_error") if key in settings}
+    of_data = ("max_images", "on_error", "db_root_dir.", *["folder."] * (cfg.train_db_name == "folder"))
+    wanted = {key: value for key, value in flatten(cfg).items() if key.startswith(of_data)}
     run = folder.parent if folder.parent.name.strip(".") else Path(os.path.abspath(folder.parent))
     place = Path(made.get("root_dir", ""), made.get("run_name", ""), stage)
     if folder.name == stage and run.name and folder != place:
         wanted |= {"root_dir": str(run.parent), "run_name": run.name}
-    wanted |= {key: value for key, value in settings.items() if key.startswith(groups)}
+    had = flatten(made)
     overrides = [write_override(key, value) for key, value in wanted.items() if value != had.get(key)]
     script = str(root / STAGES[made["setup"]].script)
     return shell_line("python", script, "--config_exp", written(path), *overrides, *options)

@@ -4,10 +4,9 @@ import errno
 import os
 import secrets
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
 
 from utils.console import say
 from utils.errors import RunError, UserError
@@ -17,33 +16,25 @@ NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 ELSEWHERE = "name another root_dir=... or run_name=..."
 
 
-class Claim(NamedTuple):
-    """A folder in which this run works. is_sole: those there before, on other machines, have ended."""
-
-    file: Path
-    holder: str
-    is_sole: bool
-
-    def check(self) -> None:
-        """Raise RunError if another run has claimed the folder since, where the system's lock has no say."""
-        with storage_errors(self.file, "read"), suppress(FileNotFoundError):
-            if (now := self.file.read_text()) != self.holder:
-                raise RunError(f"{self.file}: another run took the folder ({now}); what was saved is whole")
-
-
 @contextmanager
-def locked(folder: Path) -> Iterator[Claim]:
+def locked(folder: Path) -> Iterator[Callable[[], None]]:
     """Hold the lock `.<folder>.lock` beside a folder. The system frees it however the process ends.
 
-    Raises UserError if another run holds it. A system's lock may not reach other machines, so the file names
-    its holder until that ends: if one elsewhere has not ended, that is said, and that one's `Claim.check`
-    fails. On a file system without locks it is the same with any run."""
+    Raises UserError if another run holds it. A system's lock may not reach other machines, and some file
+    systems have none: so the file names its holder until that ends. A run that finds another there says so;
+    the check that the block gets then raises RunError in that other run."""
     from filelock import FileLock, Timeout
 
     path = folder.with_name(f".{folder.name}.lock")
     lock = FileLock(path, timeout=0, fallback_to_soft=False)  # a soft lock would outlive a killed run
     machine = f" on {socket.gethostname()}, "
     holder = f"held by process {os.getpid()}{machine}{secrets.token_hex(4)}"
+
+    def check() -> None:
+        with storage_errors(path, "read"), suppress(FileNotFoundError):
+            if (now := path.read_text()) != holder:
+                raise RunError(f"{path}: another run took the folder ({now}); what was saved is whole")
+
     with storage_errors(path, elsewhere=ELSEWHERE):
         try:
             lock.acquire()
@@ -58,15 +49,13 @@ def locked(folder: Path) -> Iterator[Claim]:
                 raise
             say(f"warning: the file system of {folder} has no locks: let no other run work in this folder")
         before = path.read_text() if path.exists() else ""
-        is_sole = machine in before or not before.startswith("held by")
         path.write_text(holder)
-    if not is_sole:
+    if before.startswith("held by") and machine not in before:  # one on this machine would have the lock
         say(f"warning: {folder} was {before}: if that still works, it stops before it writes again")
-    claim = Claim(path, holder, is_sole)
     try:
-        yield claim
+        yield check
     finally:
         with suppress(OSError, RunError):
-            claim.check()
+            check()
             path.write_text("")
         lock.release()

@@ -3,11 +3,11 @@
 import json
 import secrets
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from utils.arrays import finite
-from utils.console import print_metrics, readable_number, say, styled
+from utils.console import finite, print_metrics, readable_number, say, styled
 from utils.errors import attempt
 from utils.storage.files import storage_errors
 
@@ -23,7 +23,7 @@ class Logger:
 
     def find_tensorboard(self) -> None:
         """Before training: use TensorBoard where it is installed."""
-        self.new_writer = self._tried(_summary_writer)
+        self.new_writer = self._tried(lambda: import_module("torch.utils.tensorboard").SummaryWriter)
 
     def _to_tensorboard(self, epoch: int, metrics: dict[str, float]) -> None:
         unique = f".{secrets.token_hex(4)}"  # time, host and process, which it adds itself, may be equal
@@ -78,9 +78,3 @@ class Logger:
                 file.seek(-1, 2)
                 file.write(b"\n" * (file.read(1) != b"\n"))  # a full disk had cut the last line off
             file.write(json.dumps(entry).encode() + b"\n")
-
-
-def _summary_writer() -> type:
-    from torch.utils.tensorboard import SummaryWriter  # an import that costs time, and may fail
-
-    return SummaryWriter

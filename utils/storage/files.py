@@ -20,15 +20,16 @@ from utils.errors import RunError
 
 Metadata = Mapping[str, Any]  # plain values
 DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
+GONE = (errno.ENOENT, errno.ENOTDIR, errno.EEXIST)
 REMEDIES = {
-    "free some space, or raise the quota": (errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
-    "a name in it is too long for the file system: shorten it": (errno.ENAMETOOLONG,),
-    "make it readable for you, and the folders on the way to it": DENIED,
-    "raise the limit of open files (ulimit -n), or lower num_workers": (errno.EMFILE, errno.ENFILE),
+    errno.ENAMETOOLONG: "a name in it is too long for the file system: shorten it",
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free some space, or raise the quota"),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "allow more open files: ulimit -n; or lower num_workers"),
+    **dict.fromkeys(DENIED, "make it readable for you, and the folders on the way to it"),
 }
-WRITE_REMEDIES = {
-    "make the folder writable": DENIED,
-    "the folder is gone or a file is there: put it right": (errno.ENOENT, errno.ENOTDIR, errno.EEXIST),
+WRITE_REMEDIES = REMEDIES | {
+    **dict.fromkeys(DENIED, "make the folder writable"),
+    **dict.fromkeys(GONE, "the folder is gone or a file is there: put it right"),
 }
 
 
@@ -45,26 +46,20 @@ def storage_errors(path, doing: str = "write", elsewhere: str = "") -> Iterator[
 
 def explain(error: OSError, path, doing: str = "use", elsewhere: str = "") -> str:
     """One line on what failed; the remedy is by what was being done, and why it failed."""
-    remedies = REMEDIES | WRITE_REMEDIES if doing == "write" else REMEDIES
-    known = [text for text, numbers in remedies.items() if error.errno in numbers]
-    remedy = known[-1] if known else "check the file and the disk"
+    remedies = WRITE_REMEDIES if doing == "write" else REMEDIES
+    remedy = remedies.get(error.errno, "check the file and the disk")
     if elsewhere and error.errno in (*DENIED, errno.ENAMETOOLONG):
         remedy += f", or {elsewhere}"
     return f"cannot {doing} {path}: {error.strerror or error}; {remedy}, then give the same command again"
 
 
 def writable_folder(folder: Path) -> Path:
-    """A folder for caches: `folder`, made if need be; where nothing may be written, a temporary one, which is
-    removed as the process ends."""
-    with storage_errors(folder):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            if error.errno not in DENIED:
-                raise
-        if os.access(folder, os.W_OK):
-            return folder
-    say_once(f"{folder} may not be written to: caches are kept in a temporary folder until this command ends")
+    """A folder for caches: `folder`, made if need be; else a temporary one, removed as the process ends."""
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+    if os.access(folder, os.W_OK):
+        return folder
+    say_once(f"{folder} cannot be written to: caches are kept in a temporary folder until this command ends")
     return Path(_temporary_folder().name)
 
 
@@ -126,16 +121,14 @@ def _manifest(sha256: str, size: int, metadata: Metadata) -> bytes:
     return json.dumps({"sha256": sha256, "bytes": size, **metadata}, indent=1).encode()
 
 
-def save_with_manifest(path: Path, content: bytes, metadata: Metadata, previous: Path | None = None) -> str:
+def save_with_manifest(path: Path, content: bytes, metadata: Metadata, previous: Path | None = None) -> None:
     """Write `content` and, beside it, the manifest `<name>.json`: SHA-256, size and `metadata`.
 
     previous: where the old file and its manifest are moved. Manifests are renamed first, so that at each
-    moment some manifest has the SHA-256 of each whole file. Returns the SHA-256."""
-    digest = hashlib.sha256(content).hexdigest()
-    manifest = _manifest(digest, len(content), metadata)
+    moment some manifest has the SHA-256 of each whole file."""
+    manifest = _manifest(hashlib.sha256(content).hexdigest(), len(content), metadata)
     moved = {manifest_path(path): manifest_path(previous), path: previous} if previous else {}
     write_whole({manifest_path(path): manifest, path: content}, moved if path.exists() else {})
-    return digest
 
 
 @contextmanager

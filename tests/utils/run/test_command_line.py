@@ -45,7 +45,9 @@ def test_all_options_that_take_a_path_put_in_a_tilde_and_variables(tmp_path, mon
 
 
 @pytest.mark.parametrize("path", ["", "$UNSET/a", "x" * 256, "a\nb", "~nobody-of-this-name"])
-@pytest.mark.parametrize("option", ["--config_env", "--config_exp", "--model", "--predict", "--out"])
+@pytest.mark.parametrize(
+    "option", ["--config_env", "--config_exp", "--model", "--predict", "--out", "--report"]
+)
 def test_an_option_without_a_path_that_can_be_is_refused_by_its_name(option, path, monkeypatch):
     monkeypatch.delenv("UNSET", raising=False)
     words = ["--config_exp", EXPERIMENT, "--model", "m", option, path]

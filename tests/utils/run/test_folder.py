@@ -1,6 +1,5 @@
 """The folder of a run: its settings, what it began with, and whether it is finished."""
 
-import os
 from contextlib import nullcontext
 from math import inf
 
@@ -10,12 +9,11 @@ import torch
 from tests.utils.run.toy_run import images, network_and_optimizer, train
 from utils.config import load_config
 from utils.errors import RunError, UserError
-from utils.run.checkpoints import load_checkpoint, save_checkpoint
+from utils.run.checkpoints import load_checkpoint
 from utils.run.folder import RunFolder
 from utils.run.run import Run
 from utils.stages import MODEL, NEIGHBORS
-from utils.storage import files
-from utils.storage.files import read_manifest, sha256_of, verify_manifest
+from utils.storage.files import read_manifest, sha256_of
 
 PRETEXT = "configs/pretext/simclr_digits.yml"
 
@@ -97,16 +95,6 @@ def test_a_name_for_the_old_run_that_is_taken_meanwhile_is_left_alone(config, mo
     with RunFolder(config(), True).claimed():
         left = {folder.name: (folder / "notes.txt").read_text() for folder in path.parent.glob("scan.old-*")}
     assert left == {"scan.old-1": "scan.old-1", "scan.old-2": "scan.old-2", "scan.old-3": "scan"}
-
-
-def test_where_another_machine_may_be_at_work_its_half_written_files_stay(config):
-    folder = RunFolder(config(), False)
-    folder.path.mkdir(parents=True)
-    half = folder.path / f"{MODEL}.7.part"
-    half.touch()
-    folder.path.with_name(".scan.lock").write_text("held by process 1 on elsewhere 0a1b2c3d; 12")
-    with folder.claimed():
-        assert half.exists()
 
 
 def test_a_run_whose_folder_another_machine_takes_stops_before_its_next_checkpoint(config):
@@ -223,73 +211,21 @@ def test_weights_given_for_a_training_replace_no_model_that_was_trained_there(co
     RunFolder(cfg, True).start_from_weights(other)
 
 
-# -- the best model of SCAN and the checkpoint are of one course of training
+# -- the best model so far, of SCAN
 
 
-def of_scan(config, folder, *models, saved=True):
-    """Save these models, of one number each, as SCAN does, and then a checkpoint, if `saved`."""
-    run = Run(config())
-    with run:
-        run.folder.use_images(images(4), images(2))
-        best = run.restore(*network_and_optimizer(), best_loss=inf, best_loss_head=0)
-        for number in models:
-            run.folder.save_model({"model": {"weight": torch.tensor(float(number))}, "head": number})
-            best = {"best_loss": -number, "best_loss_head": number}
-        if saved:
-            run.end_epoch(run.checkpoints.finished, {}, **best)
-    return best
-
-
-def head_there(folder):
-    verify_manifest(folder / MODEL)
-    return torch.load(folder / MODEL, weights_only=True)["head"]
-
-
-@pytest.mark.parametrize("later", [(2,), (2, 3), ()], ids=str)
-def test_a_model_that_was_saved_after_the_last_checkpoint_gives_way_to_the_one_of_the_checkpoint(
-    config, later
-):
-    folder = RunFolder(config(), False).path
-    of_scan(config, folder, 1)
-    of_scan(config, folder, *later, saved=False)  # killed before its checkpoint
-    assert head_there(folder) == (later or (1,))[-1]
-    assert of_scan(config, folder, saved=False) == {"best_loss": -1, "best_loss_head": 1}
-    assert head_there(folder) == 1
-
-
-@pytest.mark.parametrize("moved", range(8))  # 2 at the start, that of config.yml, 4 of the model
-def test_a_kill_between_any_two_renames_of_a_model_loses_none(config, moved, monkeypatch):
-    folder = RunFolder(config(), False).path
-    of_scan(config, folder, 1)
-    replace, done = os.replace, []
-
-    def replace_until_killed(source, target):
-        if len(done) == moved:
-            raise KeyboardInterrupt
-        done.append(replace(source, target))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(files.os, "replace", replace_until_killed)
-        with nullcontext() if moved == 7 else pytest.raises(KeyboardInterrupt):
-            of_scan(config, folder, 2, saved=False)
-    assert of_scan(config, folder, saved=False)["best_loss_head"] == head_there(folder) == 1
-
-
-def test_without_the_model_of_the_checkpoint_the_best_is_chosen_anew(config):
-    folder = RunFolder(config(), False).path
-    of_scan(config, folder, 1)
-    (folder / MODEL).write_bytes(b"another")
-    assert of_scan(config, folder, saved=False) == {"best_loss": inf, "best_loss_head": 0}
-    assert '"warning"' in (folder / "log.jsonl").read_text()
-
-
-def test_a_checkpoint_of_an_earlier_version_is_taken_with_the_model_that_is_there(config):
-    folder = RunFolder(config(), False).path
-    of_scan(config, folder, 1)
-    content = load_checkpoint(folder / "checkpoint.pth.tar")[0]
-    del content["model_sha256"]
-    save_checkpoint(folder / "checkpoint.pth.tar", content, {})
-    assert of_scan(config, folder, 2)["best_loss_head"] == head_there(folder) == 2
+def test_the_loss_of_a_model_is_in_its_manifest_and_there_is_none_without_a_whole_model(config):
+    folder = RunFolder(config(), False)
+    folder.use_images(images(4), images(2))
+    folder.path.mkdir(parents=True)
+    assert folder.loss_of_model(-3.0) == inf
+    folder.save_model({"head": 1}, loss=-1.0 / 3)
+    assert folder.loss_of_model(-3.0) == -1.0 / 3
+    manifest = folder.path / f"{MODEL}.json"
+    (folder.path / MODEL).write_bytes(b"of a kill between the two renames")
+    assert folder.loss_of_model(-3.0) == inf
+    manifest.unlink()
+    assert folder.loss_of_model(-3.0) == -3.0
 
 
 # -- the end

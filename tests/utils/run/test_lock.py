@@ -78,18 +78,17 @@ def on_another_machine(monkeypatch, name="other"):
 def test_a_run_that_another_machine_breaks_into_is_told_and_touches_nothing_of_the_others(
     folder, monkeypatch, capsys
 ):
-    with locked(folder) as first:
-        first.check()
+    with locked(folder) as check:
+        check()
         file = folder.with_name(".scan.lock")
         mine = file.read_text()
         with monkeypatch.context() as elsewhere:  # where the system's lock says nothing
             on_another_machine(elsewhere)
             elsewhere.setattr(fcntl, "flock", lambda *_: None)
-            with locked(folder) as second:
-                assert not second.is_sole
-                second.check()
+            with locked(folder) as check_of_second:
+                check_of_second()
                 with pytest.raises(RunError, match="other"):
-                    first.check()
+                    check()
                 theirs = file.read_text()
         assert mine in capsys.readouterr().out and theirs != mine
         file.write_text(theirs)
@@ -100,30 +99,25 @@ def test_a_run_that_has_ended_or_was_killed_on_this_machine_is_no_cause_for_doub
     folder, monkeypatch, capsys
 ):
     kill(take_in_child(folder))
-    with locked(folder) as claim:
-        assert claim.is_sole
+    assert take(folder)
     with monkeypatch.context() as elsewhere:
         on_another_machine(elsewhere)
-        with locked(folder) as claim:  # the run before has said that it ended
-            assert claim.is_sole
+        assert take(folder)  # the run before has said that it ended
     assert capsys.readouterr().out == ""
 
 
 def test_two_machines_of_one_name_are_told_apart_too(folder, monkeypatch):
-    with locked(folder) as first:
+    with locked(folder) as check:
         monkeypatch.setattr(fcntl, "flock", lambda *_: None)
-        with locked(folder) as second, pytest.raises(RunError):
-            second.check()
-            first.check()
+        with locked(folder) as check_of_second, pytest.raises(RunError):
+            check_of_second()
+            check()
 
 
-def test_a_lock_that_an_earlier_version_left_or_that_somebody_tidies_up_tells_nothing(folder):
-    lock = folder.with_name(".scan.lock")
-    lock.write_text("process 1 on elsewhere")
-    with locked(folder) as claim:
-        assert claim.is_sole
-        lock.unlink()
-        claim.check()
+def test_a_lock_that_somebody_tidies_up_tells_nothing(folder):
+    with locked(folder) as check:
+        folder.with_name(".scan.lock").unlink()
+        check()
 
 
 def failing_with(number):

@@ -110,11 +110,8 @@ BROKEN_WRITERS = {
 
 
 @pytest.mark.parametrize("part", BROKEN_WRITERS)
-@pytest.mark.parametrize(
-    "error", [AttributeError("no distutils"), TypeError("no distutils"), OSError("no distutils")]
-)
-def test_a_broken_tensorboard_costs_one_note_and_never_the_run(part, error, writer, tmp_path):
-    BROKEN_WRITERS[part](writer).side_effect = error
+def test_a_broken_tensorboard_costs_one_note_and_never_the_run(part, writer, tmp_path):
+    BROKEN_WRITERS[part](writer).side_effect = AttributeError("no distutils")
     log = logger(tmp_path)
     log.epoch(1, {"train/loss": 2.0})
     log.epoch(2, {"train/loss": 1.0})
