@@ -20,7 +20,6 @@ from utils.storage.files import new_array, verify_manifest, writable_folder, wri
 SUFFIX = ".JPEG"  # of files in class folders
 QUEUE = 256  # results that may wait to be taken
 DEPTHS = (8, 10, 12, 14, 16, 24, 32)  # bits of the values in files of more than 8 bits
-DEEP = (".png", ".tif", ".tiff")  # such files among those of caches that do not know their bits
 
 
 def cache_path(caches: Path, folder: Path, names: Sequence[str], depends=None) -> Path:
@@ -129,10 +128,8 @@ def decode(folder: Path, files: list[str], side: int, caches: Path, num_workers:
         faults = {file: fault for file, fault in zip(files, faults, strict=True) if fault}
         return {"digests": digests, "faults": faults, "bits": bits}
 
-    def is_whole(pixels: np.ndarray, metadata: dict) -> bool:
-        has_bits = "bits" in metadata or not any(name.lower().endswith(DEEP) for name in files)
-        is_bright = fits and (pixels.reshape(len(files), -1).max(axis=1) >= 128).all()
-        return len(metadata["digests"]) == len(files) and (has_bits or is_bright)
+    def is_whole(_, metadata: dict) -> bool:
+        return len(metadata["digests"]) == len(files) and metadata["bits"] in DEPTHS
 
     def fault(file: str) -> str:
         return _read(folder / file, side, np.empty((0, 3, side, side), np.uint8))[1]
@@ -141,7 +138,7 @@ def decode(folder: Path, files: list[str], side: int, caches: Path, num_workers:
     with warnings_ignored():
         pixels, metadata = cached(path, (len(files) * fits, 3, side, side), fill, fault, is_whole)
     digests = np.array(metadata["digests"], dtype="S64")
-    return digests, metadata["faults"], metadata.get("bits", BITS), pixels if fits else None
+    return digests, metadata["faults"], metadata["bits"], pixels if fits else None
 
 
 def _read(path: Path, side: int, pixels: np.ndarray, bits: int = BITS) -> tuple[str, str, int]:

@@ -1,7 +1,5 @@
 """A folder of images becomes a data set: which files, in which order, held out and labelled how."""
 
-import hashlib
-import json
 import os
 import shutil
 import struct
@@ -352,37 +350,6 @@ def test_colours_of_12_bits_are_no_darker_than_grey(folder):
     values = write_deep(folder, 4095, colour=True)
     shown = np.asarray(build(folder, "train", WHOLE).get_image(2)).astype(int)
     assert np.abs(shown - (values >> 4)).max() < 16 and shown.max() == 240  # Pillow drops the low byte
-
-
-def old_cache(folder, dataset_of):
-    """Make the cache one of a time when the bits of files were not asked for; returns its path."""
-    dataset_of()
-    (path,) = (folder.parent / "results" / "scans").glob("*.npy")
-    manifest = path.with_name(f"{path.name}.json")
-    content = json.loads(manifest.read_text())
-    del content["bits"]
-    manifest.write_text(json.dumps(content))
-    return path
-
-
-def test_an_old_cache_is_valid_unless_files_of_fewer_bits_may_have_been_black_in_it(folder, monkeypatch):
-    def black(path):  # as it was then
-        array = np.load(path, mmap_mode="r+")
-        array[:] = 15
-        array.flush()
-        manifest = path.with_name(f"{path.name}.json")
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"sha256": digest}))
-
-    write(folder, "a.png", "b.png", size=(16, 16))
-    path = old_cache(folder, lambda: build(folder, "train", WHOLE))
-    before = path.stat().st_mtime_ns
-    build(folder, "train", WHOLE)
-    assert path.stat().st_mtime_ns == before
-    values = write_deep(folder.parent / "deep" / "pictures", 4000)
-    deep = folder.parent / "deep" / "pictures"
-    black(old_cache(deep, lambda: build(deep, "train", WHOLE)))
-    assert np.array_equal(np.asarray(build(deep, "train", WHOLE).get_image(2))[..., 0], values[..., 0] >> 4)
 
 
 def test_other_bits_are_other_images(folder):
