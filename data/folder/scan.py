@@ -120,11 +120,14 @@ def decode(folder: Path, files: list[str], side: int, caches: Path, num_workers:
             return _read(folder / files[row], side, pixels[row : row + 1], bits)
 
         found = in_threads(read, range(len(files)), num_workers, f"reading {folder.name}, once")
-        digests, faults, highest = zip(*found, strict=True)
-        bits = next(bits for bits in DEPTHS if max(highest) < 2**bits) if any(highest) else BITS
-        if bits != BITS:
-            deep = [row for row, value in enumerate(highest) if value]
-            in_threads(partial(read, bits=bits), deep, num_workers, f"reading files of {bits} bits")
+        deep = [row for row, (*_, highest) in enumerate(found) if highest]
+        top = max(highest for *_, highest in found)
+        bits = next(bits for bits in DEPTHS if top < 2**bits) if deep else BITS
+        if bits != BITS and fits:
+            again = in_threads(partial(read, bits=bits), deep, num_workers, f"reading files of {bits} bits")
+            for row, result in zip(deep, again, strict=True):
+                found[row] = result
+        digests, faults, _ = zip(*found, strict=True)
         faults = {file: fault for file, fault in zip(files, faults, strict=True) if fault}
         return {"digests": digests, "faults": faults, "bits": bits}
 

@@ -176,16 +176,6 @@ def test_a_text_that_turns_a_png_still_does(read, path):
     assert shows(read(path), UPRIGHT[6])
 
 
-def test_values_of_fewer_bits_than_their_file_has_keep_their_high_bits(path):
-    values = np.arange(4096, dtype=np.uint16).reshape(64, 64)
-    Image.fromarray(values).save(path, "PNG")
-    found = read_square(path, 64, bits=12)
-    assert found.info["highest"] == 4095 and np.array_equal(np.asarray(found)[..., 0], values >> 4)
-    assert read_square(path, 64).getextrema() == ((0, 15),) * 3
-    picture(0, 64, 64).save(path, "PNG")
-    assert read_square(path, 64).info["highest"] == 0  # 8 bits
-
-
 def test_endings_are_those_of_images_that_pillow_reads():
     endings = image_endings()
     some = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp", ".jfif", ".ppm", ".jp2"}

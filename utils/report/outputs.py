@@ -75,18 +75,15 @@ def about_run(cfg: EasyDict, model: Path, images: str) -> dict[str, Any]:
 
 
 def logs_of(cfg: EasyDict, model: Path) -> dict[str, Path]:
-    """The logs of a model's stage and of those before it, as far as these are known.
-
-    Where the folder of a stage before only follows from the run's name, its model must be the one that the
-    manifest names: a run elsewhere may have this name, too."""
+    """The logs of a model's stage and of those before it, unless the model there is not the one that the
+    manifest names: another run may have the same name."""
     stage, path = STAGES[cfg.setup].folder, model
     logs = {stage: model.with_name("log.jsonl")}
     while stage != "pretext":
         named = (read_manifest(path) or {}).get("made_from", {}).get(MODEL)
         stage = STAGES[stage].starts_from
         path = Path(cfg[f"{stage}_dir"], MODEL)
-        is_given = path.parent != Path(cfg.root_dir, cfg.run_name, stage)
-        if named and not is_given and path.is_file() and sha256_of(path) != named:
+        if named and path.is_file() and sha256_of(path) != named:
             break
         logs = {stage: path.with_name("log.jsonl"), **logs}
     return {stage: log for stage, log in logs.items() if log.is_file()}

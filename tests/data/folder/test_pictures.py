@@ -352,6 +352,23 @@ def test_colours_of_12_bits_are_no_darker_than_grey(folder):
     assert np.abs(shown - (values >> 4)).max() < 16 and shown.max() == 240  # Pillow drops the low byte
 
 
+def test_a_file_that_cannot_be_read_for_the_second_time_is_a_fault_and_memory_is_needed_for_it(
+    folder, monkeypatch
+):
+    def read_once(file, side, bits):
+        if bits != 16:
+            raise OSError("gone")
+        return read_square(file, side, bits)
+
+    write_deep(folder, 4000)
+    monkeypatch.setattr(scan, "read_square", read_once)
+    with monkeypatch.context() as little:
+        little.setattr(scan, "free_memory", lambda: 0)
+        assert len(build(folder, "train", WHOLE)) == 3  # streamed: read by the loader
+    with pytest.raises(UserError, match=r"0\.png \(gone\)"):
+        build(folder, "train", WHOLE)
+
+
 def test_other_bits_are_other_images(folder):
     write_deep(folder, 4000)
     dataset = build(folder, "train", WHOLE).source
