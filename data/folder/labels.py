@@ -37,7 +37,7 @@ def read_labels(folder: Path, files: list[str], rule: str) -> dict[str, str]:
     known = {name: labels[name] for name in files if labels.get(name, "") not in ("", "-1")}
     # bytes that are not UTF-8 become escapes, which consoles and figures can show
     shown = {name: os.fsencode(label).decode(errors="backslashreplace") for name, label in known.items()}
-    return {name: _composed(label) for name, label in shown.items()}
+    return {name: unicodedata.normalize("NFC", label) for name, label in shown.items()}
 
 
 def _read_table(path: Path) -> dict[str, str]:
@@ -52,10 +52,5 @@ def _read_table(path: Path) -> dict[str, str]:
 
 
 def _alike(name: str) -> str:
-    """The same for all ways to write the name of a file, as on macOS and Windows."""
-    return os.path.normpath(_composed(name).replace("\\", "/"))
-
-
-def _composed(text: str) -> str:
-    """Letters with accents in one form: macOS and its archives take them apart in file names."""
-    return unicodedata.normalize("NFC", text)
+    """The same for all ways to write a name: macOS takes accents apart, Windows writes backslashes."""
+    return os.path.normpath(unicodedata.normalize("NFC", name).replace("\\", "/"))
