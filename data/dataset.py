@@ -70,8 +70,8 @@ class StreamedDataset(ImageDataset):
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the file names, the signatures, `side` and `bits`; it does not depend on labels."""
-        look = f"{self.side or ''}{f', {self.bits} bits' * (self.bits != BITS)}".encode()
-        content = b"\0".join(self.files.tolist()) + self.signatures.tobytes() + look
+        look = f"{self.side or ''}" + (f", {self.bits} bits" if self.bits != BITS else "")
+        content = b"\0".join(self.files.tolist()) + self.signatures.tobytes() + look.encode()
         return hashlib.sha256(content).hexdigest()
 
     def path(self, index: int) -> Path:

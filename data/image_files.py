@@ -2,6 +2,7 @@
 
 import io
 import math
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image, ImageOps
 
 from utils.device import return_freed_memory
 
@@ -19,7 +20,7 @@ BITS = 16  # of values of more than 8 bits, of which the highest 8 are taken
 BILINEAR = Image.Resampling.BILINEAR
 STRIP = 2**22  # pixels that are converted at once
 LARGE = 2**25  # pixels
-TOGETHER = 2**27  # pixels that threads decode together; a larger image is decoded alone
+TOGETHER = 128  # times 2^20 pixels: what threads decode together; a larger image is decoded alone
 NO_PICTURES = {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}  # data, films, other programs'
 PNG, TEXTS = b"\x89PNG\r\n\x1a\n", (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 ORIENTED = (b"Raw profile type exif", b"XML:com.adobe.xmp")  # texts that may say how an image is turned
@@ -47,11 +48,8 @@ def read_square(file: Path | str | BinaryIO, side: int, bits: int = BITS) -> Ima
     twice `side`. bits: of values of more than 8 bits; the highest one is in `info["highest"]`."""
     with _decoded(file, 2 * side) as image:
         highest = _highest(image)
-
-        def convert(strip: Image.Image) -> Image.Image:
-            return _on_white(_in_8_bits(strip, bits))
-
-        square = ImageOps.fit(_in_strips(convert, image), (side, side), BILINEAR)
+        whole = _in_strips(lambda strip: _on_white(_in_8_bits(strip, bits)), image)
+        square = ImageOps.fit(whole, (side, side), BILINEAR)
     square.info["highest"] = highest
     return square
 
@@ -84,71 +82,80 @@ def _decoded(file: Path | str | BinaryIO, draft: int = 0, max_aspect: float = ma
         image = stack.enter_context(Image.open(_without_texts(file)))
         if max(image.size) > max_aspect * min(image.size):
             raise ValueError(f"{image.width} x {image.height} px, sides beyond {max_aspect} to 1")
-        image.info["is_deep"] = image.mode.startswith("I") or ";16" in str(image.tile)
+        deep_colours = re.search("[^K];16[BLN]", str(image.tile))
+        image.info["is_deep"] = image.mode.startswith("I") or deep_colours is not None
         if draft:
             image.draft("RGB", (draft, draft))
         pixels = image.width * image.height
-        stack.enter_context(_threads.holding(pixels))
+        stack.enter_context(_memory_for(pixels))
         if pixels > LARGE:
             return_freed_memory()  # of the large image before it
+        stack.callback(image.close)  # frees its memory before another thread may take some
         image.load()
         with suppress(Exception):  # broken EXIF
-            if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
-                image, stored = ImageOps.exif_transpose(image), image
-                stored.close()
-        stack.callback(image.close)  # frees its memory before another thread may take some
+            ImageOps.exif_transpose(image, in_place=True)
         if image.mode == "F":
             raise ValueError("floating-point pixels, whose range is unknown: save it with 8 or 16 bits")
         yield image
 
 
+@contextmanager
+def _memory_for(pixels: int) -> Iterator[None]:
+    """A context in which an image may be decoded, which waits until other threads hold few enough pixels."""
+    share = min(1 + pixels // 2**20, TOGETHER)
+    with _next:
+        for _ in range(share):
+            _free.acquire()
+    try:
+        yield
+    finally:
+        _free.release(share)
+
+
+_next, _free = threading.Lock(), threading.Semaphore(TOGETHER)
+
+
 def _without_texts(file: BinaryIO) -> BinaryIO:
     """A PNG file without texts and colour profile, of which Pillow refuses long ones. Others stay."""
-    kept = [file.read(len(PNG))]
-    if kept != [PNG]:
+    if file.read(len(PNG)) != PNG:
         file.seek(0)
         return file
-    while head := file.read(8):  # length and kind of a chunk, then data and checksum
-        chunk = file.read(int.from_bytes(head[:4], "big") + 4)
-        if head[4:] not in TEXTS or chunk.startswith(ORIENTED):
-            kept += head, chunk
+    content, start, kept = file.read(), 0, [PNG]
+    while start < len(content):
+        end = start + 12 + int.from_bytes(content[start : start + 4], "big")  # length, kind, data, checksum
+        if content[start + 4 : start + 8] not in TEXTS or content.startswith(ORIENTED, start + 8):
+            kept.append(content[start:end])
+        start = end
     return io.BytesIO(b"".join(kept))
 
 
 def _in_strips(convert: Callable, image: Image.Image) -> Image.Image:
     """convert(image), pixel by pixel to RGB, but only a strip of it has further copies at a time."""
-    if image.width * image.height <= STRIP:
+    rows = max(1, STRIP // image.width)
+    if image.height <= rows:
         return convert(image)
     converted = Image.new("RGB", image.size)
-    for top, strip in _strips(image):
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
         converted.paste(convert(strip), (0, top))
     return converted
 
 
-def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
-    rows = max(1, STRIP // image.width)
-    for top in range(0, image.height, rows):
-        yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
-
-
 def _highest(image: Image.Image) -> int:
     """The highest value in an image of more than 8 bits, by the high byte alone for colours; 0 for others."""
-    if not image.info.get("is_deep"):
+    if not image.info["is_deep"]:
         return 0
     if image.mode.startswith("I"):
-        return max(0, *(int(np.asarray(strip).max()) for _, strip in _strips(image)))
-    return 255 + 256 * max(np.max(strip.convert("RGB").getextrema()).item() for _, strip in _strips(image))
+        return max(0, int(np.asarray(image).max()))
+    return 255 + 256 * int(np.max(image.convert("RGB").getextrema()))
 
 
 def _in_8_bits(image: Image.Image, bits: int) -> Image.Image:
     """The highest 8 of the `bits` bits of each value, which Pillow would clip at 255."""
     if image.mode.startswith("I"):
         return Image.fromarray((np.asarray(image) >> (bits - 8)).clip(0, 255).astype(np.uint8))
-    if image.info.get("is_deep") and bits < BITS:  # colours, of which Pillow has taken the high byte
-        brighter = [min(255, value << (BITS - bits)) for value in range(256)]
-        return image.point(
-            [v for band in image.getbands() for v in (range(256) if band == "A" else brighter)]
-        )
+    if image.info["is_deep"] and bits < BITS:  # colours, of which Pillow has taken the high byte
+        return image.point(lambda value: min(255, value << (BITS - bits)))
     return image
 
 
@@ -157,27 +164,3 @@ def _on_white(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
-
-
-class _Threads:
-    """Lets threads hold so many pixels together that memory suffices, or one image if it has more."""
-
-    def __init__(self, pixels: int):
-        self.free = self.pixels = pixels
-        self.changed = threading.Condition()
-
-    @contextmanager
-    def holding(self, pixels: int) -> Iterator[None]:
-        pixels = min(pixels, self.pixels)
-        with self.changed:
-            self.changed.wait_for(lambda: self.free >= pixels)
-            self.free -= pixels
-        try:
-            yield
-        finally:
-            with self.changed:
-                self.free += pixels
-                self.changed.notify_all()
-
-
-_threads = _Threads(TOGETHER)

@@ -171,8 +171,6 @@ def test_the_page_of_a_model_without_its_tree_shows_no_curves_of_a_run_that_only
         file.write(b"another")
     evaluation.main(words)
     assert told["logs"] == {"scan": alone / "log.jsonl"}
-    evaluation.main([*words, f"pretext_dir={namesake}"])  # as the user wishes
-    assert told["logs"]["pretext"] == namesake / "log.jsonl"
 
 
 def test_what_the_command_line_gives_wins_over_the_settings_beside_the_model(moved, tmp_path, monkeypatch):

@@ -1,7 +1,5 @@
 """From features of a pretext model to the two neighbor files that SCAN starts from, and how good they are."""
 
-from collections import Counter
-
 import torch
 from torch import Tensor
 
@@ -24,17 +22,17 @@ def check_before_training(num_train: int, num_val: int, num_neighbors: int, back
 def comparable_targets(train_set, val_set) -> Tensor | None:
     """The val targets, (M,), in the numbers of the train split's classes: classes are compared by name.
 
-    None if a split has no labels, or if a labelled val image is of a class that is not one of the train
-    split's."""
+    None if a split has no labels, or a labelled val image is of no class of the train split's."""
     if not (train_set.is_labelled and val_set.is_labelled):
         return None
     if train_set.classes == val_set.classes:
         return val_set.targets
-    count = Counter(train_set.classes)  # two classes of ImageNet have one name
-    numbers = {name: number for number, name in enumerate(train_set.classes) if count[name] == 1}
+    numbers = {name: number for number, name in enumerate(train_set.classes)}
     number_of = torch.tensor([numbers.get(name, -1) for name in val_set.classes] + [-1])  # the last for -1
     targets = number_of[val_set.targets]
-    return targets if torch.equal(targets >= 0, val_set.targets >= 0) else None
+    has_all = torch.equal(targets >= 0, val_set.targets >= 0)
+    is_unique = len(numbers) == len(train_set.classes)  # two classes of ImageNet have one name
+    return targets if has_all and is_unique else None
 
 
 def knn_accuracy(features: dict[str, Tensor], train_set, val_set, device) -> float:

@@ -25,11 +25,10 @@ def read_labels(folder: Path, files: list[str], rule: str) -> dict[str, str]:
     elif rule.lower().endswith(TABLES):
         path = Path(rule if os.path.isfile(rule) else folder / rule).absolute()
         table = _read_table(path)
-        alike = {_alike(name): label for name, label in table.items()}
-        labels = {name: table.get(name, alike.get(_alike(name), "")) for name in files}
-        if missing := alike.keys() - set(map(_alike, files)):
-            text = f"{path}: {len(missing)} of {len(alike)} rows name no image, such as {min(missing)}"
-            if len(missing) == len(alike):
+        labels = {name: table.get(_alike(name), "") for name in files}
+        if missing := table.keys() - set(map(_alike, files)):
+            text = f"{path}: {len(missing)} of {len(table)} rows name no image, such as {min(missing)}"
+            if len(missing) == len(table):
                 place = f"write paths within {folder.absolute()}, such as {files[0]}, in UTF-8"
                 raise UserError(f"{text}: {place}")
             say_once(text)
@@ -38,13 +37,14 @@ def read_labels(folder: Path, files: list[str], rule: str) -> dict[str, str]:
     known = {name: labels[name] for name in files if labels.get(name, "") not in ("", "-1")}
     # bytes that are not UTF-8 become escapes, which consoles and figures can show
     shown = {name: os.fsencode(label).decode(errors="backslashreplace") for name, label in known.items()}
-    return {name: _composed(label) for name, label in shown.items()}
+    return {name: unicodedata.normalize("NFC", label) for name, label in shown.items()}
 
 
 def _read_table(path: Path) -> dict[str, str]:
+    """The label in each row, "" if it is unknown, by `_alike` of the name."""
     labels: dict[str, str] = {}
     for name, label in read_table(path, ("path", "label"), errors="surrogateescape"):
-        name, label = os.path.normpath(name), plain(label)
+        name, label = _alike(name), plain(label)
         label = "" if label.lower() in UNKNOWN else label
         if labels.setdefault(name, label) != label:
             raise UserError(f"{path}: {name} has two labels, {labels[name]} and {label}: remove one")
@@ -52,10 +52,5 @@ def _read_table(path: Path) -> dict[str, str]:
 
 
 def _alike(name: str) -> str:
-    """The same for all ways to write the name of a file, as on macOS and Windows."""
-    return os.path.normpath(_composed(name).replace("\\", "/"))
-
-
-def _composed(text: str) -> str:
-    """Letters with accents in one form: macOS and its archives take them apart in file names."""
-    return unicodedata.normalize("NFC", text)
+    """The same for all ways to write a name: macOS takes accents apart, Windows writes backslashes."""
+    return os.path.normpath(unicodedata.normalize("NFC", name).replace("\\", "/"))

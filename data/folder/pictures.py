@@ -138,9 +138,7 @@ def list_pictures(folder: Path, on_error: str = "stop") -> tuple[list[str], Coun
     if unlisted and (on_error == "stop" or os.curdir in unlisted):
         name, reason = next(iter(unlisted.items()))
         remedy = "make it readable, or set on_error=skip to leave out folders inside"
-        raise UserError(
-            f"{os.path.normpath(os.path.join(place, name))} cannot be listed ({reason}): {remedy}"
-        )
+        raise UserError(f"{Path(place, name)} cannot be listed ({reason}): {remedy}")
     if not found:
         told = f"has no image that Pillow reads, but {dict(others)}; links to folders are not followed"
         raise UserError(f"{place} {told}: give another folder")

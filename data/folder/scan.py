@@ -20,7 +20,6 @@ from utils.storage.files import new_array, verify_manifest, writable_folder, wri
 SUFFIX = ".JPEG"  # of files in class folders
 QUEUE = 256  # results that may wait to be taken
 DEPTHS = (8, 10, 12, 14, 16, 24, 32)  # bits of the values in files of more than 8 bits
-DEEP = (".png", ".tif", ".tiff")  # such files among those of caches that do not know their bits
 
 
 def cache_path(caches: Path, folder: Path, names: Sequence[str], depends=None) -> Path:
@@ -121,18 +120,19 @@ def decode(folder: Path, files: list[str], side: int, caches: Path, num_workers:
             return _read(folder / files[row], side, pixels[row : row + 1], bits)
 
         found = in_threads(read, range(len(files)), num_workers, f"reading {folder.name}, once")
-        digests, faults, highest = zip(*found, strict=True)
-        bits = next(bits for bits in DEPTHS if max(highest) < 2**bits) if any(highest) else BITS
-        if bits != BITS:
-            deep = [row for row, value in enumerate(highest) if value]
-            in_threads(partial(read, bits=bits), deep, num_workers, f"reading files of {bits} bits")
+        deep = [row for row, (*_, highest) in enumerate(found) if highest]
+        top = max(highest for *_, highest in found)
+        bits = next(bits for bits in DEPTHS if top < 2**bits) if deep else BITS
+        if bits != BITS and fits:
+            again = in_threads(partial(read, bits=bits), deep, num_workers, f"reading files of {bits} bits")
+            for row, result in zip(deep, again, strict=True):
+                found[row] = result
+        digests, faults, _ = zip(*found, strict=True)
         faults = {file: fault for file, fault in zip(files, faults, strict=True) if fault}
         return {"digests": digests, "faults": faults, "bits": bits}
 
-    def is_whole(pixels: np.ndarray, metadata: dict) -> bool:
-        has_bits = "bits" in metadata or not any(name.lower().endswith(DEEP) for name in files)
-        is_bright = fits and (pixels.reshape(len(files), -1).max(axis=1) >= 128).all()
-        return len(metadata["digests"]) == len(files) and (has_bits or is_bright)
+    def is_whole(_, metadata: dict) -> bool:
+        return len(metadata["digests"]) == len(files) and metadata["bits"] in DEPTHS
 
     def fault(file: str) -> str:
         return _read(folder / file, side, np.empty((0, 3, side, side), np.uint8))[1]
@@ -141,7 +141,7 @@ def decode(folder: Path, files: list[str], side: int, caches: Path, num_workers:
     with warnings_ignored():
         pixels, metadata = cached(path, (len(files) * fits, 3, side, side), fill, fault, is_whole)
     digests = np.array(metadata["digests"], dtype="S64")
-    return digests, metadata["faults"], metadata.get("bits", BITS), pixels if fits else None
+    return digests, metadata["faults"], metadata["bits"], pixels if fits else None
 
 
 def _read(path: Path, side: int, pixels: np.ndarray, bits: int = BITS) -> tuple[str, str, int]:

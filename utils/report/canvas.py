@@ -30,19 +30,20 @@ def own_settings() -> Iterator[None]:
 
 
 def import_matplotlib() -> ModuleType:
-    """matplotlib, whose import fails if MPLBACKEND, which notebooks set, is not installed: so that is read
-    afterwards. Raises UserError if it fails still, as with a matplotlibrc that is no UTF-8."""
+    """matplotlib. Notebooks set MPLBACKEND, and the import fails if that is not installed: so it is applied
+    afterwards. Raises UserError if the import fails still, as with a matplotlibrc that is no UTF-8."""
     backend = None if "matplotlib" in sys.modules else os.environ.pop("MPLBACKEND", None)
     try:
         import matplotlib
     except Exception as error:
-        raise UserError(
-            f"matplotlib does not work ({error}): mend matplotlibrc, or install it anew"
-        ) from error
+        remedy = "mend matplotlibrc, or install it anew"
+        raise UserError(f"matplotlib does not work ({error}): {remedy}") from error
     finally:
-        os.environ.update({} if backend is None else {"MPLBACKEND": backend})
-    with suppress(ValueError):
-        matplotlib.rcParams.update({"backend": backend} if backend else {})
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
+    if backend:
+        with suppress(ValueError):
+            matplotlib.rcParams["backend"] = backend
     return matplotlib
 
 
@@ -85,20 +86,13 @@ def drawable(name: str, length: int) -> str:
 @cache
 def font_with(character: str) -> str | None:
     """The name of an installed font that has a character; matplotlib's own is asked first."""
-    from matplotlib.font_manager import fontManager
+    from matplotlib.font_manager import fontManager, get_font
 
-    fonts = sorted(fontManager.ttflist, key=lambda font: (font.name != OWN_FONT, font.name))
-    has_it = (font.name for font in fonts if ord(character) in characters_of(font.fname))
-    return next((name for name in has_it if not NO_LETTERS.search(name)), None)
-
-
-@cache
-def characters_of(font_file: str) -> frozenset[int]:
-    from matplotlib.font_manager import get_font
-
-    with suppress(Exception):  # a broken file
-        return frozenset(get_font(font_file).get_charmap())
-    return frozenset()
+    for font in sorted(fontManager.ttflist, key=lambda font: (font.name != OWN_FONT, font.name)):
+        with suppress(Exception):  # a broken file
+            if not NO_LETTERS.search(font.name) and get_font(font.fname).get_char_index(ord(character)):
+                return font.name
+    return None
 
 
 def encoded(save: Callable, kind: str, **options) -> bytes:

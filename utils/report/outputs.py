@@ -24,6 +24,7 @@ from utils.stages import MODEL, STAGES
 from utils.storage.files import read_manifest, sha256_of, write_whole
 from utils.storage.tables import plain, read_table, table_bytes
 
+PAGE, TABLE = "report.html", "predictions.csv"
 CSV_COLUMNS = ("path", "cluster", "confidence", "second_cluster", "second_confidence", "name", "label")
 
 
@@ -35,28 +36,26 @@ def beside(model: Path, name: str) -> Path:
     return model.with_name(name if model.name == MODEL else f"{stem}-{name}")
 
 
-def beside_page(asked: Namespace, name: str) -> Path:
-    """The path of an output: beside the page if `--report FILE` says where that goes, else the model."""
-    page = asked.report if isinstance(asked.report, Path) else asked.model
-    return beside(page.with_name(asked.model.name), name)
-
-
-def page_of(asked: Namespace) -> Path:
-    return asked.report if isinstance(asked.report, Path) else beside(asked.model, "report.html")
+def place_of(asked: Namespace, name: str) -> Path:
+    """The path of an output: that of `--out` or `--report FILE`, else beside the page, which unless its FILE
+    is given lies beside the model."""
+    page = asked.report if isinstance(asked.report, Path) else beside(asked.model, PAGE)
+    given = {PAGE: page, TABLE: asked.out}.get(name)
+    return given or beside(page.with_name(asked.model.name), name)
 
 
 def check_places(asked: Namespace) -> None:
     """Raise UserError if the place of an output is no file, or one that cannot be written."""
-    table, page = asked.out or beside_page(asked, "predictions.csv"), page_of(asked)
-    pictures = asked.report or asked.visualize_prototypes
-    for option, example, given, path in (
-        ("--out", "table.csv", asked.out or asked.predict, table),
-        ("--report", "page.html", pictures, page),
+    for option, name, is_asked in (
+        ("--out", TABLE, asked.out or asked.predict),
+        ("--report", PAGE, asked.report or asked.visualize_prototypes),
     ):
+        path = place_of(asked, name)
         is_file = path.is_file() or not path.exists()  # a device would be replaced by a file
-        if given and not (is_file and path.parent.is_dir() and (path is table or path.suffix == ".html")):
-            raise UserError(f"{option} {path}: give a file such as {example}, in a folder that exists")
-        if given and not os.access(path.parent, os.W_OK):
+        is_kind = name == TABLE or path.suffix == ".html"  # no slip overwrites a model
+        if is_asked and not (is_file and path.parent.is_dir() and is_kind):
+            raise UserError(f"{option} {path}: give a file such as {name}, in a folder that exists")
+        if is_asked and not os.access(path.parent, os.W_OK):
             raise UserError(f"{path.parent} may not be written to: give another place with {option} FILE")
 
 
@@ -76,18 +75,15 @@ def about_run(cfg: EasyDict, model: Path, images: str) -> dict[str, Any]:
 
 
 def logs_of(cfg: EasyDict, model: Path) -> dict[str, Path]:
-    """The logs of a model's stage and of those before it, as far as these are known.
-
-    Where the folder of a stage before only follows from the run's name, its model must be the one that the
-    manifest names: a run elsewhere may have this name, too."""
+    """The logs of a model's stage and of those before it, unless the model there is not the one that the
+    manifest names: another run may have the same name."""
     stage, path = STAGES[cfg.setup].folder, model
     logs = {stage: model.with_name("log.jsonl")}
     while stage != "pretext":
         named = (read_manifest(path) or {}).get("made_from", {}).get(MODEL)
         stage = STAGES[stage].starts_from
         path = Path(cfg[f"{stage}_dir"], MODEL)
-        is_given = path.parent != Path(cfg.root_dir, cfg.run_name, stage)
-        if named and not is_given and path.is_file() and sha256_of(path) != named:
+        if named and path.is_file() and sha256_of(path) != named:
             break
         logs = {stage: path.with_name("log.jsonl"), **logs}
     return {stage: log for stage, log in logs.items() if log.is_file()}
@@ -105,18 +101,18 @@ def write_outputs(asked: Namespace, cfg: EasyDict, images: str, clustering: Clus
     dataset, probabilities, features, metrics, names = clustering
     pictures = []
     try:
-        path = beside_page(asked, "confusion_matrix.png")
+        path = place_of(asked, "confusion_matrix.png")
         if save_png(matching_figure(dataset, probabilities.argmax(dim=1), metrics), path, **TIGHT):
             pictures.append(path)
             say(f"confusion matrix: {path}")
     except RunError as error:  # nobody asked for it: a model may lie in a folder that cannot be written to
         say(f"no confusion matrix: {error}")
     if asked.predict or asked.out:
-        path = asked.out or beside_page(asked, "predictions.csv")
+        path = place_of(asked, TABLE)
         write_predictions(path, dataset, probabilities, names)
         say(f"table of {len(dataset)} images: {path}")
     if asked.report:
-        path = page_of(asked)
+        path = place_of(asked, PAGE)
         neighbors = nearest(features, NEIGHBORS_SHOWN, cfg.knn_backend)
         write_report(path, clustering, neighbors, about_run(cfg, asked.model, images))
         say(f"page to look at: {path}")
@@ -124,7 +120,7 @@ def write_outputs(asked: Namespace, cfg: EasyDict, images: str, clustering: Clus
         called = {k: dataset.classes[label] for k, label in metrics.get("hungarian_match", [])} | dict(names)
         chosen = prototypes(probabilities, features)
         captions = {k: f"cluster {k}: {called[k]}" if k in called else f"cluster {k}" for k in chosen}
-        pages = plot_prototypes(dataset, chosen, captions, beside_page(asked, "prototypes.png"))
+        pages = plot_prototypes(dataset, chosen, captions, place_of(asked, "prototypes.png"))
         say(f"prototypes: {pages[0]}" + (f" to {pages[-1].name}" if len(pages) > 1 else ""))
         pictures += pages
     return pictures

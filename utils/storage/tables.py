@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +23,8 @@ def read_table(
     what is done with bytes that are not UTF-8. Raises UserError for a file that is no such table."""
     try:
         content = path.read_bytes()
-        text = re.sub(r"\A\s*sep=.[\r\n]+", "", content.decode(_encoding(content), errors))  # Excel's own
+        encoding = "utf-16" if content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8-sig"
+        text = re.sub(r"\A\s*sep=.[\r\n]+", "", content.decode(encoding, errors))  # Excel's own
         heading = next((line for line in text.splitlines() if re.search(r"\w", line)), "")
         for separator in ",;\t":
             layout = {"delimiter": separator, "skipinitialspace": f"{separator} " in heading}
@@ -38,9 +40,8 @@ def read_table(
     rows = [row for row in rows if any(map(str.strip, row))][1:]
     for row in rows:
         if any(map(str.strip, row[len(names) :])):
-            raise UserError(
-                f"{path}: more cells than columns, {row}: put a text with {separator!r} in quotes"
-            )
+            remedy = f"put a text with {separator!r} in quotes"
+            raise UserError(f"{path}: more cells than columns, {row}: {remedy}")
     places = [names.index(each) if each in names else len(names) for each in (*columns, *optional)]
     return [[row[place] if place < len(row) else "" for place in places] for row in rows]
 
@@ -48,13 +49,6 @@ def read_table(
 def plain(cell: str) -> str:
     """A cell without space around it, and a whole number without the `.0` that other programs give it."""
     return re.sub(r"\A(-?\d+)\.0+\Z", r"\1", cell.strip())
-
-
-def _encoding(content: bytes) -> str:
-    """UTF-16 is known by its mark or by the zero byte of the first character, an ASCII one."""
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return "utf-16"
-    return {b"\0": "utf-16-be"}.get(content[:1]) or {b"\0": "utf-16-le"}.get(content[1:2], "utf-8-sig")
 
 
 def table_bytes(rows: Iterable[Sequence]) -> bytes:

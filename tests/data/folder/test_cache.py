@@ -62,7 +62,7 @@ def test_where_caches_are_read_only_those_that_are_there_are_read_and_others_are
     assert not scan.write_list(tmp_path, tmp_path, "duplicates", ["a"]).is_relative_to(tmp_path)
 
 
-@pytest.mark.parametrize("key", ["digests", "faults", "sizes"])
+@pytest.mark.parametrize("key", ["digests", "faults", "bits", "sizes"])
 @pytest.mark.parametrize("value", ["gone", None, [], 7])
 def test_a_cache_whose_manifest_lacks_something_is_made_anew(key, value, tmp_path):
     folder, caches = tmp_path / "p", tmp_path / "scans"

@@ -125,10 +125,10 @@ def test_names_and_labels_match_however_their_accents_are_written(folder):
     assert read_labels(folder, apart, "subfolder") == {apart[1]: "é"}
     (folder.parent / "labels.csv").write_text("path,label\ne\u0301\\n\u0303.png,windows\n", encoding="utf-8")
     assert read_labels(folder, names, str(folder.parent / "labels.csv")) == {names[1]: "windows"}
-    both = [names[0], apart[0]]  # two files, as a disk may hold them
-    table = f"path,label\n{both[0]},1\n{both[1]},2\n"
+    table = f"path,label\n{names[0]},1\n{apart[0]},2\n"  # which of them is meant cannot be known
     (folder.parent / "labels.csv").write_text(table, encoding="utf-8")
-    assert list(read_labels(folder, both, str(folder.parent / "labels.csv")).values()) == ["1", "2"]
+    with pytest.raises(UserError, match="1 and 2"):
+        read_labels(folder, names, str(folder.parent / "labels.csv"))
 
 
 def test_what_other_programs_write_for_unknown_is_no_class_and_floats_are_whole_numbers(tmp_path):

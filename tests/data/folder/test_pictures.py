@@ -1,7 +1,5 @@
 """A folder of images becomes a data set: which files, in which order, held out and labelled how."""
 
-import hashlib
-import json
 import os
 import shutil
 import struct
@@ -354,35 +352,21 @@ def test_colours_of_12_bits_are_no_darker_than_grey(folder):
     assert np.abs(shown - (values >> 4)).max() < 16 and shown.max() == 240  # Pillow drops the low byte
 
 
-def old_cache(folder, dataset_of):
-    """Make the cache one of a time when the bits of files were not asked for; returns its path."""
-    dataset_of()
-    (path,) = (folder.parent / "results" / "scans").glob("*.npy")
-    manifest = path.with_name(f"{path.name}.json")
-    content = json.loads(manifest.read_text())
-    del content["bits"]
-    manifest.write_text(json.dumps(content))
-    return path
+def test_a_file_that_cannot_be_read_for_the_second_time_is_a_fault_and_memory_is_needed_for_it(
+    folder, monkeypatch
+):
+    def read_once(file, side, bits):
+        if bits != 16:
+            raise OSError("gone")
+        return read_square(file, side, bits)
 
-
-def test_an_old_cache_is_valid_unless_files_of_fewer_bits_may_have_been_black_in_it(folder, monkeypatch):
-    def black(path):  # as it was then
-        array = np.load(path, mmap_mode="r+")
-        array[:] = 15
-        array.flush()
-        manifest = path.with_name(f"{path.name}.json")
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"sha256": digest}))
-
-    write(folder, "a.png", "b.png", size=(16, 16))
-    path = old_cache(folder, lambda: build(folder, "train", WHOLE))
-    before = path.stat().st_mtime_ns
-    build(folder, "train", WHOLE)
-    assert path.stat().st_mtime_ns == before
-    values = write_deep(folder.parent / "deep" / "pictures", 4000)
-    deep = folder.parent / "deep" / "pictures"
-    black(old_cache(deep, lambda: build(deep, "train", WHOLE)))
-    assert np.array_equal(np.asarray(build(deep, "train", WHOLE).get_image(2))[..., 0], values[..., 0] >> 4)
+    write_deep(folder, 4000)
+    monkeypatch.setattr(scan, "read_square", read_once)
+    with monkeypatch.context() as little:
+        little.setattr(scan, "free_memory", lambda: 0)
+        assert len(build(folder, "train", WHOLE)) == 3  # streamed: read by the loader
+    with pytest.raises(UserError, match=r"0\.png \(gone\)"):
+        build(folder, "train", WHOLE)
 
 
 def test_other_bits_are_other_images(folder):

@@ -17,7 +17,7 @@ from utils.config import load_config
 from utils.errors import RunError, UserError
 from utils.report import outputs
 from utils.report.cluster_cards import Clustering
-from utils.report.outputs import about_run, beside, beside_page, check_places, model_mark, page_of, read_names
+from utils.report.outputs import about_run, beside, check_places, model_mark, place_of, read_names
 
 PROBABILITIES = torch.tensor([[0.1, 0.7, 0.2], [0.25, 0.15, 0.6], [0.5, 0.5, 0.0]])
 
@@ -109,11 +109,12 @@ def asked_for(model, **options):
 
 
 def test_outputs_lie_beside_the_model_or_the_page(model, tmp_path):
-    assert page_of(asked_for(model, report=True)) == tmp_path / "report.html"
-    assert beside_page(asked_for(model, report=True), "prototypes.png") == tmp_path / "prototypes.png"
-    elsewhere = asked_for(tmp_path / "a.pth", report=Path("b/page.html"))
-    assert page_of(elsewhere) == Path("b/page.html")
-    assert beside_page(elsewhere, "prototypes.png") == Path("b/a-prototypes.png")
+    names = "report.html", "predictions.csv", "prototypes.png"
+    beside_the_model = asked_for(model, report=True)
+    assert [place_of(beside_the_model, name) for name in names] == [tmp_path / name for name in names]
+    elsewhere = asked_for(tmp_path / "a.pth", report=Path("b/page.html"), out=Path("c.csv"))
+    found = [str(place_of(elsewhere, name)) for name in names]
+    assert found == ["b/page.html", "c.csv", "b/a-prototypes.png"]
 
 
 @pytest.mark.parametrize("option, ending", [("report", "html"), ("out", "csv")])
