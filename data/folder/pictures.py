@@ -93,8 +93,7 @@ def images_in(cfg, path: str) -> ResidentDataset | StreamedDataset:
     if pixels is not None:
         dataset = ResidentDataset(torch.from_numpy(pixels), targets, classes, dataset)
     dataset = dataset.select(torch.tensor(rows)) if faults else dataset
-    kinds = ", ".join(f"{number:,} {kind}" for kind, number in others.most_common(8))
-    ignored = f"{others.total():,} others ignored" + f" ({kinds})" * bool(kinds)
+    ignored = f"{others.total():,} others ignored" + (f" ({_counts(others)})" if others else "")
     say_once(f"{folder}: {len(dataset):,} pictures, {ignored}")
     if bits != BITS:
         say_once(f"{folder}: files of more than 8 bits hold values of {bits} bits, and are read as such")
@@ -140,9 +139,13 @@ def list_pictures(folder: Path, on_error: str = "stop") -> tuple[list[str], Coun
         remedy = "make it readable, or set on_error=skip to leave out folders inside"
         raise UserError(f"{Path(place, name)} cannot be listed ({reason}): {remedy}")
     if not found:
-        told = f"has no image that Pillow reads, but {dict(others)}; links to folders are not followed"
-        raise UserError(f"{place} {told}: give another folder")
+        told = f"{_counts(others) or 'nothing'}, but no image that Pillow reads"
+        raise UserError(f"{place} holds {told}: give another folder; links to folders are not followed")
     return sorted(found, key=os.fsencode), others, unlisted
+
+
+def _counts(others: Counter[str]) -> str:
+    return ", ".join(f"{number:,} {kind}" for kind, number in others.most_common(8))
 
 
 def _kind(name: str) -> str:
@@ -157,13 +160,14 @@ def _is_within(path: str | Path, folder: str | Path) -> bool:
 
 def _classes(own, labels: dict[str, str]) -> list[str]:
     """The classes of both splits together, numbers by size before words; [] for fewer than two."""
+    if own.labels == "none":
+        return []
     found = set(labels.values())
     for path in {own.get("path"), own.get("val_path")} - {None}:
         with suppress(UserError):  # missing, or not in the table: an error only where that split is read
             found |= set(read_labels(Path(path), list_pictures(Path(path), "skip")[0], own.labels).values())
     if len(found) < 2:
-        if own.labels != "none":
-            say_once(f"warning: folder.labels {own.labels} gives fewer than two classes {found}: not used")
+        say_once(f"warning: folder.labels {own.labels} gives fewer than two classes {found}: not used")
         return []
     return sorted(found, key=_rank)
 

@@ -12,6 +12,7 @@ import pytest
 from data.folder import scan
 from data.folder.scan import cache_path, cached, decode, files_of, in_threads
 from tests.image_trees import picture
+from utils.errors import UserError
 
 
 def test_a_cache_is_named_by_names_sizes_times_the_folder_and_the_settings(tmp_path):
@@ -118,6 +119,16 @@ def test_a_file_repaired_without_a_new_size_or_time_is_read_again(faults_of, tmp
         os.utime(path, ns=(0, 0))
         for _ in range(2):
             assert list(faults_of(folder, tmp_path / "scans")) == faulty
+
+
+def test_a_class_folder_that_may_not_be_listed_is_named_and_nothing_is_cached(tmp_path, monkeypatch):
+    (tmp_path / "p").mkdir()
+    picture(0, 20, 20).save(tmp_path / "p" / "a.JPEG")
+    with monkeypatch.context() as closed:
+        closed.setattr(os, "listdir", Mock(side_effect=PermissionError(13, "Permission denied")))
+        with pytest.raises(UserError, match=f"{tmp_path / 'p'} .*Permission denied"):
+            files_of(tmp_path, ["p"], tmp_path / "scans")
+    assert len(files_of(tmp_path, ["p"], tmp_path / "scans")[0]) == 1
 
 
 @pytest.mark.parametrize("read", READERS.values(), ids=READERS)
