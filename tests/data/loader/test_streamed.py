@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import _utils as pytorch_utils
 from torch.utils.data._utils import worker as pytorch_worker
 from torchvision.transforms import functional as pillow
 
@@ -251,7 +252,8 @@ def test_transforms_that_the_images_do_not_allow_are_refused_when_the_loader_is_
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_a_file_that_was_spoiled_since_ends_the_run_with_its_name(tmp_path, num_workers):
+def test_a_file_that_was_spoiled_since_ends_the_run_with_its_name(tmp_path, num_workers, monkeypatch):
+    monkeypatch.setattr(pytorch_utils, "MP_STATUS_CHECK_INTERVAL", 0.1)  # how long PyTorch waits for workers
     for number in range(COUNT):
         Image.new("RGB", (20, 20)).save(tmp_path / f"{number:03d}.png")
     loader = build_loader(of(tmp_path, num_workers), [SMALL], 10)
@@ -259,6 +261,8 @@ def test_a_file_that_was_spoiled_since_ends_the_run_with_its_name(tmp_path, num_
     with pytest.raises(RunError, match=r"123\.png") as error:
         list(loader)
     assert "\n" not in str(error.value)
+    del error, loader  # here, while PyTorch does not wait 5 s for each worker
+    gc.collect()
 
 
 def test_a_worker_that_dies_ends_the_run_with_what_to_do(folder, monkeypatch):
