@@ -1,0 +1,190 @@
+"""Processes that torchrun started, which compute together what one would. In one process all of this does
+nothing.
+
+Each process has some rows of a batch and computes the loss of the whole batch, in which only its own rows
+have a gradient. The sum of these gradients over the processes is that of the whole loss."""
+
+import ctypes
+import os
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from functools import partial, wraps
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+
+LONGEST_WAIT = timedelta(hours=2)  # of one process for another, such as for one that downloads
+PR_SET_PDEATHSIG = 1  # of Linux: the signal that a process gets when its parent ends
+
+_store = None  # of torchrun, which outlives the processes
+_is_alone = False  # whether the main process computes something while the others wait
+
+
+@contextmanager
+def started() -> Iterator[None]:
+    """In the block, the processes of one `torchrun` work together: through gloo on CPUs, NCCL on GPUs.
+
+    When torchrun vanishes, they get a SIGTERM."""
+    global _store
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        yield
+        return
+    with suppress(OSError, AttributeError):  # other systems have no such call
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    backend = "gloo"
+    if torch.cuda.is_available():
+        backend = "cpu:gloo,cuda:nccl"
+        torch.cuda.set_device(local_rank() % torch.cuda.device_count())
+    _store, rank, size = next(dist.rendezvous("env://"))
+    dist.init_process_group(backend, LONGEST_WAIT, store=_store, rank=rank, world_size=size)
+    yield
+    agree(0)  # a process that left now would be missed by the others
+    dist.destroy_process_group()
+
+
+def world_size() -> int:
+    """The number of processes that share the work."""
+    return dist.get_world_size() if dist.is_initialized() and not _is_alone else 1
+
+
+def rank() -> int:
+    """The number of this process among those, from 0."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+def is_main() -> bool:
+    """Whether this is the process that writes and speaks."""
+    return not dist.is_initialized() or dist.get_rank() == 0
+
+
+def local_rank() -> int:
+    """The number of this process on its machine, from 0."""
+    return int(os.environ.get("LOCAL_RANK", 0))
+
+
+def local_world_size() -> int:
+    """The number of processes of the run on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if dist.is_initialized() else 1
+
+
+def share_of(rows: int) -> slice:
+    """This process's share of some rows: 64 on 3 processes are 22, 22 and 20."""
+    size = -(-rows // world_size())
+    return slice(size * rank(), size * (rank() + 1))
+
+
+# -- what the processes tell each other; each function must be called by all of them, in the same order
+
+
+def gather(values: Tensor, dim: int = 0) -> Tensor:
+    """The rows of all processes along `dim`, in the order of the processes. One's own keep their gradient,
+    those of others have none. The numbers of rows may differ."""
+    if world_size() == 1:
+        return values
+    own = values.detach().movedim(dim, 0).contiguous()  # (b, ...)
+    count = torch.tensor([len(own)])
+    counts = [torch.empty_like(count) for _ in range(world_size())]
+    dist.all_gather(counts, count)
+    padded = own.new_zeros(max(map(int, counts)), *own.shape[1:])
+    padded[: len(own)] = own
+    parts = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(parts, padded)
+    parts = [part[: int(count)].movedim(0, dim) for part, count in zip(parts, counts, strict=True)]
+    parts[rank()] = values
+    return torch.cat(parts, dim)
+
+
+def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Give each parameter that has a gradient the sum of those of all processes."""
+    if world_size() == 1:
+        return
+    gradients = [each.grad for each in parameters if each.grad is not None]
+    total = torch.cat([gradient.reshape(-1) for gradient in gradients])
+    dist.all_reduce(total)
+    sums = total.split([gradient.numel() for gradient in gradients])
+    for gradient, of_all in zip(gradients, sums, strict=True):
+        gradient.copy_(of_all.view(gradient.shape))  # in place: its memory format is that of the parameter
+
+
+def agree(number: int) -> int:
+    """The largest of the processes' numbers."""
+    if world_size() == 1:
+        return number
+    number = torch.tensor(number)
+    dist.all_reduce(number, dist.ReduceOp.MAX)
+    return int(number)
+
+
+def from_main(function: Callable, *arguments, **options) -> Any:
+    """What the main process gets from function(*arguments, **options): all get its value, or its error."""
+    if world_size() == 1:
+        return function(*arguments, **options)
+    outcome = [_outcome(function, *arguments, **options) if is_main() else None]
+    dist.broadcast_object_list(outcome, src=0, device=torch.device("cpu"))
+    value, error = outcome[0]
+    if error:
+        raise error
+    return value
+
+
+def on_main(function: Callable) -> Callable:
+    """A decorator: each call is one of the main process, see `from_main`."""
+    return wraps(function)(partial(from_main, function))
+
+
+def main_only(function: Callable) -> Callable:
+    """A decorator: other processes than the main one get None at once. For what nobody waits for."""
+    return wraps(function)(lambda *given, **options: function(*given, **options) if is_main() else None)
+
+
+def first_on_machine(function: Callable) -> Any:
+    """function() on every process, on each machine by one of them before the others: these find what it has
+    downloaded or cached. An error of one is raised in all."""
+    if world_size() == 1:
+        return function()
+    for is_turn in (local_rank() == 0, local_rank() != 0):
+        value, error = _outcome(function) if is_turn else (None, None)
+        if is_turn:
+            own = value
+        errors = [None] * world_size()
+        dist.all_gather_object(errors, error)
+        for error in filter(None, errors):
+            raise error
+    return own
+
+
+def _outcome(function: Callable, *arguments, **options) -> tuple[Any, Exception | None]:
+    """What a function returns, and None; or None and what it raised. It runs as if this were the only
+    process."""
+    global _is_alone
+    before, _is_alone = _is_alone, True
+    try:
+        return function(*arguments, **options), None
+    except Exception as error:
+        return None, error
+    finally:
+        _is_alone = before
+
+
+# -- how a run ends
+
+
+def may_speak() -> bool:
+    """Whether this process is the first of the run that says how it ends: the others have nothing to add."""
+    if not dist.is_initialized():
+        return True
+    with suppress(dist.DistError):  # torchrun is gone
+        return _store.add("spoken", 1) == 1
+    return True
+
+
+def lost_process(error: BaseException) -> str:
+    """What to say of an error that another process of the run has ended; "" for other errors."""
+    text = " ".join(str(error).split())
+    if not (dist.is_initialized() and (isinstance(error, dist.DistError) or "gloo" in text)):
+        return ""
+    return f"another process of this run has ended or does not answer ({text[:200]}); what was saved is whole"
