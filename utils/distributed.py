@@ -10,7 +10,7 @@ import signal
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from functools import partial, wraps
+from functools import wraps
 from typing import Any
 
 import torch
@@ -40,7 +40,7 @@ def started() -> Iterator[None]:
         backend = "cpu:gloo,cuda:nccl"
         torch.cuda.set_device(local_rank() % torch.cuda.device_count())
     _store, rank, size = next(dist.rendezvous("env://"))
-    dist.init_process_group(backend, LONGEST_WAIT, store=_store, rank=rank, world_size=size)
+    dist.init_process_group(backend, timeout=LONGEST_WAIT, store=_store, rank=rank, world_size=size)
     yield
     agree(0)  # a process that left now would be missed by the others
     dist.destroy_process_group()
@@ -71,10 +71,10 @@ def local_world_size() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if dist.is_initialized() else 1
 
 
-def share_of(rows: int) -> slice:
-    """This process's share of some rows: 64 on 3 processes are 22, 22 and 20."""
-    size = -(-rows // world_size())
-    return slice(size * rank(), size * (rank() + 1))
+def share_of(rows: int, process: int | None = None) -> slice:
+    """The share of some rows that a process has, by default this one: 64 on 3 processes are 22, 22 and 20."""
+    size, number = -(-rows // world_size()), rank() if process is None else process
+    return slice(size * number, size * (number + 1))
 
 
 # -- what the processes tell each other; each function must be called by all of them, in the same order
@@ -133,12 +133,30 @@ def from_main(function: Callable, *arguments, **options) -> Any:
 
 def on_main(function: Callable) -> Callable:
     """A decorator: each call is one of the main process, see `from_main`."""
-    return wraps(function)(partial(from_main, function))
+
+    @wraps(function)
+    def called(*arguments, **options):
+        return from_main(function, *arguments, **options)
+
+    return called
 
 
 def main_only(function: Callable) -> Callable:
     """A decorator: other processes than the main one get None at once. For what nobody waits for."""
-    return wraps(function)(lambda *given, **options: function(*given, **options) if is_main() else None)
+
+    @wraps(function)
+    def called(*arguments, **options):
+        return function(*arguments, **options) if is_main() else None
+
+    return called
+
+
+def everywhere_equal(value: Any) -> bool:
+    """Whether all processes have the same plain value."""
+    values = [value] * world_size()
+    if len(values) > 1:
+        dist.all_gather_object(values, value)
+    return all(each == value for each in values)
 
 
 def first_on_machine(function: Callable) -> Any:
@@ -146,15 +164,14 @@ def first_on_machine(function: Callable) -> Any:
     downloaded or cached. An error of one is raised in all."""
     if world_size() == 1:
         return function()
+    outcome = None
     for is_turn in (local_rank() == 0, local_rank() != 0):
-        value, error = _outcome(function) if is_turn else (None, None)
-        if is_turn:
-            own = value
+        outcome = _outcome(function) if is_turn else outcome
         errors = [None] * world_size()
-        dist.all_gather_object(errors, error)
+        dist.all_gather_object(errors, outcome and outcome[1])
         for error in filter(None, errors):
             raise error
-    return own
+    return outcome[0]
 
 
 def _outcome(function: Callable, *arguments, **options) -> tuple[Any, Exception | None]:
@@ -177,9 +194,9 @@ def may_speak() -> bool:
     """Whether this process is the first of the run that says how it ends: the others have nothing to add."""
     if not dist.is_initialized():
         return True
-    with suppress(dist.DistError):  # torchrun is gone
+    with suppress(dist.DistError):  # torchrun is gone, and its store
         return _store.add("spoken", 1) == 1
-    return True
+    return is_main()
 
 
 def lost_process(error: BaseException) -> str:
@@ -187,4 +204,5 @@ def lost_process(error: BaseException) -> str:
     text = " ".join(str(error).split())
     if not (dist.is_initialized() and (isinstance(error, dist.DistError) or "gloo" in text)):
         return ""
-    return f"another process of this run has ended or does not answer ({text[:200]}); what was saved is whole"
+    reason = (text.partition("] ")[2] or text).partition(". ")[0][:200]
+    return f"another process of this run has ended or does not answer ({reason}); what was saved is whole"

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from utils.arrays import share
+from utils.distributed import from_main
 from utils.evaluate.clustering import kmeans_accuracy, neighbor_accuracy
 from utils.neighbors import search
 from utils.neighbors.search import VAL_NEIGHBORS, mine_neighbors
@@ -79,7 +80,7 @@ def mine(run, features: dict[str, Tensor], train_set, val_set) -> None:
     images, size, classes = *features["train"].shape, len(train_set.classes)
     if classes <= images and images * size * classes <= KMEANS_LIMIT:
         splits = features["train"], features["val"], val_set.targets
-        baselines["k-means"] = kmeans_accuracy(*splits, classes, cfg.seed)
+        baselines["k-means"] = from_main(kmeans_accuracy, *splits, classes, cfg.seed)
     else:
         run.log.note(f"k-means left out for {images:,} images, features of size {size} and {classes} classes")
     run.log.final("pretext features, accuracy on the val split", baselines)

@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from utils.console import warnings_ignored
+from utils.distributed import main_only
 from utils.evaluate.clustering import clustering_warnings, evaluate_clusters, map_clusters
 from utils.report import canvas
 from utils.report.canvas import BLUE, DPI, FAINT, INK, labels_of, save_png
@@ -114,6 +115,7 @@ def matching_figure(dataset, predictions: Tensor, metrics: Mapping):
     return figure
 
 
+@main_only
 def plot_neighbors(dataset, neighbors: np.ndarray, path: Path, anchors: int = 10, columns: int = 11) -> None:
     """Draw some images (anchors, evenly spaced over the data set), each with its nearest neighbors.
 
