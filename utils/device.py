@@ -71,7 +71,7 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if has_cuda else "cpu"
     gpus, processes = torch.cuda.device_count(), distributed.local_world_size()
-    if name == "cuda" and gpus < processes:
+    if name == "cuda" and processes > max(1, gpus):
         raise UserError(f"{processes} processes on this machine are more than its {gpus} GPUs: start {gpus}")
     if name == "cuda":
         torch.backends.cudnn.benchmark = True  # try which convolutions are fastest for each new size

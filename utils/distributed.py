@@ -110,6 +110,13 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
         gradient.copy_(of_all.view(gradient.shape))  # in place: its memory format is that of the parameter
 
 
+def share_buffers(model: nn.Module) -> None:
+    """Give all processes the main one's buffers: the statistics of a batch norm per process differ."""
+    if world_size() > 1:
+        for buffer in model.buffers():
+            dist.broadcast(buffer, src=0)
+
+
 def agree(number: int) -> int:
     """The largest of the processes' numbers."""
     if world_size() == 1:

@@ -23,6 +23,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     """Eval mode, no gradients, fp32 (no autocast, no TF32); all of it is restored after the block."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
+    distributed.share_buffers(model)
     try:
         with torch.no_grad(), full_precision():
             yield
@@ -41,7 +42,8 @@ def extract_features(model: nn.Module, loader, autocast=nullcontext, read=Tensor
         for batch in loader:
             rows = distributed.gather(read(model(batch.views[0])), dim=-2)
             if outputs is None:
-                outputs = torch.empty(*rows.shape[:-2], len(loader.dataset), rows.shape[-1])
+                shape = *rows.shape[:-2], len(loader.dataset), rows.shape[-1]
+                outputs = torch.empty(shape, dtype=rows.dtype)
             outputs[..., distributed.gather(batch.index), :] = rows.cpu()
     return outputs
 

@@ -89,12 +89,12 @@ class Loader:
         self.epoch, self.first_step, self.is_begun = epoch, first_step, False
 
     def step_numbers(self) -> list[int]:
-        """The numbers of this process's steps in this pass; of training from the first one chosen on."""
+        """The numbers of this process's steps in this pass, from the first one chosen on."""
         if self.train:
             return list(range(self.first_step, len(self)))
         processes, last = distributed.world_size(), len(self) - 1
-        rounds = -(-len(self) // processes)
-        return [min(n, last) for n in range(distributed.rank(), rounds * processes, processes)]
+        rounds = range(self.first_step, len(self), processes)
+        return [min(first + distributed.rank(), last) for first in rounds]
 
     def steps(self) -> Iterator[Step]:
         """The steps of this pass, this process's rows of each."""
