@@ -20,13 +20,13 @@ def on_processes(number, function, *arguments):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    results, processes = SERVER.SimpleQueue(), []
+    results, processes = SERVER.Queue(), []
     for rank in range(number):
         own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": number, "LOCAL_WORLD_SIZE": number}
         own |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         processes.append(SERVER.Process(target=_work, args=(results, own, function, arguments)))
         processes[-1].start()
-    found = dict(results.get() for _ in processes)
+    found = dict(results.get(timeout=LONGEST) for _ in processes)
     for process in processes:
         process.join(LONGEST)
     for fault in (each for each in found.values() if isinstance(each, Fault)):

@@ -5,6 +5,7 @@ from importlib import import_module
 import pytest
 import torch
 
+import eval as evaluation
 from data.loader.base import Loader
 from tests.faults.kill_server import LATE
 from tests.small_runs import few_digits, run_stage, weights, without_pictures
@@ -40,4 +41,16 @@ def run(root, settings, epochs=1, exact=True):
         folder = run_stage(stage, root, "knn_backend=torch", *PLAIN_SGD, *overrides, epochs=epochs)
         state = {name: value.numpy() for name, value in weights(folder).items()}
         found[stage] = state, read_epochs(folder / "log.jsonl")[epochs]
+    return found
+
+
+def evaluate(root, stage, table):
+    """The figures of eval.py on a stage's model; its table goes to a file."""
+    patch, found = pytest.MonkeyPatch(), {}
+    few_digits(patch)
+    without_pictures(patch)
+    patch.setattr(evaluation, "print_metrics", lambda _, metrics: found.update(metrics))
+    model = root / "digits" / stage / "model.pth.tar"
+    options = ["--out", str(table)] if table else []
+    evaluation.main(["--config_exp", str(model.with_name("config.yml")), "--model", str(model), *options])
     return found

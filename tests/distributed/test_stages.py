@@ -54,6 +54,15 @@ def test_two_processes_end_as_one_in_every_stage(one, tmp_path):
     check_chain(2, one, tmp_path)
 
 
+def test_an_evaluation_says_the_same_whoever_shares_it(one, tmp_path):
+    root, (table, shared) = one[0], (tmp_path / "1.csv", tmp_path / "2.csv")
+    for stage in ("pretext", "scan"):
+        tables = [table, shared] if stage == "scan" else [None, None]
+        (figures,) = on_processes(1, stages.evaluate, root, stage, tables[0])
+        assert figures and on_processes(2, stages.evaluate, root, stage, tables[1]) == [figures] * 2
+    assert table.read_bytes() == shared.read_bytes()
+
+
 @pytest.mark.slow
 def test_so_do_three_though_they_have_unequal_shares(one, tmp_path):
     check_chain(3, one, tmp_path)
