@@ -12,7 +12,7 @@ from easydict import EasyDict
 import utils
 from utils.config import check_stage, load_config, values
 from utils.console import UNHEARD, any_console
-from utils.device import lack_of_memory
+from utils.device import lack_of_memory, own_torch
 from utils.errors import RunError, UserError, lost_worker
 from utils.run import signals
 from utils.stages import STAGES
@@ -64,7 +64,7 @@ def command(main: Callable[[], None]) -> None:
 
     Anything else is a bug of ours and shows its traceback."""
     try:
-        with signals.answered():
+        with signals.answered(), own_torch():
             main()
     except (UserError, RunError) as error:
         _end(f"error: {error}", error.exit_code)
