@@ -22,8 +22,8 @@ from utils.config.load import view_differences
 from utils.console import print_metrics, say
 from utils.device import choose_device
 from utils.distributed import first_on_machine, from_main
-from utils.errors import UserError
-from utils.evaluate.clustering import clustering_warnings, evaluate_clusters, neighbor_accuracy
+from utils.errors import UserError, needed
+from utils.evaluate.clustering import MODULES, clustering_warnings, evaluate_clusters, neighbor_accuracy
 from utils.evaluate.label_free_report import judge_without_labels
 from utils.features import extract_features, predict
 from utils.mypath import written
@@ -74,6 +74,7 @@ def check_fit(asked: argparse.Namespace, cfg, stage: str) -> None:
     if stage == "pretext" and (asked.out or asked.report or asked.visualize_prototypes or asked.show):
         raise UserError("a pretext model has no clusters: no --out, --report, --show, --visualize_prototypes")
     check_places(asked)
+    needed(*MODULES * (stage != "pretext"), *["jinja2"] * bool(asked.report))
 
 
 def settings_in(path: Path):

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,14 @@ def test_a_damaged_config_beside_the_model_is_an_error(content, model, tmp_path)
     (tmp_path / "config.yml").write_text(content)
     with pytest.raises(UserError, match=r"config\.yml"):
         evaluate("scan", model)
+
+
+@pytest.mark.parametrize("library", ["sklearn.metrics", "jinja2"])
+def test_a_broken_library_is_found_before_the_images_are_read(library, model, monkeypatch):
+    monkeypatch.setitem(sys.modules, library, None)  # its import fails
+    monkeypatch.setattr(evaluation, "build_dataset", None)
+    with pytest.raises(UserError, match=library):
+        evaluate("scan", model, "--report")
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such files")

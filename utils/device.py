@@ -80,14 +80,46 @@ def choose_device(name: str) -> torch.device:
 
 @contextmanager
 def float32_precision(precision: str) -> Iterator[None]:
-    """In the block a GPU computes float32 in full, or in TF32 if `precision` is tf32."""
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32
-    matmul.allow_tf32 = cudnn.allow_tf32 = precision == "tf32"
+    """In the block float32 is computed in full, or on a GPU in TF32 if `precision` is tf32.
+
+    What was set before comes back, in PyTorch's old way or, from 2.9 on, its new one; old settings cannot be
+    read beside new ones."""
+    matmul, cudnn, cpu = torch.backends.cuda.matmul, torch.backends.cudnn, torch.backends.mkldnn
+    old_matmul, _ = attempt(torch.get_float32_matmul_precision, "")
+    old_cudnn, _ = attempt(lambda: cudnn.allow_tf32, "")
+    of_gpu, of_cpu = [], []
+    if hasattr(torch.backends, "fp32_precision"):
+        of_gpu, of_cpu = [matmul, cudnn.conv, cudnn.rnn], [cpu.matmul, cpu.conv, cpu.rnn]
+    new = [(part, part.fp32_precision) for part in (*of_gpu, *of_cpu)]
+    torch.set_float32_matmul_precision("highest")  # of the CPU too
+    matmul.allow_tf32 = cudnn.allow_tf32 = fast = precision == "tf32"
+    for part, _ in new:
+        part.fp32_precision = "tf32" if fast and part in of_gpu else "ieee"
     try:
         yield
     finally:
-        matmul.allow_tf32, cudnn.allow_tf32 = before
+        if old_matmul is not None:
+            torch.set_float32_matmul_precision(old_matmul)
+        if old_cudnn is not None:
+            cudnn.allow_tf32 = old_cudnn
+        for part, value in new:
+            part.fp32_precision = value
+
+
+@contextmanager
+def own_torch() -> Iterator[None]:
+    """In the block PyTorch is as it starts, whatever a notebook has set: gradients, float32 computed in full,
+    new tensors on the CPU. Settings and random numbers come back."""
+    dtype, device = torch.get_default_dtype(), torch.get_default_device()
+    torch.set_default_dtype(torch.float32)
+    torch.set_default_device(None)
+    try:
+        with torch.enable_grad(), torch.random.fork_rng([]), float32_precision("fp32"):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
+        if device.type != "cpu":  # a default that is set costs time, even the CPU
+            torch.set_default_device(device)
 
 
 @contextmanager

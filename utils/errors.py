@@ -1,6 +1,7 @@
 """What may go wrong, and the exit code each kind ends with."""
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 
@@ -24,6 +25,17 @@ def attempt(use: Callable[[], Any], library: str) -> tuple[Any, str]:
     except (Exception, SystemExit) as error:
         is_missing = isinstance(error, ModuleNotFoundError) and error.name == library
         return None, "" if is_missing else f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+def needed(*modules: str) -> None:
+    """Import what is used only at the end of long work. Raises UserError for a library that is missing or
+    broken, as one built for another NumPy is."""
+    for module in modules:
+        try:
+            import_module(module)
+        except Exception as error:
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            raise UserError(f"{module} does not work here ({reason}): install its library anew") from error
 
 
 def lost_worker(error: BaseException) -> str:

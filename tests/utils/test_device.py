@@ -2,7 +2,7 @@ import pytest
 import torch
 
 import utils.device
-from utils.device import choose_device, free_memory, keep_freed_memory, lack_of_memory
+from utils.device import choose_device, float32_precision, free_memory, keep_freed_memory, lack_of_memory
 from utils.errors import UserError
 
 
@@ -100,3 +100,45 @@ def test_another_c_library_keeps_its_ways(monkeypatch):
 def test_an_error_of_another_kind_is_no_lack_of_memory():
     assert lack_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied")) == ""
     assert lack_of_memory(ValueError("CUDA out of memory")) == ""
+
+
+BACKENDS = torch.backends
+PARTS = {
+    "all": BACKENDS,
+    "products on a GPU": BACKENDS.cuda.matmul,
+    "cuDNN": BACKENDS.cudnn,
+    "products on the CPU": getattr(BACKENDS.mkldnn, "matmul", None),
+}
+needs_new_settings = pytest.mark.skipif(not hasattr(BACKENDS, "fp32_precision"), reason="PyTorch is too old")
+
+
+@pytest.fixture
+def put_back():
+    with float32_precision("fp32"):
+        yield
+
+
+@needs_new_settings
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("precision", ["fp32", "tf32"])
+def test_float32_is_as_asked_for_whatever_was_set_in_pytorchs_new_way_which_comes_back(
+    part, precision, put_back
+):
+    part, fast = PARTS[part], precision == "tf32"
+    before, part.fp32_precision = part.fp32_precision, "tf32"
+    try:
+        with float32_precision(precision):
+            assert (BACKENDS.cuda.matmul.allow_tf32, BACKENDS.cudnn.allow_tf32) == (fast, fast)
+            assert BACKENDS.mkldnn.matmul.fp32_precision == BACKENDS.mkldnn.conv.fp32_precision == "ieee"
+        assert part.fp32_precision == "tf32"
+    finally:
+        part.fp32_precision = before
+
+
+@needs_new_settings
+@pytest.mark.parametrize("before", ["highest", "high", "medium"])
+def test_float32_on_the_cpu_is_in_full_whatever_was_set_in_the_old_way_which_comes_back(before, put_back):
+    torch.set_float32_matmul_precision(before)  # medium: bfloat16
+    with float32_precision("fp32"):
+        assert BACKENDS.mkldnn.matmul.fp32_precision == "ieee"
+    assert torch.get_float32_matmul_precision() == before

@@ -27,11 +27,12 @@ def derived(values: Mapping[str, Any]) -> dict[str, str]:
 def values_from_place(path: str | Path, values: Mapping[str, Any]) -> dict[str, str]:
     """What the place of a config says, if it is a run's own, `<root_dir>/<run_name>/<stage>/config.yml`.
 
-    These win over the file's values: the tree may have been copied, moved or renamed since. Folders in the
-    tree keep their place relative to the file. {} for any other config."""
+    These win over the file's values: the tree may have been copied, moved or renamed since; the name of the
+    stage's folder may go on, as in `scan.old-1` and `scan (copy)`. Folders in the tree keep their place
+    relative to the file. {} for any other config."""
     stage = STAGES[values["setup"]].folder if values.get("setup") in STAGES else ""
     folder = Path(os.path.abspath(path)).parent
-    is_own = Path(path).name == "config.yml" and folder.name.partition(".old-")[0] == stage
+    is_own = Path(path).name == "config.yml" and stage and folder.name.startswith(stage)
     if not is_own or not any((folder / name).exists() for name in LEFT_BY_A_RUN):
         return {}
 

@@ -10,6 +10,7 @@ from utils.arrays import floats, integers, share
 from utils.console import warnings_ignored
 from utils.evaluate.label_free import cluster_sizes
 
+MODULES = ("scipy.optimize", "sklearn.metrics")  # that metrics need: slow to import
 PROTOTYPE_CANDIDATES = 10  # most confident images of a cluster, one of which is its prototype
 
 

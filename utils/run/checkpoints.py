@@ -8,7 +8,9 @@ from typing import Any
 
 from utils.distributed import from_main, world_size
 from utils.errors import RunError, UserError
+from utils.mypath import written
 from utils.run import signals
+from utils.run.inputs import shell_line
 from utils.run.meter import Meter
 from utils.storage.files import read_manifest, save_with_manifest, sha256_of, storage_errors
 from utils.storage.state_dicts import load_strictly
@@ -119,7 +121,7 @@ class Checkpointer:
         if not {"model", "optimizer", "epoch"} <= content.keys() or type(content["epoch"]) is not int:
             raise UserError(
                 f"{path} is no checkpoint of a training run: move it away; if it is a trained pretext model, "
-                f"mine with it: --model {path}"
+                f"mine with it: {shell_line('--model', written(path))}"
             )
         if not (folder / "config.yml").is_file():
             raise UserError(f"{folder} lacks config.yml, the settings of its checkpoint: {REMEDY}")

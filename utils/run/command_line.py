@@ -13,7 +13,7 @@ import utils
 from utils import distributed
 from utils.config import check_stage, load_config, values
 from utils.console import UNHEARD, any_console
-from utils.device import lack_of_memory
+from utils.device import lack_of_memory, own_torch
 from utils.errors import RunError, UserError, lost_worker
 from utils.run import signals
 from utils.stages import STAGES
@@ -65,16 +65,15 @@ def command(main: Callable[[], None]) -> None:
 
     Anything else is a bug of ours and shows its traceback."""
     try:
-        with signals.answered(), distributed.started():
+        with signals.answered(), own_torch(), distributed.started():
             main()
     except KeyboardInterrupt as stop:
         remark = "stopped; the same command without --restart goes on from the last checkpoint"
         _end(f"\n{remark}", getattr(stop, "code", 130), distributed.is_main())
     except Exception as error:
         if message := _explained(error):
-            _end(
-                f"error: {message}", getattr(error, "exit_code", RunError.exit_code), distributed.may_speak()
-            )
+            code = getattr(error, "exit_code", RunError.exit_code)
+            _end(f"error: {message}", code, distributed.may_speak())
         if distributed.may_speak():
             raise
         sys.exit(1)

@@ -9,13 +9,15 @@ from functools import partial
 import torch
 
 from utils.device import autocast, choose_device, float32_precision, keep_freed_memory, lack_of_memory
-from utils.errors import RunError
+from utils.errors import RunError, needed
+from utils.evaluate.clustering import MODULES
 from utils.report.canvas import import_matplotlib
 from utils.run import signals
 from utils.run.checkpoints import Checkpointer, place_of
 from utils.run.folder import RunFolder
 from utils.run.logger import Logger
 from utils.run.meter import Meter, not_finite
+from utils.stages import STAGES
 
 
 class Run:
@@ -35,7 +37,9 @@ class Run:
         self.start = time.monotonic()
 
     def __enter__(self) -> "Run":
-        import_matplotlib()  # what is wrong with it is found before training
+        import_matplotlib()  # what is wrong with a library is found before training
+        if STAGES[self.cfg.setup].folder != "pretext":  # which has no clusters
+            needed(*MODULES)
         self.context.enter_context(signals.answered())
         self.context.enter_context(float32_precision(self.cfg.precision))
         if self.device.type == "cpu":

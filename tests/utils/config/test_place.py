@@ -76,6 +76,12 @@ def test_files_that_earlier_versions_wrote_with_all_folders_mean_their_place_as_
     assert places("moved/new name/scan.old-1/config.yml") == own
 
 
+@pytest.mark.parametrize("name", ["scan.old-2", "scan (copy)", "scan - Copy", "scan-good"])
+def test_a_stages_folder_that_was_renamed_in_its_run_means_that_run(name):
+    path = stored(folder=f"store/mine/{name}")
+    assert places(path) == ("store", "mine", "store/mine/pretext", "store/mine/scan")
+
+
 def test_another_runs_folder_in_the_tree_goes_with_it_and_one_outside_stays():
     stored("run_name=ablation", "pretext_dir=results/digits/pretext", "scan_dir=shared/scan")
     shutil.move("results", "archive")

@@ -1,6 +1,7 @@
 import os
 import shutil
 import signal
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,31 @@ def test_a_failure_of_the_storage_is_no_bug_of_ours(tmp_path, capsys):
 def test_a_main_that_ends_well_ends_the_command_quietly(capsys):
     command(lambda: print("all it says"))
     assert capsys.readouterr() == ("all it says\n", "")
+
+
+@pytest.mark.parametrize("error", [None, ValueError])
+def test_a_notebooks_settings_of_pytorch_do_not_reach_a_script_and_come_back(error):
+    def settings():
+        return torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_default_device().type
+
+    def main():
+        assert settings() == (True, torch.float32, "cpu")
+        torch.manual_seed(0)
+        if error:
+            raise error
+
+    own = (False, torch.float64, "meta")
+    torch.set_default_dtype(torch.float64)
+    torch.set_default_device("meta")
+    state = torch.get_rng_state()
+    try:
+        with torch.no_grad(), pytest.raises(error) if error else nullcontext():
+            command(main)
+        with torch.no_grad():
+            assert settings() == own and torch.equal(torch.get_rng_state(), state)
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
 
 
 CLOSED = [PermissionError(13, "Permission denied", "/a/b"), OSError(36, "File name too long", "/a/b")]

@@ -2,7 +2,9 @@
 
 import io
 import os
+import shlex
 import signal
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -13,6 +15,7 @@ from torch import nn
 from tests.utils.run.toy_run import Loader, network_and_optimizer, same, train, train_epoch
 from utils.config import load_config
 from utils.errors import RunError, UserError
+from utils.mypath import written
 from utils.report.log import read_epochs
 from utils.run import checkpoints, signals
 from utils.run import run as module
@@ -31,6 +34,15 @@ def test_the_seed_alone_decides_the_weights_drawn_after(config):
 
     assert same(drawn("a", 3), drawn("b", 3))
     assert not same(drawn("a", 3), drawn("c", 4))
+
+
+@pytest.mark.parametrize("library", ["scipy.optimize", "sklearn.metrics"])
+def test_a_broken_library_that_metrics_need_is_found_before_training(library, config, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, library, None)  # its import fails
+    with pytest.raises(UserError, match=library), Run(config()):
+        pass
+    with Run(config(path="configs/pretext/simclr_digits.yml")):
+        assert not any(tmp_path.iterdir())  # it has no clusters
 
 
 def test_nothing_is_written_before_the_run_begins(config, tmp_path):
@@ -173,12 +185,13 @@ def test_a_checkpoint_of_another_network_is_refused_and_one_without_its_settings
 
 
 def test_a_bare_state_dict_at_the_checkpoints_place_is_a_users_mistake(config):
-    cfg = config(path="configs/pretext/simclr_digits.yml")
+    cfg = config("run_name=my $digits", path="configs/pretext/simclr_digits.yml")
     folder, layer = Run(cfg).folder, nn.Linear(2, 2)
     folder.path.mkdir(parents=True)
     torch.save(layer.state_dict(), folder.checkpoint)
-    with pytest.raises(UserError, match=r"checkpoint\.pth\.tar.*--model"):
+    with pytest.raises(UserError, match=r"checkpoint\.pth\.tar.*--model") as error:
         restore(cfg, layer)
+    assert shlex.split(str(error.value))[-2:] == ["--model", written(folder.checkpoint)]
 
 
 def test_a_damaged_checkpoint_gives_way_to_the_one_before_with_a_warning(config, capsys):
