@@ -20,8 +20,9 @@ from torch import distributed as dist
 LONGEST_WAIT = timedelta(hours=2)  # of one process for another, such as for one that downloads
 PR_SET_PDEATHSIG = 1  # of Linux: the signal that a process gets when its parent ends
 
-_store = None  # of torchrun, which outlives the processes
-_is_alone = False  # whether the main process computes something while the others wait
+_rank, _size = 0, 1  # this process's number, and how many there are
+_is_alone = False  # whether this process computes something while the others wait
+_speaks = True  # whether it says how the run ended
 
 
 @contextmanager
@@ -29,36 +30,50 @@ def started() -> Iterator[None]:
     """In the block, the processes of one `torchrun` work together: through gloo on CPUs, NCCL on GPUs.
 
     When torchrun vanishes, they get a SIGTERM."""
-    global _store
+    global _rank, _size, _speaks
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield
         return
+    import torch._dynamo  # which optimizers import: later it would keep the group, and its threads at exit
+
     with suppress(OSError, AttributeError):  # other systems have no such call
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     backend = "gloo"
     if torch.cuda.is_available():
         backend = "cpu:gloo,cuda:nccl"
         torch.cuda.set_device(local_rank() % torch.cuda.device_count())
-    _store, rank, size = next(dist.rendezvous("env://"))
-    dist.init_process_group(backend, timeout=LONGEST_WAIT, store=_store, rank=rank, world_size=size)
-    yield
-    agree(0)  # a process that left now would be missed by the others
-    dist.destroy_process_group()
+    store, _rank, _size = next(dist.rendezvous("env://"))  # the store of torchrun
+    dist.init_process_group(backend, timeout=LONGEST_WAIT, store=store, rank=_rank, world_size=_size)
+    try:
+        yield
+        agree(0)  # a process that left now would be missed by the others
+    except Exception:
+        _speaks = is_main()
+        with suppress(dist.DistError):  # torchrun is gone
+            _speaks = store.add("ended", 1) == 1
+        raise
+    finally:
+        dist.destroy_process_group()
 
 
 def world_size() -> int:
     """The number of processes that share the work."""
-    return dist.get_world_size() if dist.is_initialized() and not _is_alone else 1
+    return 1 if _is_alone else _size
 
 
 def rank() -> int:
     """The number of this process among those, from 0."""
-    return dist.get_rank() if world_size() > 1 else 0
+    return 0 if _is_alone else _rank
 
 
 def is_main() -> bool:
     """Whether this is the process that writes and speaks."""
-    return not dist.is_initialized() or dist.get_rank() == 0
+    return _rank == 0
+
+
+def may_speak() -> bool:
+    """Whether this process says with which error the run ended: the first that had one."""
+    return _speaks
 
 
 def local_rank() -> int:
@@ -68,7 +83,7 @@ def local_rank() -> int:
 
 def local_world_size() -> int:
     """The number of processes of the run on this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if dist.is_initialized() else 1
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if _size > 1 else 1
 
 
 def share_of(rows: int, process: int | None = None) -> slice:
@@ -194,22 +209,10 @@ def _outcome(function: Callable, *arguments, **options) -> tuple[Any, Exception 
         _is_alone = before
 
 
-# -- how a run ends
-
-
-def may_speak() -> bool:
-    """Whether this process is the first of the run that says how it ends: the others have nothing to add."""
-    if not dist.is_initialized():
-        return True
-    with suppress(dist.DistError):  # torchrun is gone, and its store
-        return _store.add("spoken", 1) == 1
-    return is_main()
-
-
 def lost_process(error: BaseException) -> str:
     """What to say of an error that another process of the run has ended; "" for other errors."""
     text = " ".join(str(error).split())
-    if not (dist.is_initialized() and (isinstance(error, dist.DistError) or "gloo" in text)):
+    if _size == 1 or not (isinstance(error, dist.DistError) or "gloo" in text):
         return ""
     reason = (text.partition("] ")[2] or text).partition(". ")[0][:200]
     return f"another process of this run has ended or does not answer ({reason}); what was saved is whole"
