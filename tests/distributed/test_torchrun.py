@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,7 @@ from utils.run.checkpoints import load_checkpoint
 
 pytestmark = pytest.mark.slow
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--signals-to-handle", "SIGTERM,SIGINT,SIGUSR1"]
+ROOT = Path(__file__).parents[2]
 TWO = ("--standalone", "--nproc_per_node=2")
 SETTINGS = ["device=cpu", "model_kwargs.width=4", "batch_size=128", "knn_every=1000", "knn_backend=torch"]
 SOON = 10  # seconds
@@ -100,6 +102,33 @@ def test_a_mistake_that_all_processes_find_is_said_once(tmp_path):
     torchrun = start(tmp_path, 1, "epochz=3", stderr=subprocess.PIPE)
     ours = [line for line in torchrun.communicate()[1].splitlines() if line.startswith("error:")]
     assert torchrun.returncode != 0 and len(ours) == 1 and "epochz" in ours[0]
+
+
+ALONE = """
+import sys
+sys.path.insert(0, "{root}")
+import utils
+from utils import distributed
+from utils.errors import RunError
+from utils.run import command
+
+utils.put_back = lambda: None
+
+def main():
+    if distributed.rank() == 1:
+        raise RunError("picture.jpg cannot be read")
+    distributed.agree(0)
+
+command(main)
+"""
+
+
+def test_an_error_of_one_process_is_said_once_by_that_one(tmp_path):
+    script = tmp_path / "alone.py"
+    script.write_text(ALONE.format(root=ROOT))
+    ended = subprocess.run([*LAUNCH, *TWO, script], capture_output=True, text=True)
+    ours = [line for line in ended.stderr.splitlines() if line.startswith("error:")]
+    assert ended.returncode != 0 and len(ours) == 1 and "picture.jpg" in ours[0]
 
 
 def test_two_machines_with_one_process_each_end_as_one_with_two(tmp_path):
