@@ -29,12 +29,14 @@ class Stopped(KeyboardInterrupt):
 
 def _answer(number: int, _) -> None:
     global _requested
-    if not _waits or _requested:
+    is_alone = distributed.world_size() == 1  # torchrun and SLURM may both send one: the second is the first
+    if not _waits or (_requested and is_alone):
         raise Stopped(number)
     _requested = number
     if distributed.is_main():
+        more = b"; once more stops at once" if is_alone else b""
         with suppress(OSError):  # in `| tee` the reader dies of the same Ctrl-C
-            os.write(2, b"\nstopping as soon as this step is saved; once more stops at once\n")
+            os.write(2, b"\nstopping as soon as this step is saved" + more + b"\n")
 
 
 @contextmanager
