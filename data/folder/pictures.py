@@ -139,7 +139,7 @@ def list_pictures(folder: Path, on_error: str = "stop") -> tuple[list[str], Coun
         remedy = "make it readable, or set on_error=skip to leave out folders inside"
         raise UserError(f"{Path(place, name)} cannot be listed ({reason}): {remedy}")
     if not found:
-        told = f"{_counts(others) or 'nothing'}, but no image that Pillow reads"
+        told = f"{_counts(others)}, but no image that Pillow reads" if others else "no file"
         raise UserError(f"{place} holds {told}: give another folder; links to folders are not followed")
     return sorted(found, key=os.fsencode), others, unlisted
 
