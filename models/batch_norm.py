@@ -2,10 +2,9 @@
 
 import torch
 from torch import Tensor, nn
-from torch import distributed as dist
 from torch.nn import functional as F
 
-from utils.distributed import world_size
+from utils.distributed import all_of, world_size
 
 
 def over_all_processes(model: nn.Module) -> nn.Module:
@@ -41,11 +40,9 @@ class _Normalize(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, eps: float):
-        own_var, own_mean = torch.var_mean(x.to(weight.dtype), dim=(0, 2, 3), correction=0)  # (C,) each
+        own_mean, own_var = torch.batch_norm_update_stats(x.to(weight.dtype), None, None, 0.0)  # (C,) each
         own = torch.stack([torch.full_like(own_mean, x[:, 0].numel()), own_mean, own_var])
-        parts = [torch.empty_like(own) for _ in range(world_size())]
-        dist.all_gather(parts, own)
-        counts, means, variances = torch.stack(parts, dim=1).double()  # (W, C) each
+        counts, means, variances = torch.stack(all_of(own), dim=1).double()  # (W, C) each
         count = counts.sum(dim=0)
         mean = (counts * means).sum(dim=0) / count
         var = (counts * (variances + (means - mean) ** 2)).sum(dim=0) / count
@@ -63,8 +60,7 @@ class _Normalize(torch.autograd.Function):
         dx, dweight, dbias = torch.ops.aten.native_batch_norm_backward(
             dy, x, weight, mean, var, None, None, *fixed
         )
-        sums = torch.stack([dweight, dbias])  # of dy z, and of dy
-        dist.all_reduce(sums)
+        sums = torch.stack(all_of(torch.stack([dweight, dbias]))).sum(dim=0)  # of dy z, and of dy
         slope = (var + ctx.eps).rsqrt()
         of_z, of_one = -weight * slope * sums / count
         of_x, offset = (of_z * slope)[:, None, None], (of_one - of_z * slope * mean)[:, None, None]
