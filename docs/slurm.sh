@@ -15,6 +15,7 @@
 set -u
 
 host=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+port=$((20000 + SLURM_JOB_ID % 10000))  # two jobs may share a machine
 is_due=  # whether the time limit is near
 
 # SLURM signals this script alone. It passes the signal on: the run saves after the present step and ends.
@@ -24,16 +25,17 @@ save() {
 }
 trap save USR1
 
-srun --kill-on-bad-exit=0 .venv/bin/torchrun --nnodes="$SLURM_NNODES" --nproc_per_node="$SLURM_GPUS_ON_NODE" \
-    --rdzv_id="$SLURM_JOB_ID" --rdzv_backend=c10d --rdzv_endpoint="$host:29500" \
-    --signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 --shutdown-timeout=240 "$@" &
+# srun does not take the number of CPUs from sbatch. When a machine's part ends, the others may still save.
+srun --cpus-per-task="$SLURM_CPUS_PER_TASK" --kill-on-bad-exit=0 \
+    .venv/bin/torchrun --nnodes="$SLURM_NNODES" --nproc_per_node="$SLURM_GPUS_ON_NODE" \
+    --rdzv_id="$SLURM_JOB_ID" --rdzv_backend=c10d --rdzv_endpoint="$host:$port" \
+    --signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2 --shutdown-timeout=240 "$@" &
 step=$!
 wait "$step"  # a signal ends this wait early
 code=$?
 if [ "$is_due" ]; then
     wait "$step"
     code=$?
-    # A run that came to its end meanwhile ends with 0.
-    [ "$code" -eq 0 ] || scontrol requeue "$SLURM_JOB_ID"
+    [ "$code" -eq 0 ] || scontrol requeue "$SLURM_JOB_ID"  # a run that has just finished is not queued again
 fi
 exit "$code"
