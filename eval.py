@@ -31,8 +31,9 @@ from utils.neighbors.search import check_minable, mine_neighbors
 from utils.report.cluster_cards import Clustering
 from utils.report.outputs import check_places, read_names, show, write_outputs
 from utils.run.command_line import Parser, command, given_path
-from utils.run.inputs import check_data_set, shell_line
+from utils.run.inputs import check_data_set, check_same_everywhere, shell_line
 from utils.stages import STAGES
+from utils.storage.files import sha256_of
 
 TOPK = (1, 5, 20)  # neighbors by which a pretext model is evaluated
 JUDGED_WITH = {"knn_backend", "pretext_dir", "scan_dir", "run_name", "criterion_kwargs"}  # not as in training
@@ -131,6 +132,7 @@ def main(argv: list[str] | None = None) -> None:
         dataset = first_on_machine(lambda: new_pictures(cfg, asked.predict, needs_labels))
     else:
         dataset = build_dataset(cfg, "val")
+    check_same_everywhere((dataset.fingerprint, sha256_of(asked.model)))
     loader = eval_loader(dataset, val_transform(cfg.transformation_kwargs), device)
     images = f"{asked.predict or f'the val split of {cfg.val_db_name}'}, {len(dataset)} images"
     title = f"{stage} model {asked.model} on {images}"

@@ -35,8 +35,8 @@ class GlobalBatchNorm(nn.SyncBatchNorm):
 
 
 class _Normalize(torch.autograd.Function):
-    """x (b, C, h, w), a process's rows, by mean and variance over all processes; these, (C,) each, and the
-    number of values of a channel (a 0-d tensor) are returned, too."""
+    """x (b, C, h, w), a process's rows, by mean and variance over all processes; these and the number of
+    values of a channel, (C,) each, are returned, too."""
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, eps: float):

@@ -17,9 +17,9 @@ MEMINFO, CONTAINER = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 
 
 def cpu_count() -> int:
-    """How many CPUs this process may use: those of the machine are shared out."""
+    """How many CPUs this process may use: its share of the machine's, or all while the others wait."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, count // distributed.local_world_size())
+    return max(1, count // min(distributed.world_size(), distributed.local_world_size()))
 
 
 def free_memory() -> int:

@@ -7,6 +7,7 @@ have a gradient. The sum of these gradients over the processes is that of the wh
 import ctypes
 import os
 import signal
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -20,7 +21,8 @@ from torch import distributed as dist
 LONGEST_WAIT = timedelta(hours=2)  # of one process for another, such as for one that downloads
 PR_SET_PDEATHSIG = 1  # of Linux: the signal that a process gets when its parent ends
 
-_rank, _size = 0, 1  # this process's number, and how many there are
+_size = 1  # how many processes there are, from `started` on
+_rank = int(os.environ["RANK"]) if int(os.environ.get("WORLD_SIZE", 1)) > 1 else 0  # this one's number
 _is_alone = False  # whether this process computes something while the others wait
 _speaks = True  # whether it says how the run ended
 
@@ -38,11 +40,11 @@ def started() -> Iterator[None]:
 
     with suppress(OSError, AttributeError):  # other systems have no such call
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    backend = "gloo"
-    if torch.cuda.is_available():
-        backend = "cpu:gloo,cuda:nccl"
+    has_gpus = torch.cuda.is_available() and dist.is_nccl_available()
+    if has_gpus:
         torch.cuda.set_device(local_rank() % torch.cuda.device_count())
     store, _rank, _size = next(dist.rendezvous("env://"))  # the store of torchrun
+    backend = "cpu:gloo,cuda:nccl" if has_gpus else "gloo"
     dist.init_process_group(backend, timeout=LONGEST_WAIT, store=store, rank=_rank, world_size=_size)
     try:
         yield
@@ -51,9 +53,12 @@ def started() -> Iterator[None]:
         _speaks = is_main()
         with suppress(dist.DistError):  # torchrun is gone
             _speaks = store.add("ended", 1) == 1
+        if has_gpus:
+            dist.distributed_c10d._abort_process_group()  # to destroy it waits for messages of lost processes
         raise
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 def world_size() -> int:
@@ -64,6 +69,11 @@ def world_size() -> int:
 def rank() -> int:
     """The number of this process among those, from 0."""
     return 0 if _is_alone else _rank
+
+
+def is_shared() -> bool:
+    """Whether there are several processes, even while one works and the others wait."""
+    return _size > 1
 
 
 def is_main() -> bool:
@@ -98,18 +108,13 @@ def share_of(rows: int, process: int | None = None) -> slice:
 def all_of(values: Tensor) -> list[Tensor]:
     """The values of each process, by its number, without gradients; all have one shape.
 
-    On CPUs by single messages: gloo's `all_gather` takes three times as long for small tensors, its
-    `all_reduce` eight times."""
+    On CPUs it asks again and again whether they are there: a core that falls asleep, above all a virtual
+    one, takes longer to wake up than most messages."""
     parts = [torch.empty_like(values) for _ in range(_size)]
-    if values.is_cuda:
-        dist.all_gather(parts, values)
-        return parts
-    parts[_rank] = values
-    others = [number for number in range(_size) if number != _rank]
-    messages = [dist.isend(values, number) for number in others]
-    messages += [dist.irecv(parts[number], number) for number in others]
-    for message in messages:
-        message.wait()
+    message = dist.all_gather(parts, values, async_op=True)
+    while not (values.is_cuda or message.is_completed()):
+        time.sleep(0)  # gloo's threads, and others, may have the core
+    message.wait()
     return parts
 
 
@@ -135,8 +140,16 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
     total = torch.cat([gradient.reshape(-1) for gradient in gradients])
     dist.all_reduce(total)
     sums = total.split([gradient.numel() for gradient in gradients])
-    for gradient, of_all in zip(gradients, sums, strict=True):
-        gradient.copy_(of_all.view(gradient.shape))  # in place: its memory format is that of the parameter
+    sums = [of_all.view(gradient.shape) for gradient, of_all in zip(gradients, sums, strict=True)]
+    torch._foreach_copy_(gradients, sums)  # in place: their memory format is that of the parameters
+
+
+def share_weights(model: nn.Module) -> None:
+    """Give all processes the main one's weights: other processors may draw others from the same seed."""
+    if world_size() > 1:
+        model.load_state_dict(
+            from_main(lambda: {name: each.cpu() for name, each in model.state_dict().items()})
+        )
 
 
 def share_buffers(model: nn.Module) -> None:
@@ -154,7 +167,8 @@ def agree(number: int) -> int:
 
 
 def from_main(function: Callable, *arguments, **options) -> Any:
-    """What the main process gets from function(*arguments, **options): all get its value, or its error."""
+    """What the main process gets from function(*arguments, **options): all get its value, or its error. These
+    travel between the processes by pickle."""
     if world_size() == 1:
         return function(*arguments, **options)
     outcome = [_outcome(function, *arguments, **options) if is_main() else None]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from utils.distributed import from_main, world_size
+from utils.distributed import from_main, share_weights, world_size
 from utils.errors import RunError, UserError
 from utils.mypath import written
 from utils.run import signals
@@ -109,6 +109,7 @@ class Checkpointer:
                 f"{self.folder.path} holds a model but no checkpoint, and training would replace the model: "
                 f"put the checkpoint back, mine with the model if it is the pretext's (--model), or {REMEDY}"
             )
+        share_weights(model)
         self.saved = {"model": model, "optimizer": optimizer}
         self.values = values
         self.first_epoch = self.finished

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from utils.config import config_hash, load_config, resume_differences, save_config
-from utils.distributed import everywhere_equal, from_main, on_main
+from utils.distributed import from_main, on_main
 from utils.errors import RunError, UserError
 from utils.run.checkpoints import REMEDY, has_checkpoint
-from utils.run.inputs import check_images, split_metadata, verify_inputs
+from utils.run.inputs import check_images, check_same_everywhere, split_metadata, verify_inputs
 from utils.run.lock import ELSEWHERE, locked
 from utils.stages import MODEL, NEIGHBORS, STAGES
 from utils.storage.files import (
@@ -68,7 +68,7 @@ class RunFolder:
     def start_from(self) -> dict[str, Path]:
         """Verify the files of the stage before, and return their paths by name."""
         self.manifests = from_main(verify_inputs, self.cfg)
-        self.inputs |= from_main(lambda: {path.name: sha256_of(path) for path in self.manifests})
+        self.inputs |= {path.name: sha256_of(path) for path in self.manifests}
         return {path.name: path for path in self.manifests}
 
     def start_from_weights(self, path: Path) -> None:
@@ -83,11 +83,7 @@ class RunFolder:
         names = {"train": (self.cfg.train_db_name, train_set), "val": (self.cfg.val_db_name, val_set)}
         self.splits |= {split: split_metadata(name, split, data) for split, (name, data) in names.items()}
         self.inputs |= {f"{split} images": meta["images_sha256"] for split, meta in self.splits.items()}
-        if not everywhere_equal(self.inputs):
-            raise UserError(
-                "the processes do not see the same images or weights: give all machines the same files, and "
-                "the same paths to them"
-            )
+        check_same_everywhere(self.inputs)
         check_images(self.cfg, self.manifests, self.splits)
 
     # -- from here on files change

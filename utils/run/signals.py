@@ -29,7 +29,9 @@ class Stopped(KeyboardInterrupt):
 
 def _answer(number: int, _) -> None:
     global _requested
-    is_alone = distributed.world_size() == 1  # torchrun and SLURM may both send one: the second is the first
+    if distributed.is_shared() and _agreed:
+        return  # torchrun and SLURM may both send a signal: it is the one that all are ending with
+    is_alone = not distributed.is_shared()
     if not _waits or (_requested and is_alone):
         raise Stopped(number)
     _requested = number
