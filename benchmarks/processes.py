@@ -1,7 +1,7 @@
 """Training on several processes against one, and what the messages between them take.
 
     OMP_NUM_THREADS=1 torchrun --nproc_per_node=2 benchmarks/processes.py \
-        [--recipe digits] [--width 16] [--batch 256] [--rounds 5]
+        [--recipe digits] [--width 16] [--batch 256] [--rounds 5] [batch_norm=per_process]
 
 Each stage's own `train_epoch` with a recipe's views of random images: on one process while the others wait,
 and on all, in turns. Then SimCLR with PyTorch's `DistributedDataParallel` in place of `sum_gradients`: first
@@ -42,7 +42,7 @@ class Epoch:
     def __init__(self, stage: str, asked, device: torch.device, dtype=torch.float32, *settings: str):
         path = f"configs/{STAGES[stage]}/{stage}_{asked.recipe}.yml"
         small = [f"model_kwargs.width={asked.width}", "num_heads=1"]
-        self.cfg = cfg = load_config(None, path, [*small, *settings])
+        self.cfg = cfg = load_config(None, path, [*small, *asked.overrides, *settings])
         torch.manual_seed(0)
         side = cfg.transformation_kwargs.crop_size
         images = torch.randint(256, (STEPS * asked.batch, 3, side, side), dtype=torch.uint8)
@@ -164,5 +164,6 @@ if __name__ == "__main__":
     options.add_argument("--width", type=int, default=16)
     options.add_argument("--batch", type=int, default=256)
     options.add_argument("--rounds", type=int, default=5)
+    options.add_argument("overrides", nargs="*", metavar="key=value")
     with distributed.started():
         main(options.parse_args())

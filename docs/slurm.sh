@@ -21,7 +21,7 @@ is_due=  # whether the time limit is near
 # SLURM signals this script alone. It passes the signal on: the run saves after the present step and ends.
 save() {
     is_due=yes
-    scancel --signal=USR1 "$SLURM_JOB_ID.0"
+    scancel --signal=USR1 "$SLURM_JOB_ID.0"  # step 0: the first srun of this script
 }
 trap save USR1
 

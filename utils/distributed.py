@@ -147,9 +147,8 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
 def share_weights(model: nn.Module) -> None:
     """Give all processes the main one's weights: other processors may draw others from the same seed."""
     if world_size() > 1:
-        model.load_state_dict(
-            from_main(lambda: {name: each.cpu() for name, each in model.state_dict().items()})
-        )
+        state = {name: value.cpu() for name, value in model.state_dict().items()}
+        model.load_state_dict(from_main(lambda: state))
 
 
 def share_buffers(model: nn.Module) -> None:

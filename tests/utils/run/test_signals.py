@@ -64,6 +64,19 @@ def test_the_second_signal_in_training_stops_at_once():
     assert stop.value.code == 143
 
 
+def test_among_several_processes_a_second_signal_stops_no_save(monkeypatch):
+    """torchrun and SLURM may send one each, and more may come while the processes end."""
+    monkeypatch.setattr(signals.distributed, "_size", 2)
+    monkeypatch.setattr(signals.distributed, "_is_alone", True)  # as while the main process saves
+    with waiting():
+        send(signal.SIGTERM)
+        send(signal.SIGINT)
+        assert signals.agreed(False)
+    with pytest.raises(Stopped):
+        stop_if_agreed()
+    send(signal.SIGTERM)
+
+
 def test_a_request_made_in_the_last_moment_of_training_is_not_lost_and_the_next_training_forgets_it():
     with waiting():
         send(signal.SIGTERM)
