@@ -15,6 +15,7 @@ from functools import wraps
 from typing import Any
 
 import torch
+import torch.distributed.nn  # if imported later, it keeps a group, whose threads abort the process at its end
 from torch import Tensor, nn
 from torch import distributed as dist
 
@@ -36,8 +37,6 @@ def started() -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield
         return
-    import torch._dynamo  # which optimizers import: later it would keep the group, and its threads at exit
-
     with suppress(OSError, AttributeError):  # other systems have no such call
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     has_gpus = torch.cuda.is_available() and dist.is_nccl_available()

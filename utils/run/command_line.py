@@ -65,20 +65,29 @@ def command(main: Callable[[], None]) -> None:
 
     Anything else is a bug of ours and shows its traceback."""
     try:
-        with signals.answered(), own_torch(), distributed.started():
+        with signals.answered():
+            _run(main)
+    finally:
+        utils.put_back()
+
+
+def _run(main: Callable[[], None]) -> None:
+    """Run `main`, and say how it ended; no signal disturbs that: torchrun sends one when a process ends."""
+    try:
+        with own_torch(), distributed.started():
             main()
     except KeyboardInterrupt as stop:
+        signals.ignore()
         remark = "stopped; the same command without --restart goes on from the last checkpoint"
         _end(f"\n{remark}", getattr(stop, "code", 130), distributed.is_main())
     except Exception as error:
+        signals.ignore()
         if message := _explained(error):
             code = getattr(error, "exit_code", RunError.exit_code)
             _end(f"error: {message}", code, distributed.may_speak())
         if distributed.may_speak():
             raise
         sys.exit(1)
-    finally:
-        utils.put_back()
 
 
 def _explained(error: Exception) -> str:

@@ -59,6 +59,13 @@ def answered() -> Iterator[None]:
         yield
 
 
+def ignore() -> None:
+    """Answer no signal any more, until `answered` is left."""
+    if threading.current_thread() is threading.main_thread():
+        for number in STOPPING:
+            signal.signal(number, signal.SIG_IGN)
+
+
 @contextmanager
 def waiting() -> Iterator[None]:
     """In the block the first signal only sets a flag, which `agreed` reads."""
