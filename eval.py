@@ -21,6 +21,7 @@ from utils.config import check_stage, load_config
 from utils.config.load import view_differences
 from utils.console import print_metrics, say
 from utils.device import choose_device
+from utils.distributed import first_on_machine, from_main
 from utils.errors import UserError, needed
 from utils.evaluate.clustering import MODULES, clustering_warnings, evaluate_clusters, neighbor_accuracy
 from utils.evaluate.label_free_report import judge_without_labels
@@ -30,8 +31,9 @@ from utils.neighbors.search import check_minable, mine_neighbors
 from utils.report.cluster_cards import Clustering
 from utils.report.outputs import check_places, read_names, show, write_outputs
 from utils.run.command_line import Parser, command, given_path
-from utils.run.inputs import check_data_set, shell_line
+from utils.run.inputs import check_data_set, check_same_everywhere, shell_line
 from utils.stages import STAGES
+from utils.storage.files import sha256_of
 
 TOPK = (1, 5, 20)  # neighbors by which a pretext model is evaluated
 JUDGED_WITH = {"knn_backend", "pretext_dir", "scan_dir", "run_name", "criterion_kwargs"}  # not as in training
@@ -126,7 +128,11 @@ def main(argv: list[str] | None = None) -> None:
     say(load_whole(model, weights, asked.model))
     model = model.to(device, memory_format=torch.channels_last)
     needs_labels = "folder.labels" in given
-    dataset = new_pictures(cfg, asked.predict, needs_labels) if asked.predict else build_dataset(cfg, "val")
+    if asked.predict:
+        dataset = first_on_machine(lambda: new_pictures(cfg, asked.predict, needs_labels))
+    else:
+        dataset = build_dataset(cfg, "val")
+    check_same_everywhere((dataset.fingerprint, sha256_of(asked.model)))
     loader = eval_loader(dataset, val_transform(cfg.transformation_kwargs), device)
     images = f"{asked.predict or f'the val split of {cfg.val_db_name}'}, {len(dataset)} images"
     title = f"{stage} model {asked.model} on {images}"
@@ -141,9 +147,9 @@ def main(argv: list[str] | None = None) -> None:
     if not asked.predict or len(dataset) >= ENOUGH * cfg.num_classes:
         for warning in clustering_warnings(clustering.metrics):
             say(f"warning: {warning}")
-    pictures = write_outputs(asked, trained, images, clustering)
+    pictures = from_main(write_outputs, asked, trained, images, clustering)
     if asked.show:
-        show(pictures)
+        from_main(show, pictures)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from models import build_model
 from models.foreign import read_pretrained
 from models.heads import feature_layer
 from models.weights import load_whole
+from utils.distributed import first_on_machine
 from utils.features import cached_features
 from utils.mining import check_before_training, mine
 from utils.run import Run, command, stage_config
@@ -35,7 +36,7 @@ def published_weights() -> Path:
 def main(argv: list[str] | None = None) -> None:
     cfg, options = stage_config(argv, "moco", __doc__)
     with Run(cfg, options.restart) as run:
-        path = options.model or Path(cfg.get("moco_weights") or published_weights())
+        path = options.model or Path(cfg.get("moco_weights") or first_on_machine(published_weights))
         weights = read_pretrained(path)
         run.folder.start_from_weights(path)
         train_set, val_set = open_splits(cfg)

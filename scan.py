@@ -16,6 +16,7 @@ from data.loader import EVAL_BATCH_SIZE, FeatureLoader, build_loader, eval_loade
 from losses import SCANLoss
 from models import build_model
 from models.weights import load_backbone, load_whole, read_weights
+from utils.distributed import from_main, gather, sum_gradients
 from utils.errors import UserError
 from utils.evaluate.clustering import evaluate_clusters
 from utils.evaluate.label_free import neighbor_agreement, scan_validation
@@ -49,9 +50,11 @@ def train_epoch(task: Task, meter: Meter, autocast) -> dict[str, float]:
         anchors, neighbors = batch.views
         with autocast():  # two passes, as each has batch-norm statistics of its own
             anchor_logits, neighbor_logits = task.network(anchors), task.network(neighbors)
-        terms = task.criterion(torch.stack(anchor_logits), torch.stack(neighbor_logits))  # (H,) each
+        logits = (gather(torch.stack(each), dim=1) for each in (anchor_logits, neighbor_logits))  # (H, B, K)
+        terms = task.criterion(*logits)  # (H,) each
         task.optimizer.zero_grad()
         terms.total.sum().backward()
+        sum_gradients(task.trained.parameters())
         task.optimizer.step()
         loss, consistency, entropy = (term.mean() for term in terms)  # over heads
         meter.update(loss=loss, consistency=consistency, entropy=entropy)
@@ -91,7 +94,8 @@ def validate(task: Task, val_set, neighbors) -> tuple[float, int, dict[str, floa
     """The lowest SCAN loss on the val split (no label is used), the head that has it, and metrics of its
     clusters."""
     predictions = predict(task.val_network, task.val_loader)  # (N, K) for each head
-    terms = [scan_validation(each, neighbors, task.criterion.cluster_prior) for each in predictions]
+    prior = task.criterion.cluster_prior
+    terms = from_main(lambda: [scan_validation(each, neighbors, prior) for each in predictions])
     losses = [each["total_loss"] for each in terms]
     head = losses.index(min(losses))  # the first head wins a tie
     metrics = terms[head] | evaluate_clusters(predictions[head], val_set.targets)

@@ -16,6 +16,7 @@ from losses import ConfidenceBasedCE
 from models import build_model
 from models.ema import InPlaceEMA
 from models.weights import load_best_head
+from utils.distributed import gather, sum_gradients
 from utils.errors import RunError
 from utils.evaluate.clustering import evaluate_clusters
 from utils.features import predict
@@ -44,7 +45,7 @@ def train_epoch(task: Task, meter: Meter, autocast) -> dict[str, float]:
             (weak,) = task.model(weak_images)  # (B, K), first: both passes move the batch norm
         with autocast():  # a context of its own: weights that were cast under no_grad carry no gradient
             (strong,) = task.model(strong_images)
-        loss, n_kept = task.criterion(weak, strong)
+        loss, n_kept = task.criterion(gather(weak), gather(strong))
         meter.count(kept=n_kept, skipped=n_kept == 0)
         if n_kept == 0:  # the one time in a step that the host waits for the device
             if task.ema:
@@ -52,6 +53,7 @@ def train_epoch(task: Task, meter: Meter, autocast) -> dict[str, float]:
             continue
         task.optimizer.zero_grad()
         loss.backward()
+        sum_gradients(task.model.parameters())
         task.optimizer.step()
         if task.ema:
             task.ema.step()

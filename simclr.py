@@ -16,6 +16,7 @@ from losses import SimCLRLoss
 from models import build_model
 from models.heads import feature_layer
 from models.weights import load_whole, read_weights
+from utils.distributed import gather, sum_gradients
 from utils.features import extract_features
 from utils.mining import check_before_training, comparable_targets, knn_accuracy, mine
 from utils.neighbors.search import check_features
@@ -40,9 +41,10 @@ def train_epoch(task: Task, meter: Meter, autocast) -> dict[str, float]:
         images = torch.cat(batch.views)  # (2B, 3, H, W): both views in one pass share the batch norm
         with autocast():
             features = task.model(images)  # (2B, D), unit length
-        loss = task.criterion(torch.stack(features.chunk(2), dim=1))  # of (B, 2, D)
+        loss = task.criterion(gather(torch.stack(features.chunk(2), dim=1)))  # of (B, 2, D)
         task.optimizer.zero_grad()
         loss.backward()
+        sum_gradients(task.model.parameters())
         task.optimizer.step()
         meter.update(loss=loss)
     return meter.averages()

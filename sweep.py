@@ -26,6 +26,7 @@ from models.weights import load_whole, read_weights
 from utils.config.values import is_literal, write_override
 from utils.console import say, warnings_ignored
 from utils.device import choose_device
+from utils.distributed import from_main
 from utils.errors import UserError
 from utils.evaluate.clustering import evaluate_clusters
 from utils.evaluate.label_free import silhouette
@@ -150,7 +151,7 @@ def main(argv: list[str] | None = None) -> None:
     variants = [run_variant(*each, folder) for each in zip(arguments.variants, commands, strict=True)]
     rows = [sweep_table.table_row(variant) for variant in variants]
     suggested, sentence = sweep_table.suggest(rows, list(arguments.variants[0]))
-    write_whole({folder / "sweep.csv": sweep_table.to_csv(rows)})
+    from_main(write_whole, {folder / "sweep.csv": sweep_table.to_csv(rows)})
     sweep_table.plot_variants(variants, suggested, folder / "sweep.png")
     for line in (*sweep_table.to_lines(rows), f"{folder} holds sweep.csv, sweep.png and the runs", sentence):
         say(line)

@@ -4,12 +4,15 @@
     python benchmarks/knn.py --device cuda --images 1281167 --dim 2048 --topk 50
     OMP_NUM_THREADS=1 python benchmarks/knn.py --images 50000 --dim 2048 --topk 50 \\
         --indexes Flat IVF1024,Flat HNSW32
+    OMP_NUM_THREADS=1 python benchmarks/knn.py --images 1000000 --dim 128 --queries 4096
 
 The features are made up: unit vectors in classes and sub-classes. On a CPU, faiss and PyTorch take turns in
 one process, each on one thread. Process time, medians over the rounds, and the ratios with lowest and
 highest. Without faiss only PyTorch is measured. On a GPU there is one search, in wall time, with its peak
 memory and its share of an H100's arithmetic limit. With --indexes: wall seconds, the memory of a separate
-process, and how many of the exact neighbors an index finds."""
+process, and how many of the exact neighbors an index finds. With --queries: only so many evenly spaced images
+are searched for, in all of them; and the peak memory of mining all, beside their features, where the results
+of these few stand for those of the others."""
 
 import statistics
 import sys
@@ -25,9 +28,11 @@ from torch.nn import functional as F
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.table import Table, against, parser, ratio, save
 from benchmarks.timing import alone, in_turns, peak_memory, prepare, seconds
+from utils.arrays import evenly_spaced
+from utils.neighbors import exact
 from utils.neighbors import faiss_index as knn_index
 from utils.neighbors.faiss_index import import_faiss
-from utils.neighbors.search import mine_neighbors, recall
+from utils.neighbors.search import check_features, mine_neighbors, neighbors_to_bytes, recall
 
 SIZES = [(10_000, 128), (50_000, 128), (10_000, 2048)]  # images, and numbers per image
 BAR = 0.45  # how many times as fast as faiss PyTorch has to be
@@ -42,6 +47,8 @@ COLUMNS = (
     "PyTorch, s",
     "equal neighbors, %",
 )
+SAMPLE_COLUMNS = ("images x dim", "queries", "PyTorch, times as fast as faiss", "faiss, s", "PyTorch, s")
+SAMPLE_COLUMNS += ("equal neighbors, %", "peak memory beside the features, GB")
 GPU_COLUMNS = ("images x dim", "of the limit, %", "limit, s", "measured, s", "right, %")
 GPU_COLUMNS += ("features, GiB", "peak GPU memory, GiB")
 TERAFLOPS = 67  # of an H100 in fp32 without TF32, from its data sheet
@@ -147,6 +154,48 @@ def compare_indexes(indexes: list[str], images: int, dim: int, topk: int) -> Tab
     return table
 
 
+def memory_of_mining(path: Path, topk: int, queries: int) -> float:
+    """Peak GB beside the features. The search for `queries` images stands for that for all."""
+    features = torch.from_numpy(np.load(path))
+    check_features(features)
+    before, search_blocks = peak_memory(), exact.nearest_by_blocks
+
+    def repeated(images, rows, *rest):
+        found = list(search_blocks(images, evenly_spaced(queries, len(rows)), *rest))
+        for number, block in enumerate(rows.split(exact.ROWS)):
+            _, *values = found[number % len(found)]
+            yield block, *(each[: len(block)] for each in values)
+
+    exact.nearest_by_blocks = repeated
+    neighbors_to_bytes(mine_neighbors(features, topk, "torch"))
+    return peak_memory() - before
+
+
+def search_for_some(images: int, dim: int, topk: int, queries: int, rounds: int) -> Table:
+    """Exact search for some of many images by faiss and by PyTorch, in turns, and the memory of mining."""
+    table, found = Table(*SAMPLE_COLUMNS), {}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "features.npy")
+        alone(write_features, path, images, dim)
+        memory = alone(memory_of_mining, path, topk, queries)
+        features = torch.from_numpy(np.load(path))
+    rows, built = evenly_spaced(queries, images), knn_index.build_index(features, topk + 1, "Flat")
+    searches = {
+        "faiss": lambda: torch.from_numpy(built.search(features[rows].numpy(), topk + 1)[1]),
+        "torch": lambda: exact.exact_neighbors(features, topk, rows),
+    }
+
+    def timed(name: str) -> float:
+        return seconds(lambda: found.update({name: searches[name]()}))
+
+    times = in_turns({name: lambda name=name: timed(name) for name in searches}, rounds)
+    faster = ratio(times["faiss"], times["torch"])
+    equal = 100 * (exact.itself_first(found["faiss"], rows) == found["torch"])[:, 1:].double().mean().item()
+    medians = [statistics.median(times[name]) for name in searches]
+    table.row(f"{images:,} x {dim}", queries, faster, *medians, equal, memory)
+    return table
+
+
 def main(argv: list[str] | None = None) -> None:
     options = parser(__doc__, device=True)
     options.add_argument("--rounds", type=int, default=3)
@@ -156,6 +205,7 @@ def main(argv: list[str] | None = None) -> None:
     options.add_argument(
         "--indexes", nargs="+", help="indexes of faiss to compare, instead of the other table"
     )
+    options.add_argument("--queries", type=int, help="search for so many images only, a multiple of 512")
     arguments = options.parse_args(argv)
     if bool(arguments.images) != bool(arguments.dim):
         options.error("--images and --dim go together")
@@ -163,6 +213,10 @@ def main(argv: list[str] | None = None) -> None:
     sizes = [(arguments.images, arguments.dim)] if arguments.images and arguments.dim else SIZES
     if arguments.indexes:
         save(arguments.json, compare_indexes(arguments.indexes, *sizes[0], arguments.topk))
+        return
+    if arguments.queries:
+        how = arguments.topk, arguments.queries, arguments.rounds
+        save(arguments.json, search_for_some(*sizes[0], *how))
         return
     on_cpu = device.type == "cpu"
     table = Table(*(COLUMNS if on_cpu else GPU_COLUMNS))

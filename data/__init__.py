@@ -13,6 +13,7 @@ from data.datasets.imagenet import read_imagenet
 from data.datasets.stl10 import read_stl10
 from data.folder.pictures import read_folder
 from utils.console import say_once
+from utils.distributed import first_on_machine
 from utils.mypath import DATASET_FOLDERS, MyPath
 
 DATASETS = {  # name: function of the split and, for a data set with files, its folder
@@ -28,6 +29,10 @@ def build_dataset(cfg, split: str) -> ResidentDataset | StreamedDataset:
     """The `train` or `val` split of the config's data set; STL-10 also has a split `unlabeled`.
 
     Every split but `val` is cut to `max_images`. Raises UserError for missing images."""
+    return first_on_machine(lambda: _read(cfg, split))
+
+
+def _read(cfg, split: str) -> ResidentDataset | StreamedDataset:
     name = cfg.val_db_name if split == "val" else cfg.train_db_name
     folder = [Path(MyPath.db_root_dir(name, cfg.get("db_root_dir")))] if name in DATASET_FOLDERS else []
     if name == "folder":

@@ -3,6 +3,7 @@
 from torch import nn
 
 from models.backbones.registry import BACKBONES
+from models.batch_norm import over_all_processes
 from models.heads import ClusteringModel, ContrastiveModel
 
 
@@ -18,6 +19,8 @@ def build_model(cfg) -> nn.Module:
         published = (name for name in ("cifar", "stl", "imagenet") if cfg.train_db_name.startswith(name))
         stem = next(published, "cifar" if side <= 48 else "stl" if side <= 128 else "imagenet")
     backbone = BACKBONES[cfg.backbone](stem, kwargs.get("width", 64))
+    if cfg.get("batch_norm") == "global":
+        backbone = over_all_processes(backbone)
     if cfg.setup in ("simclr", "moco"):
         return ContrastiveModel(backbone, kwargs.head, kwargs.features_dim)
     return ClusteringModel(backbone, cfg.num_classes, cfg.num_heads)

@@ -10,6 +10,7 @@ from data import build_dataset
 from data.augment import apply, draw, train_transform
 from data.loader import build_loader
 from utils.config import load_config
+from utils.neighbors import exact
 from utils.neighbors.search import mine_neighbors
 
 DEVICE = "cuda"
@@ -38,12 +39,15 @@ def test_a_loader_keeps_resident_images_and_views_on_the_device():
     assert all(view.device.type == DEVICE for view in next(iter(loader)).views)
 
 
-def test_mining_on_the_device_finds_the_neighbor_sets_of_the_cpu():
+def test_mining_on_the_device_finds_the_neighbor_sets_of_the_cpu(monkeypatch):
     features = torch.randn(3000, 64, generator=torch.Generator().manual_seed(0))
     features = torch.nn.functional.normalize(features, dim=1)
     expected = mine_neighbors(features, 10, "torch").sort(dim=1).values
     for backend in ("auto", "torch"):
         assert torch.equal(mine_neighbors(features.to(DEVICE), 10, backend).sort(dim=1).values, expected)
+    monkeypatch.setattr(exact, "SIMILARITIES", 2**19)  # blocks of 1,000 features, which stay on the host
+    found = mine_neighbors(features, 10, "torch", device=torch.device(DEVICE))
+    assert torch.equal(found.sort(dim=1).values, expected)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

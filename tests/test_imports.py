@@ -14,6 +14,7 @@ MAY_IMPORT = {  # package: the packages of ours that it may import, besides itse
 }
 LEVELS = (  # of `utils`, the lowest first: a room may import those in lower rows, and nothing beside it
     ("errors", "stages", "arrays"),
+    ("distributed",),
     ("console", "device", "mypath"),
     ("storage",),
     ("config",),

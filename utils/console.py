@@ -15,11 +15,15 @@ from typing import Any
 from termcolor import colored
 from tqdm import tqdm
 
+from utils.distributed import is_main, main_only
+
 UNHEARD = (OSError, ValueError)  # what printing raises then; ValueError is Python's for a closed stream
 
 
+@main_only
 def say(text: str) -> None:
-    """Print a text at once. What the console cannot show is escaped: a file name may be no text."""
+    """Print a text at once, in the main process. What the console cannot show is escaped: a file name may be
+    no text."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     with suppress(*UNHEARD), tqdm.external_write_mode():
         print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
@@ -53,7 +57,7 @@ class Bar(tqdm):
 
 def progress(*arguments, **options) -> Bar:
     """A progress bar, where there is a terminal."""
-    return Bar(*arguments, **options, leave=False, disable=not in_terminal())
+    return Bar(*arguments, **options, leave=False, disable=not (is_main() and in_terminal()))
 
 
 @contextmanager

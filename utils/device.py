@@ -10,19 +10,21 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from utils import distributed
 from utils.errors import UserError, attempt
 
 MEMINFO, CONTAINER = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 
 
 def cpu_count() -> int:
-    """How many CPUs this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """How many CPUs this process may use: its share of the machine's, or all while the others wait."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, count // min(distributed.world_size(), distributed.local_world_size()))
 
 
 def free_memory() -> int:
-    """Bytes of host memory that can still be had, by the system and by a container's limit; 4 GiB where
-    neither says. The system's cache of files counts as free."""
+    """Bytes of host memory that this process can still have, by the system and by a container's limit; 4 GiB
+    where neither says. The system's cache of files counts as free."""
     free = []
     with suppress(OSError, IndexError, ValueError):  # Linux
         lines = MEMINFO.read_text().splitlines()
@@ -31,7 +33,7 @@ def free_memory() -> int:
         limit, used = (int((CONTAINER / name).read_text()) for name in ("memory.max", "memory.current"))
         usage = dict(line.split() for line in (CONTAINER / "memory.stat").read_text().splitlines())
         free.append(limit - used + sum(int(usage.get(name, 0)) for name in ("active_file", "inactive_file")))
-    return max(0, min(free, default=4 * 2**30))
+    return max(0, min(free, default=4 * 2**30)) // distributed.local_world_size()
 
 
 def keep_freed_memory() -> bool:
@@ -68,6 +70,9 @@ def choose_device(name: str) -> torch.device:
             )
     if name == "auto":
         name = "cuda" if has_cuda else "cpu"
+    gpus, processes = torch.cuda.device_count(), distributed.local_world_size()
+    if name == "cuda" and processes > max(1, gpus):
+        raise UserError(f"{processes} processes on this machine are more than its {gpus} GPUs: start {gpus}")
     if name == "cuda":
         torch.backends.cudnn.benchmark = True  # try which convolutions are fastest for each new size
     return torch.device(name)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from utils import distributed
 from utils.device import full_precision
 from utils.errors import RunError
 from utils.storage.files import new_array, read_manifest, verify_manifest, writable_folder
@@ -22,6 +23,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     """Eval mode, no gradients, fp32 (no autocast, no TF32); all of it is restored after the block."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
+    distributed.share_buffers(model)
     try:
         with torch.no_grad(), full_precision():
             yield
@@ -38,10 +40,11 @@ def extract_features(model: nn.Module, loader, autocast=nullcontext, read=Tensor
     outputs = None
     with evaluating(model), autocast():
         for batch in loader:
-            rows = read(model(batch.views[0]))
+            rows = distributed.gather(read(model(batch.views[0])), dim=-2)
             if outputs is None:
-                outputs = torch.empty(*rows.shape[:-2], len(loader.dataset), rows.shape[-1])
-            outputs[..., batch.index, :] = rows.cpu()
+                shape = *rows.shape[:-2], len(loader.dataset), rows.shape[-1]
+                outputs = torch.empty(shape, dtype=rows.dtype)
+            outputs[..., distributed.gather(batch.index), :] = rows.cpu()
     return outputs
 
 
@@ -68,12 +71,16 @@ def cached_features(folder: Path | str, name: str, model: nn.Module, loader, pas
     }
     digest = hashlib.sha256(json.dumps(metadata).encode()).hexdigest()
     path = Path(folder, f"{name}-{digest[:12]}.npy")
-    if not _is_cached(path, metadata):  # one that is there may lie in a folder that is read-only
-        path = writable_folder(path.parent) / path.name
-    if not _is_cached(path, metadata):
+    path = distributed.from_main(_place, path, metadata)
+    if not distributed.from_main(_is_cached, path, metadata):
         _write(path, metadata, model, loader, passes)
     mode = "c" if path.stat().st_size > IN_MEMORY else None  # copy on write: PyTorch wants writable memory
     return torch.from_numpy(np.load(path, mmap_mode=mode))
+
+
+def _place(path: Path, metadata: dict) -> Path:
+    """The path of the cache, or one in a folder that can be written to if it is not there yet."""
+    return path if _is_cached(path, metadata) else writable_folder(path.parent) / path.name
 
 
 def _is_cached(path: Path, metadata: dict) -> bool:
@@ -92,8 +99,12 @@ def _write(path: Path, metadata: dict, model: nn.Module, loader, passes: int) ->
         for number in range(passes):
             loader.set_epoch(number)
             for batch in loader:
-                rows = model(batch.views[0]).float().cpu().numpy()  # (B, D)
+                rows = distributed.gather(model(batch.views[0]).float()).cpu().numpy()  # (B, D)
+                index = distributed.gather(batch.index)
+                if not distributed.is_main():
+                    continue
                 if array is None:
                     shape = (passes, len(loader.dataset), rows.shape[1])
                     array = stack.enter_context(new_array(path, shape, np.float32, metadata))
-                array[number, batch.index] = rows
+                array[number, index] = rows
+    distributed.agree(0)  # the others read the file, too

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 
 from utils.arrays import share
+from utils.device import near
+from utils.distributed import from_main
 from utils.evaluate.clustering import kmeans_accuracy, neighbor_accuracy
 from utils.neighbors import search
 from utils.neighbors.search import VAL_NEIGHBORS, mine_neighbors
@@ -41,8 +43,8 @@ def knn_accuracy(features: dict[str, Tensor], train_set, val_set, device) -> flo
     The splits have `comparable_targets`."""
     targets = comparable_targets(train_set, val_set)
     labelled = targets >= 0
-    memory, queries = features["train"].to(device), features["val"][labelled].to(device)
-    predictions = search.weighted_knn(memory, train_set.targets, queries, len(train_set.classes)).cpu()
+    memory, queries, classes = near(features["train"], device), features["val"][labelled], train_set.classes
+    predictions = search.weighted_knn(memory, train_set.targets, queries, len(classes), device=device)
     return share(predictions == targets[labelled])
 
 
@@ -56,14 +58,15 @@ def mine(run, features: dict[str, Tensor], train_set, val_set) -> None:
         ("train", train_set, cfg.num_neighbors, cfg.knn_index),
         ("val", val_set, VAL_NEIGHBORS, "Flat"),
     ):
-        vectors = features[split].to(run.device)
-        backend = search.choose_backend(vectors, cfg.knn_backend, index)
-        neighbors = mine_neighbors(vectors, topk, backend, index)  # (N, T + 1)
+        vectors = near(features[split], run.device)
+        backend = search.choose_backend(vectors, cfg.knn_backend, index, run.device)
+        neighbors = mine_neighbors(vectors, topk, backend, index, run.device)  # (N, T + 1)
         run.folder.save_neighbors(split, search.neighbors_to_bytes(neighbors), topk)
         run.log.note(f"mined the {topk} nearest neighbors of {len(dataset)} {split} images with {backend}")
         if index != "Flat":
-            found = f"{search.recall(neighbors, vectors, RECALL_SAMPLE):.1%} of the exact neighbors"
-            run.log.note(f"knn_index {index} found {found} of {min(RECALL_SAMPLE, len(dataset)):,} images")
+            found = search.recall(neighbors, vectors, RECALL_SAMPLE, run.device)
+            sample = f"{min(RECALL_SAMPLE, len(dataset)):,} images"
+            run.log.note(f"knn_index {index} found {found:.1%} of the exact neighbors of {sample}")
         if dataset.is_labelled:
             accuracy = neighbor_accuracy(neighbors, dataset.targets, topk)
             run.log.final(f"neighbors of the {split} split", {f"right among the top {topk}": accuracy})
@@ -79,7 +82,7 @@ def mine(run, features: dict[str, Tensor], train_set, val_set) -> None:
     images, size, classes = *features["train"].shape, len(train_set.classes)
     if classes <= images and images * size * classes <= KMEANS_LIMIT:
         splits = features["train"], features["val"], val_set.targets
-        baselines["k-means"] = kmeans_accuracy(*splits, classes, cfg.seed)
+        baselines["k-means"] = from_main(kmeans_accuracy, *splits, classes, cfg.seed)
     else:
         run.log.note(f"k-means left out for {images:,} images, features of size {size} and {classes} classes")
     run.log.final("pretext features, accuracy on the val split", baselines)

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass
-from itertools import islice
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from data.augment import apply, draw
+from utils import distributed
 from utils.errors import UserError
 
 
@@ -45,10 +45,11 @@ class Loader:
     """Iterates over a data set in batches, with one view per transform in `views`.
 
     train: shuffled anew in each epoch, the last incomplete batch dropped; `set_epoch` comes before each pass.
-    Else every image once, in order.
+    Else every image once, in order. Of a training batch each process has its share of the rows; other batches
+    are shared out whole, and who has none left repeats the last one.
     neighbors: int64 (N, T+1); if given, the second view shows a random image of the image's row.
     A batch depends on (seed, epoch, step) alone. A subclass says where the images come from.
-    Raises UserError when training would have no batch."""
+    Raises UserError when training would have no batch, or a process no row of one."""
 
     dataset: object
     views: list[tuple]
@@ -67,6 +68,10 @@ class Loader:
             count = len(self.dataset)
             problem = f"batch_size {self.batch_size} is larger than the training set ({count} images)"
             raise UserError(f"{problem}: set it to at most {count}")
+        processes = distributed.world_size()
+        if self.train and not range(self.batch_size)[distributed.share_of(self.batch_size, processes - 1)]:
+            problem = f"batch_size {self.batch_size} leaves nothing for the last of {processes} processes"
+            raise UserError(f"{problem}: raise it, or start fewer processes")
 
     def __iter__(self) -> Iterator[Batch]:
         """A pass. Raises ValueError for a second pass in one epoch of training: it would repeat the first."""
@@ -83,20 +88,29 @@ class Loader:
         """Choose the epoch of the next pass, and its first step if an interrupted pass is resumed."""
         self.epoch, self.first_step, self.is_begun = epoch, first_step, False
 
+    def step_numbers(self) -> list[int]:
+        """The numbers of this process's steps in this pass, from the first one chosen on."""
+        if self.train:
+            return list(range(self.first_step, len(self)))
+        processes, last = distributed.world_size(), len(self) - 1
+        rounds = range(self.first_step, len(self), processes)
+        return [min(first + distributed.rank(), last) for first in rounds]
+
     def steps(self) -> Iterator[Step]:
-        """The steps of this pass, from the first one chosen on."""
+        """The steps of this pass, this process's rows of each."""
         order = torch.arange(len(self.dataset))
         if self.train:
             order = torch.randperm(len(order), generator=seeded_generator(self.seed, self.epoch, 0))
-        batches = order.split(self.batch_size)[: len(self)]
-        for number, index in islice(enumerate(batches), self.first_step, None):
-            generator = seeded_generator(self.seed, self.epoch, number + 1)
+        batches = order.split(self.batch_size)
+        rows = distributed.share_of(self.batch_size) if self.train else slice(None)
+        for number in self.step_numbers():
+            index, generator = batches[number], seeded_generator(self.seed, self.epoch, number + 1)
             sources = [index] * len(self.views)
             if self.neighbors is not None:
                 column = torch.randint(self.neighbors.shape[1], (len(index),), generator=generator)
                 sources[1] = self.neighbors[index, column]
             tables = [self.draw(transform, len(index), generator) for transform in self.views]
-            yield Step(index, sources, tables)
+            yield Step(index[rows], [each[rows] for each in sources], [table[rows] for table in tables])
 
     def batch(self, step: Step, views: list[Tensor]) -> Batch:
         targets = self.dataset.targets

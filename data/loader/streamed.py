@@ -22,8 +22,8 @@ from data.image_files import reason_of
 from data.loader.base import Batch, Loader
 from utils.device import cpu_count
 from utils.errors import RunError, UserError
+from utils.run.signals import STOPPING
 
-STOPPING = (signal.SIGINT, signal.SIGTERM)
 READ_AT_ONCE = 64  # images; a whole batch of 4096 would fill the memory shared with the workers
 
 

@@ -17,6 +17,7 @@ from utils.neighbors.faiss_index import import_faiss
 
 needs_faiss = pytest.mark.skipif(import_faiss() is None, reason="faiss is not installed")
 TRAIN, VAL, CLASSES = 120, 30, 3
+CPU = torch.device("cpu")
 BASELINES = "pretext features, accuracy on the val split"
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
@@ -51,7 +52,7 @@ def mined(**settings):
 
     log = SimpleNamespace(note=notes.append, final=finals.__setitem__)
     folder = SimpleNamespace(save_neighbors=save_neighbors)
-    run = SimpleNamespace(cfg=SimpleNamespace(**cfg), device="cpu", path=Path(), log=log, folder=folder)
+    run = SimpleNamespace(cfg=SimpleNamespace(**cfg), device=CPU, path=Path(), log=log, folder=folder)
     features, splits = features_and_splits()
     mine(run, features, splits["train"], splits["val"])
     return SimpleNamespace(notes=notes, finals=finals, shapes=shapes)
@@ -67,7 +68,7 @@ def test_the_train_split_is_mined_with_the_index_and_the_val_split_always_exactl
 
     monkeypatch.setattr(mining, "mine_neighbors", watched)
     run = mined(knn_index="IVF8,Flat")
-    assert asked == [(TRAIN, 10, "faiss", "IVF8,Flat"), (VAL, 5, "faiss", "Flat")]
+    assert asked == [(TRAIN, 10, "faiss", "IVF8,Flat", CPU), (VAL, 5, "faiss", "Flat", CPU)]
     assert run.shapes == {"train": ((TRAIN, 11), 10), "val": ((VAL, 6), 5)}
 
 
@@ -75,7 +76,9 @@ def test_the_train_split_is_mined_with_the_index_and_the_val_split_always_exactl
 @pytest.mark.parametrize("found, told", [(0.98749, "98.7%"), (1.0, "100.0%")])
 def test_the_log_tells_how_many_of_the_exact_neighbors_an_index_found(found, told, monkeypatch):
     monkeypatch.setattr(mining, "RECALL_SAMPLE", 100)
-    monkeypatch.setattr(search, "recall", lambda neighbors, features, sample: found if sample == 100 else 0)
+    monkeypatch.setattr(
+        search, "recall", lambda neighbors, features, sample, device: found if sample == 100 else 0
+    )
     (note,) = [note for note in mined(knn_index="IVF8,Flat").notes if "IVF8,Flat" in note]
     assert told in note and "100 images" in note
 
@@ -94,7 +97,7 @@ def test_knn_accuracy_is_of_the_labelled_val_images_only():
     features, splits = features_and_splits()
     splits["val"].targets[:10] = -1
     splits["val"].targets[10:15] = (splits["val"].targets[10:15] + 1) % CLASSES  # 5 wrong ones of 20
-    assert knn_accuracy(features, splits["train"], splits["val"], "cpu") == 0.75
+    assert knn_accuracy(features, splits["train"], splits["val"], CPU) == 0.75
 
 
 def renumbered(splits, names):
@@ -106,12 +109,12 @@ def renumbered(splits, names):
 
 def test_classes_are_compared_by_name_whatever_their_numbers():
     features, splits = features_and_splits()
-    expected = knn_accuracy(features, splits["train"], splits["val"], "cpu")
+    expected = knn_accuracy(features, splits["train"], splits["val"], CPU)
     renumbered(splits, ["c", "d", "a", "b"])  # no val image is of class d
     splits["val"].targets[0] = -1
     targets = comparable_targets(splits["train"], splits["val"])
     assert targets.tolist() == [-1, *(number % 3 for number in range(1, VAL))]
-    assert knn_accuracy(features, splits["train"], splits["val"], "cpu") == expected == 1
+    assert knn_accuracy(features, splits["train"], splits["val"], CPU) == expected == 1
 
 
 @pytest.mark.parametrize("train, val", [("abc", "abd"), ("abc", "xyz"), ("aab", "abc"), ("012", "cat")])

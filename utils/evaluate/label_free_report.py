@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from utils.console import finite, say
+from utils.distributed import from_main
 from utils.errors import RunError, UserError
 from utils.evaluate import label_free
 from utils.neighbors.search import VAL_NEIGHBORS, load_neighbors, mine_neighbors
@@ -21,11 +22,8 @@ def judge_without_labels(
 
     probabilities: (N, K); features: (N, D) of the backbone, not normalised. The neighbors are those of
     `pretext_dir` if they were mined from these images, else the nearest by the features."""
-    predictions, path, neighbors = probabilities.argmax(dim=1), Path(pretext_dir, NEIGHBORS["val"]), None
-    figures = {}
-    with suppress(RunError, UserError, OSError):  # damaged neighbors are not used
-        if (verify_manifest(path) or {}).get("images_sha256") == dataset.fingerprint:
-            neighbors = load_neighbors(path, len(dataset))
+    predictions, figures = probabilities.argmax(dim=1), {}
+    neighbors = from_main(mined_from, dataset, Path(pretext_dir, NEIGHBORS["val"]))
     try:
         if neighbors is None:
             neighbors = nearest(features, VAL_NEIGHBORS, knn_backend)
@@ -37,6 +35,14 @@ def judge_without_labels(
         figures["silhouette"] = score
     figures["sizes"] = label_free.cluster_sizes(probabilities)
     return finite(figures) | {"confidence_histogram": label_free.confidence_histogram(probabilities)}
+
+
+def mined_from(dataset, path: Path) -> Tensor | None:
+    """The neighbors in a file, if they were mined from these images; damaged ones are not used."""
+    with suppress(RunError, UserError, OSError):
+        if (verify_manifest(path) or {}).get("images_sha256") == dataset.fingerprint:
+            return load_neighbors(path, len(dataset))
+    return None
 
 
 def nearest(features: Tensor, topk: int, backend: str) -> Tensor:

@@ -10,9 +10,12 @@ from torch import Tensor
 
 from utils.arrays import evenly_spaced
 from utils.console import say
+from utils.distributed import rank, world_size
 from utils.errors import UserError, attempt
+from utils.neighbors.exact import of_all_processes
 
-ROWS = 2**15  # of features, handed to faiss at once
+ROWS = 2**15  # of features, added at once from a GPU
+QUERIES = 2**12  # searched for at once, as many as faiss takes for one product
 FORMS = re.compile(r"Flat|IVF([1-9][0-9]{0,8}),Flat|HNSW([2-9]|[1-9][0-9]{1,2})")
 
 
@@ -77,7 +80,8 @@ def build_index(features: Tensor, k: int, index: str):
 def faiss_search(features: Tensor, k: int, index: str = "Flat") -> Tensor:
     """The k rows of largest inner product with each row of features (N, D), falling.
 
-    Returns int64 (N, k), -1 where too few are found."""
-    built = build_index(features, k, index)
-    found = [built.search(part.cpu().numpy(), k)[1] for part in features.split(ROWS)]
-    return torch.from_numpy(np.concatenate(found))
+    Each process builds the index and searches for its share, whole blocks as in exact search. Returns int64
+    (N, k), -1 where too few are found."""
+    built, own = build_index(features, k, index), features.split(QUERIES)[rank() :: world_size()]
+    found = [torch.from_numpy(built.search(part.cpu().numpy(), k)[1]) for part in own or (features[:0],)]
+    return of_all_processes(found, len(features), QUERIES)

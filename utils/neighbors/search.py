@@ -8,50 +8,63 @@ import torch
 from torch import Tensor
 
 from utils.arrays import evenly_spaced, share
-from utils.device import full_precision
+from utils.distributed import on_main
 from utils.errors import UserError
+from utils.neighbors.exact import ROWS, exact_neighbors, itself_first, nearest_by_blocks, of_all_processes
 from utils.neighbors.faiss_index import check_index, faiss_has_gpu, faiss_search, import_faiss
 
 VAL_NEIGHBORS = 5  # mined within the val split; SCAN's validation uses all of them
-MAX_ROWS, MAX_SIMILARITIES = 512, 2**28  # of the similarity matrix held at once; the second is 1 GiB
 
 
-def mine_neighbors(features: Tensor, topk: int, backend: str = "auto", index: str = "Flat") -> Tensor:
+def mine_neighbors(
+    features: Tensor,
+    topk: int,
+    backend: str = "auto",
+    index: str = "Flat",
+    device: torch.device | None = None,
+) -> Tensor:
     """The topk nearest neighbors of every image by inner product, in fp32 even under autocast.
 
     features: (N, D), used as given: rows of unit length give the cosine similarity.
     backend: torch, faiss or auto (see `choose_backend`). index: Flat, which is exact, or the approximate
     IVFn,Flat and HNSWn (see `build_index`); where such an index finds too few, the search is exact.
+    device: where PyTorch searches, if the features do not fit there; else it is theirs.
     Returns int64 (N, topk + 1) on the CPU: column 0 is the image itself, even among exact duplicates, the
     others follow by falling similarity. Raises UserError as `check_minable` and `check_features` do."""
     features = features.detach().float()  # no copy of fp32, which may be memory-mapped
     check_minable(len(features), topk, backend, index=index)
     check_features(features)
     images = torch.arange(len(features))
-    if choose_backend(features, backend, index) == "torch":
-        return exact_neighbors(features, topk, images)
+    device = device or features.device
+    if choose_backend(features, backend, index, device) == "torch":
+        return exact_neighbors(features, topk, images, device)
     candidates = faiss_search(features, topk + 1, index)  # (N, T+1)
     neighbors = itself_first(candidates, images)
     incomplete = (candidates < 0).any(dim=1).nonzero().flatten()
-    neighbors[incomplete] = exact_neighbors(features, topk, incomplete)
+    if len(incomplete):
+        neighbors[incomplete] = exact_neighbors(features, topk, incomplete, device)
     return neighbors
 
 
-def recall(neighbors: Tensor, features: Tensor, sample: int = 1000) -> float:
+def recall(
+    neighbors: Tensor, features: Tensor, sample: int = 1000, device: torch.device | None = None
+) -> float:
     """Share of the exact nearest neighbors among those found, of at most `sample` images, evenly spaced.
 
     neighbors: int64 (N, T+1), column 0, the image itself, left out; features: (N, D) fp32."""
     rows = evenly_spaced(sample, len(features))  # (S,)
-    exact = exact_neighbors(features, neighbors.shape[1] - 1, rows)[:, 1:]  # (S, T)
+    exact = exact_neighbors(features, neighbors.shape[1] - 1, rows, device)[:, 1:]  # (S, T)
     return share((exact[:, :, None] == neighbors[rows, None, 1:]).any(dim=2))
 
 
-def choose_backend(features: Tensor, backend: str, index: str = "Flat") -> str:
-    """`auto` is faiss where it can search on the features' device or `index` needs it, else torch."""
+@on_main  # all processes have to search in the same way
+def choose_backend(features: Tensor, backend: str, index: str = "Flat", device=None) -> str:
+    """`auto` is faiss where it can search on the features' device or `index` needs it, else torch. It is also
+    torch where the features do not fit the device."""
     if backend != "auto":
         return backend
-    faiss = import_faiss()
-    usable = faiss is not None and (not features.is_cuda or faiss_has_gpu(faiss))
+    faiss, fits = import_faiss(), device is None or device.type == features.device.type
+    usable = fits and faiss is not None and (not features.is_cuda or faiss_has_gpu(faiss))
     return "faiss" if usable or index != "Flat" else "torch"
 
 
@@ -74,7 +87,7 @@ def check_minable(num_images: int, topk: int, backend: str, split="train", index
 
 def check_features(features: Tensor) -> None:
     """Raise UserError for rows of features (N, D) without neighbors: NaN, infinite or zero-norm."""
-    norms = torch.cat([rows.norm(dim=1) for rows in features.split(MAX_ROWS)])  # (N,)
+    norms = torch.cat([rows.norm(dim=1) for rows in features.split(ROWS)])  # (N,)
     bad = (~norms.isfinite() | (norms == 0)).nonzero().flatten().tolist()
     if bad:
         found = f"{len(bad)} of {len(features)} features are NaN, infinite or all zero"
@@ -83,55 +96,34 @@ def check_features(features: Tensor) -> None:
         raise UserError(f"{found}, such as rows {rows}, and have no neighbors: {remedy}")
 
 
-def itself_first(candidates: Tensor, images: Tensor) -> Tensor:
-    """Move each image's own number to column 0; if duplicates pushed it out, the last candidate is dropped.
-
-    candidates: int64 (Q, T+1), of the images (Q,)."""
-    dropped = candidates == images[:, None]  # (Q, T+1), at most one True a row
-    dropped[:, -1] |= ~dropped.any(dim=1)  # exactly one
-    others = candidates[~dropped].view(len(images), candidates.shape[1] - 1)  # (Q, T)
-    return torch.cat([images[:, None], others], dim=1)
-
-
-def exact_neighbors(features: Tensor, topk: int, rows: Tensor) -> Tensor:
-    """The images `rows` (Q,) and their topk nearest by falling inner product: int64 (Q, topk + 1) on the CPU.
-
-    features: (N, D) fp32, searched on their device in bounded memory."""
-    nearest, block = torch.empty(len(rows), topk + 1, dtype=torch.int64), rows_at_once(len(features))
-    buffer = features.new_empty(min(block, len(rows)), len(features))  # (B, N), reused: takes half the time
-    with full_precision():
-        for start in range(0, len(rows), block):
-            queries = features[rows[start : start + block]]  # (B, D)
-            similarity = torch.mm(queries, features.T, out=buffer[: len(queries)])  # (B, N)
-            nearest[start : start + block] = similarity.topk(topk + 1, dim=1).indices
-    return itself_first(nearest, rows)
-
-
-def rows_at_once(num_images: int) -> int:
-    return max(1, min(MAX_ROWS, MAX_SIMILARITIES // num_images))
-
-
 def weighted_knn(
-    memory: Tensor, memory_targets: Tensor, queries: Tensor, num_classes: int, k=100, temperature=0.1
+    memory: Tensor,
+    memory_targets: Tensor,
+    queries: Tensor,
+    num_classes: int,
+    k=100,
+    temperature=0.1,
+    device: torch.device | None = None,
 ) -> Tensor:
-    """Classify by the k nearest of a memory (Wu et al., arXiv:1805.01978, sec. 3.4): int64 (Q,).
+    """Classify by the k nearest of a memory (Wu et al., arXiv:1805.01978, sec. 3.4): int64 (Q,) on the CPU.
 
-    memory: (N, D) with int64 classes (N,), queries: (Q, D), both of unit length. Each of the k nearest rows
-    votes for its class with exp(similarity / temperature); rows of target -1 do not vote."""
-    memory_targets = memory_targets.to(memory.device)
+    memory: (N, D) fp32 with int64 classes (N,), queries: (Q, D), both of unit length. Each of the k nearest
+    rows votes for its class with exp(similarity / temperature); rows of target -1 do not vote. Searched on
+    `device`, which is the memory's if it is not given."""
+    device = device or memory.device
+    memory_targets = memory_targets.to(device)
     unlabelled = memory_targets < 0  # (N,)
     num_voters = len(memory) - int(unlabelled.sum())
     if num_voters == 0:
         raise ValueError("no row of the memory is labelled")
-    predictions = []
-    for rows in queries.split(rows_at_once(len(memory))):
-        similarity = (rows @ memory.T).float().masked_fill_(unlabelled, -torch.inf)  # (B, N)
-        similarity, nearest = similarity.topk(min(k, num_voters), dim=1)  # (B, k) each
+    k, rows, predictions = min(k, num_voters), torch.arange(len(queries)), []
+    for _, similarity, nearest in nearest_by_blocks(queries, rows, memory, k, device, unlabelled):
         # Shifted by the largest similarity, which changes no vote and cannot overflow.
         weights = ((similarity - similarity[:, :1]) / temperature).exp()  # (B, k)
-        votes = weights.new_zeros(len(rows), num_classes)  # (B, C)
-        predictions.append(votes.scatter_add(1, memory_targets[nearest], weights).argmax(dim=1))
-    return torch.cat(predictions)
+        votes = weights.new_zeros(len(weights), num_classes)  # (B, C)
+        votes.scatter_add_(1, memory_targets[nearest], weights)
+        predictions.append(votes.argmax(dim=1).cpu())
+    return of_all_processes(predictions, len(queries))
 
 
 def neighbors_to_bytes(neighbors: Tensor) -> bytes:

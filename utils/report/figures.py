@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from utils.console import warnings_ignored
+from utils.distributed import main_only
 from utils.evaluate.clustering import clustering_warnings, evaluate_clusters, map_clusters
 from utils.report import canvas
 from utils.report.canvas import BLUE, DPI, FAINT, INK, labels_of, save_png
@@ -114,6 +115,7 @@ def matching_figure(dataset, predictions: Tensor, metrics: Mapping):
     return figure
 
 
+@main_only
 def plot_neighbors(dataset, neighbors: np.ndarray, path: Path, anchors: int = 10, columns: int = 11) -> None:
     """Draw some images (anchors, evenly spaced over the data set), each with its nearest neighbors.
 
@@ -150,9 +152,16 @@ def plot_prototypes(dataset, prototypes: Mapping, names: Mapping[int, str], path
     return paths
 
 
+@main_only
 def draw_curves(folder: Path) -> None:
     """Write curves.png of the log in a run's folder."""
     save_png(curves_figure(folder / "log.jsonl"), folder / "curves.png")
+
+
+@main_only
+def draw_confusion(folder: Path, dataset, predictions: Tensor, metrics: Mapping) -> bool:
+    """Write confusion_matrix.png into a run's folder, if there are labels; returns whether there are."""
+    return save_png(matching_figure(dataset, predictions, metrics), folder / "confusion_matrix.png", **TIGHT)
 
 
 def conclude(run, title: str, probabilities: Tensor, val_set) -> None:
@@ -164,7 +173,6 @@ def conclude(run, title: str, probabilities: Tensor, val_set) -> None:
     run.log.final(title, metrics)
     for warning in clustering_warnings(metrics):
         run.log.warn(warning)
-    confusion = matching_figure(val_set, probabilities.argmax(dim=1), metrics)
-    drawn = save_png(confusion, run.path / "confusion_matrix.png", **TIGHT)
+    drawn = draw_confusion(run.path, val_set, probabilities.argmax(dim=1), metrics)
     draw_curves(run.path)
     run.finish("the model, curves.png and confusion_matrix.png" if drawn else "the model and curves.png")

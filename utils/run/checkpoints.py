@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from utils.distributed import from_main, share_weights, world_size
 from utils.errors import RunError, UserError
 from utils.mypath import written
 from utils.run import signals
@@ -89,10 +90,10 @@ class Checkpointer:
 
         Raises UserError for a checkpoint of another run, and if training would replace a model."""
         path = self.folder.checkpoint
-        content, fault = load_checkpoint(path)
+        content, fault = from_main(load_checkpoint, path)
         warnings = [f"{fault}; going on from the checkpoint before"] if fault else []
         if content:
-            self._check(content)
+            from_main(self._check, content)
             try:
                 load_strictly(model, content["model"], path)
                 optimizer.load_state_dict(content["optimizer"])
@@ -100,11 +101,15 @@ class Checkpointer:
                 raise UserError(f"{path} is no checkpoint of this run ({error}): {REMEDY}") from error
             values = values | {name: content[name] for name in values if name in content}
             self.finished, self.begun = content["epoch"], content.get("begun_epoch", {})
+            if (before := content.get("processes", 1)) != world_size():
+                remark = f"begun with {before} processes, going on with {world_size()}"
+                warnings.append(f"{remark}: the result is the same up to rounding, not to the last bit")
         elif self.folder.has_result():
             raise UserError(
                 f"{self.folder.path} holds a model but no checkpoint, and training would replace the model: "
                 f"put the checkpoint back, mine with the model if it is the pretext's (--model), or {REMEDY}"
             )
+        share_weights(model)
         self.saved = {"model": model, "optimizer": optimizer}
         self.values = values
         self.first_epoch = self.finished
@@ -130,23 +135,25 @@ class Checkpointer:
 
     def after_step(self, meter: Meter) -> None:
         """Save within the epoch, if it is time or the run is to stop."""
-        if signals.requested() or time.monotonic() - self.last_save >= 60 * self.save_minutes:
+        if signals.agreed(time.monotonic() - self.last_save >= 60 * self.save_minutes):
             meter.averages()  # raises if they are not finite
             self._save(meter.state())
 
     def end_epoch(self, epoch: int, values: dict[str, Any]) -> None:
         """Save after the first and the last epoch and before a stop; after others if the last save is old."""
         self.finished, self.values = epoch + 1, values
-        is_due = epoch in (self.first_epoch, self.epochs - 1) or signals.requested()
-        if is_due or time.monotonic() - self.last_save >= SAVE_SECONDS:
+        is_due = epoch in (self.first_epoch, self.epochs - 1)
+        if signals.agreed(is_due or time.monotonic() - self.last_save >= SAVE_SECONDS):
             self._save({})
 
     def _save(self, begun: dict) -> None:
         content = {name: part.state_dict() for name, part in self.saved.items()}
-        content |= {"epoch": self.finished, "inputs": self.folder.inputs, **self.values}
+        content |= {"epoch": self.finished, "inputs": self.folder.inputs, "processes": world_size()}
+        content |= self.values
         content |= {"begun_epoch": begun} if begun else {}
         metadata = {"holds": f"checkpoint {place_of(self.finished, begun)}"}
         self.folder.check_claim()
-        save_checkpoint(self.folder.checkpoint, content, metadata | self.folder.splits.get("train", {}))
+        metadata |= self.folder.splits.get("train", {})
+        from_main(save_checkpoint, self.folder.checkpoint, content, metadata)
         self.last_save = time.monotonic()
-        signals.stop_if_requested()
+        signals.stop_if_agreed()

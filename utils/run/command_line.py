@@ -10,6 +10,7 @@ from typing import NoReturn
 from easydict import EasyDict
 
 import utils
+from utils import distributed
 from utils.config import check_stage, load_config, values
 from utils.console import UNHEARD, any_console
 from utils.device import lack_of_memory, own_torch
@@ -64,28 +65,44 @@ def command(main: Callable[[], None]) -> None:
 
     Anything else is a bug of ours and shows its traceback."""
     try:
-        with signals.answered(), own_torch():
-            main()
-    except (UserError, RunError) as error:
-        _end(f"error: {error}", error.exit_code)
-    except (RuntimeError, MemoryError) as error:
-        lack = lack_of_memory(error)
-        reason = f"not enough memory ({lack}): use device=cpu, or free memory" if lack else lost_worker(error)
-        if not reason:
-            raise
-        _end(f"error: {reason}", RunError.exit_code)
-    except OSError as error:
-        if error.filename is None or isinstance(error, FileNotFoundError):
-            raise
-        _end(f"error: {explain(error, error.filename)}", RunError.exit_code)
-    except KeyboardInterrupt as stop:
-        remark = "stopped; the same command without --restart goes on from the last checkpoint"
-        _end(f"\n{remark}", getattr(stop, "code", 130))
+        with signals.answered():
+            _run(main)
     finally:
         utils.put_back()
 
 
-def _end(message: str, code: int) -> NoReturn:
-    with suppress(*UNHEARD):
-        print(message, file=sys.stderr)
+def _run(main: Callable[[], None]) -> None:
+    """Run `main`, and say how it ended; no signal disturbs that: torchrun sends one when a process ends."""
+    try:
+        with own_torch(), distributed.started():
+            main()
+    except KeyboardInterrupt as stop:
+        signals.ignore()
+        remark = "stopped; the same command without --restart goes on from the last checkpoint"
+        _end(f"\n{remark}", getattr(stop, "code", 130), distributed.is_main())
+    except Exception as error:
+        signals.ignore()
+        if message := _explained(error):
+            code = getattr(error, "exit_code", RunError.exit_code)
+            _end(f"error: {message}", code, distributed.may_speak())
+        if distributed.may_speak():
+            raise
+        sys.exit(1)
+
+
+def _explained(error: Exception) -> str:
+    """An error in one line; "" for a bug of ours."""
+    if isinstance(error, UserError | RunError):
+        return str(error)
+    if lack := lack_of_memory(error):
+        return f"not enough memory ({lack}): use device=cpu, or free memory"
+    if isinstance(error, OSError) and error.filename is not None and not isinstance(error, FileNotFoundError):
+        return explain(error, error.filename)
+    return lost_worker(error) or distributed.lost_process(error) if isinstance(error, RuntimeError) else ""
+
+
+def _end(message: str, code: int, speaks: bool) -> NoReturn:
+    if speaks:
+        with suppress(*UNHEARD):
+            print(message, file=sys.stderr)
     sys.exit(code)

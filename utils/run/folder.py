@@ -5,15 +5,16 @@ import math
 import os
 import textwrap
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from utils.config import config_hash, load_config, resume_differences, save_config
+from utils.distributed import from_main, on_main
 from utils.errors import RunError, UserError
 from utils.run.checkpoints import REMEDY, has_checkpoint
-from utils.run.inputs import check_images, split_metadata, verify_inputs
+from utils.run.inputs import check_images, check_same_everywhere, split_metadata, verify_inputs
 from utils.run.lock import ELSEWHERE, locked
 from utils.stages import MODEL, NEIGHBORS, STAGES
 from utils.storage.files import (
@@ -48,6 +49,7 @@ class RunFolder:
         self.check_claim = lambda: None  # see `locked`
         self._refuse_other_settings()
 
+    @on_main
     def _refuse_other_settings(self) -> None:
         path = self.path / "config.yml"
         is_begun = path.is_file() and (has_checkpoint(self.checkpoint) or self.ending.is_file())
@@ -65,7 +67,7 @@ class RunFolder:
 
     def start_from(self) -> dict[str, Path]:
         """Verify the files of the stage before, and return their paths by name."""
-        self.manifests = verify_inputs(self.cfg)
+        self.manifests = from_main(verify_inputs, self.cfg)
         self.inputs |= {path.name: sha256_of(path) for path in self.manifests}
         return {path.name: path for path in self.manifests}
 
@@ -81,6 +83,7 @@ class RunFolder:
         names = {"train": (self.cfg.train_db_name, train_set), "val": (self.cfg.val_db_name, val_set)}
         self.splits |= {split: split_metadata(name, split, data) for split, (name, data) in names.items()}
         self.inputs |= {f"{split} images": meta["images_sha256"] for split, meta in self.splits.items()}
+        check_same_everywhere(self.inputs)
         check_images(self.cfg, self.manifests, self.splits)
 
     # -- from here on files change
@@ -89,37 +92,45 @@ class RunFolder:
     def claimed(self) -> Iterator[None]:
         """Make the folder and lock it. With `restart`, what it holds is moved aside, to `<folder>.old-1` and
         so on. Raises UserError if meanwhile a run with other settings has been here."""
-        with storage_errors(self.path, elsewhere=ELSEWHERE):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-        with locked(self.path) as self.check_claim:
-            self._refuse_other_settings()
-            with storage_errors(self.path, elsewhere=ELSEWHERE):
-                if self.restart and self.path.exists():
-                    move_aside(self.path)
-                self.path.mkdir(exist_ok=True)
-                for name in WRITTEN:
-                    for left_by_a_killed_run in self.path.glob(f"{name}*.part"):
-                        left_by_a_killed_run.unlink()
+        with ExitStack() as lock:
+            from_main(self._claim, lock)
             yield
 
+    def _claim(self, lock: ExitStack) -> None:
+        with storage_errors(self.path, elsewhere=ELSEWHERE):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.check_claim = lock.enter_context(locked(self.path))
+        self._refuse_other_settings()
+        with storage_errors(self.path, elsewhere=ELSEWHERE):
+            if self.restart and self.path.exists():
+                move_aside(self.path)
+            self.path.mkdir(exist_ok=True)
+            for name in WRITTEN:
+                for left_by_a_killed_run in self.path.glob(f"{name}*.part"):
+                    left_by_a_killed_run.unlink()
+
+    @on_main
     def open(self) -> None:
         """Write the settings; the stage is not finished any more."""
         with storage_errors(self.ending):
             self.ending.unlink(missing_ok=True)
         save_config(self.cfg, self.path / "config.yml")
 
+    @on_main
     def has_result(self) -> bool:
         """Whether training would replace a model. SCAN writes its own before its first checkpoint."""
         model = self.path / MODEL
         is_begun = self.cfg.setup == "scan" and manifest_path(model).is_file() and not self.ending.is_file()
         return model.is_file() and not is_begun
 
+    @on_main
     def save_model(self, content: dict, **values) -> None:
         """Write model.pth.tar, tensors and plain values. values: what else its manifest says."""
         metadata = {"holds": f"model of {self.cfg.setup}", **self.splits["train"], "made_from": self.inputs}
         self.check_claim()
         save_with_manifest(self.path / MODEL, to_bytes(content), metadata | values)
 
+    @on_main
     def loss_of_model(self, best: float) -> float:
         """The loss with which model.pth.tar was saved; `best`, the run's lowest, if its manifest has none;
         infinite if no whole model is there.
@@ -130,6 +141,7 @@ class RunFolder:
                 return (verify_manifest(path) or {}).get("loss", best)
         return math.inf
 
+    @on_main
     def save_neighbors(self, split: str, content: bytes, topk: int) -> None:
         """Write the neighbor file of a split and its manifest, which names the weights it was mined with."""
         metadata = {"holds": "nearest neighbors", **self.splits[split], "topk": topk}
@@ -138,10 +150,12 @@ class RunFolder:
 
     # -- the end
 
+    @on_main
     def finish(self) -> None:
         """Write finished.json: the stage has come to its end, with these settings, inputs and results."""
         write_whole({self.ending: self._description()})
 
+    @on_main
     def is_finished(self) -> bool:
         """Whether the stage has ended here with this config, and with the inputs and results of now."""
         if self.restart or not self.ending.is_file():

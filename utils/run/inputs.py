@@ -10,6 +10,7 @@ from typing import Any
 from utils.config import load_config
 from utils.config.load import flatten
 from utils.config.values import write_override
+from utils.distributed import everywhere_equal
 from utils.errors import UserError
 from utils.mypath import SCRIPTS, written
 from utils.stages import MODEL, NEIGHBORS, SCRIPT_OF, STAGES
@@ -45,6 +46,13 @@ def verify_inputs(cfg) -> dict[Path, dict[str, Any]]:
                 f"`{command}`"
             )
     return manifests
+
+
+def check_same_everywhere(digests: Any) -> None:
+    """Raise UserError unless all processes of the run have the same digests of what they have read."""
+    if not everywhere_equal(digests):
+        remedy = "give all machines the same files, and the same paths to them"
+        raise UserError(f"the processes do not see the same images or weights: {remedy}")
 
 
 def check_images(cfg, manifests: dict[Path, dict[str, Any]], splits: dict[str, dict[str, Any]]) -> None:

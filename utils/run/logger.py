@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.console import finite, print_metrics, readable_number, say, styled
+from utils.distributed import main_only
 from utils.errors import attempt
 from utils.storage.files import storage_errors
 
@@ -21,6 +22,7 @@ class Logger:
         self.folder, self.path = folder, folder / "log.jsonl"
         self.new_writer = self.writer = None  # TensorBoard's
 
+    @main_only
     def find_tensorboard(self) -> None:
         """Before training: use TensorBoard where it is installed."""
         self.new_writer = self._tried(lambda: import_module("torch.utils.tensorboard").SummaryWriter)
@@ -72,6 +74,7 @@ class Logger:
             print_metrics(title, metrics)
             self._append({"final": title, **metrics})
 
+    @main_only
     def _append(self, entry: dict) -> None:
         with storage_errors(self.path), open(self.path, "ab+") as file:
             if file.seek(0, 2) > 0:

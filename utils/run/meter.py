@@ -49,8 +49,8 @@ class Meter:
             for batch in self.loader:
                 yield batch
                 self.step += 1
-                self.images += len(batch.index)
-                bar.update(len(batch.index))
+                self.images += size
+                bar.update(size)
                 if self.step % self.log_every == 0 and self.measured:
                     bar.set_postfix(loss=f"{self._means()['train/loss']:.4f}")
                 self.after_step(self)

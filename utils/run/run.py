@@ -93,7 +93,8 @@ class Run:
         self.start = time.monotonic()
         with signals.waiting():
             yield from range(self.checkpoints.finished, self.cfg.epochs)
-        signals.stop_if_requested()
+        signals.agreed(False)
+        signals.stop_if_agreed()
 
     def meter(self, loader, epoch: int) -> Meter:
         """The remaining steps of an epoch; after each the run may be saved."""

@@ -163,7 +163,8 @@ def test_a_run_on_own_pictures_is_named_after_their_folder(path, name, tmp_path,
 def test_the_defaults():
     assert config("# nothing\n") == config("seed: 0") == config()
     assert config() == {
-        **{"root_dir": "results", "seed": 0, "device": "auto", "precision": "auto", "knn_backend": "auto"},
+        **{"root_dir": "results", "seed": 0, "device": "auto", "precision": "auto", "batch_norm": "global"},
+        "knn_backend": "auto",
         **{"knn_every": 10, "log_every": 10, "num_workers": 16, "knn_index": "Flat", "on_error": "stop"},
         **{"folder": {"val_share": 0.2, "labels": "none"}, "model_kwargs": {"stem": "auto", "width": 64}},
         **{"num_heads": 1, "cached_views": 0, "use_ema": False, "ema_batch_norm": "start"},
@@ -278,6 +279,7 @@ RANGES = [  # keys, values that all of them take, values that none of them takes
     ("setup", ["scan", "selflabel"], ["SCAN", "eval"]),
     ("train_db_name val_db_name", ["cifar-10", "imagenet_50", "digits", "folder"], ["cifar10", "test"]),
     ("precision", ["auto", "fp32", "tf32", "bf16"], ["fp16"]),
+    ("batch_norm", ["global", "per_process"], ["local"]),
     ("epochs log_every max_images num_heads num_neighbors model_kwargs.width", [1], [0, -1]),
     (f"seed num_workers cached_views {AUGMENT}.num_strong_augs", [0], [-1]),
     ("num_classes batch_size", [2], [1]),

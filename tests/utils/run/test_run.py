@@ -80,7 +80,7 @@ def test_a_folder_holds_the_whole_config_and_a_checkpoint_of_tensors_and_plain_t
     folder = Run(cfg).folder
     assert load_config(None, folder.path / "config.yml") == cfg
     content = torch.load(folder.checkpoint, weights_only=True)
-    assert content.keys() == {"model", "optimizer", "epoch", "best_loss", "inputs"}
+    assert content.keys() == {"model", "optimizer", "epoch", "best_loss", "inputs", "processes"}
     assert folder.checkpoint.name == "checkpoint.pth.tar" and content["epoch"] == 3
     assert content["model"].keys() == model.state_dict().keys()
 

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 import pytest
 
 from utils.run import signals
-from utils.run.signals import Stopped, answered, stop_if_requested, waiting
+from utils.run.signals import Stopped, answered, stop_if_agreed, waiting
 
 
 @pytest.fixture(autouse=True)
@@ -33,11 +33,11 @@ def test_outside_of_training_a_signal_stops_at_once_with_the_shells_code(number,
 @SIGNALS
 def test_in_training_the_first_signal_only_asks_and_says_so(number, code, capfd):
     with waiting():
-        stop_if_requested()
+        stop_if_agreed()
         send(number)
-        assert signals.requested()
+        assert signals.agreed(False)
         with pytest.raises(Stopped) as stop:
-            stop_if_requested()
+            stop_if_agreed()
     assert stop.value.code == code
     assert capfd.readouterr().err
 
@@ -51,7 +51,7 @@ def test_a_signal_is_answered_though_nobody_reads_what_it_says():
     try:
         with waiting():
             send(signal.SIGINT)
-            assert signals.requested()
+            assert signals.agreed(False)
     finally:
         os.dup2(stderr, 2)
 
@@ -64,13 +64,27 @@ def test_the_second_signal_in_training_stops_at_once():
     assert stop.value.code == 143
 
 
+def test_among_several_processes_a_second_signal_stops_no_save(monkeypatch):
+    """torchrun and SLURM may send one each, and more may come while the processes end."""
+    monkeypatch.setattr(signals.distributed, "_size", 2)
+    monkeypatch.setattr(signals.distributed, "_is_alone", True)  # as while the main process saves
+    with waiting():
+        send(signal.SIGTERM)
+        send(signal.SIGINT)
+        assert signals.agreed(False)
+    with pytest.raises(Stopped):
+        stop_if_agreed()
+    send(signal.SIGTERM)
+
+
 def test_a_request_made_in_the_last_moment_of_training_is_not_lost_and_the_next_training_forgets_it():
     with waiting():
         send(signal.SIGTERM)
+    assert signals.agreed(False)
     with pytest.raises(Stopped):
-        stop_if_requested()
+        stop_if_agreed()
     with waiting():
-        assert not signals.requested()
+        assert not signals.agreed(False)
 
 
 def test_a_run_that_ended_within_its_epochs_leaves_no_waiting_to_the_next():
@@ -102,7 +116,7 @@ def test_the_former_handlers_come_back_however_the_block_ends(error):
 def test_a_closed_terminal_stops_nothing(training):
     with training():
         send(signal.SIGHUP)
-        assert not signals.requested()
+        assert not signals.agreed(False)
 
 
 def test_in_another_thread_than_the_main_one_a_run_works_and_no_handler_changes():
