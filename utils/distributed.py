@@ -42,7 +42,9 @@ def started() -> Iterator[None]:
     has_gpus = torch.cuda.is_available() and dist.is_nccl_available()
     if has_gpus:
         torch.cuda.set_device(local_rank() % torch.cuda.device_count())
-    store, _rank, _size = next(dist.rendezvous("env://"))  # the store of torchrun
+    store, _rank, _size = next(dist.rendezvous("env://"))
+    # torchrun's store outlives its processes: new ones must not find the addresses of lost ones there.
+    store = dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
     backend = "cpu:gloo,cuda:nccl" if has_gpus else "gloo"
     dist.init_process_group(backend, timeout=LONGEST_WAIT, store=store, rank=_rank, world_size=_size)
     try:
