@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 LONGEST_WAIT = timedelta(hours=2)  # of one process for another, such as for one that downloads
+LONGEST_CALL = timedelta(minutes=1)  # of a process to torchrun, which has started it and so is there
 PR_SET_PDEATHSIG = 1  # of Linux: the signal that a process gets when its parent ends
 
 _size = 1  # how many processes there are, from `started` on
@@ -42,7 +43,7 @@ def started() -> Iterator[None]:
     has_gpus = torch.cuda.is_available() and dist.is_nccl_available()
     if has_gpus:
         torch.cuda.set_device(local_rank() % torch.cuda.device_count())
-    store, _rank, _size = next(dist.rendezvous("env://"))
+    store, _rank, _size = next(dist.rendezvous("env://", timeout=LONGEST_CALL))
     # torchrun's store outlives its processes: new ones must not find the addresses of lost ones there.
     store = dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
     backend = "cpu:gloo,cuda:nccl" if has_gpus else "gloo"
