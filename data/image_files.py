@@ -59,6 +59,8 @@ def fault_of(path: Path | str) -> str:
     try:
         with _decoded(path, 1, MAX_ASPECT):
             return ""
+    except MemoryError:
+        raise
     except Exception as error:  # Pillow raises a dozen kinds
         return reason_of(error)
 
