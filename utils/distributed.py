@@ -110,8 +110,8 @@ def share_of(rows: int, process: int | None = None) -> slice:
 def all_of(values: Tensor) -> list[Tensor]:
     """The values of each process, by its number, without gradients; all have one shape.
 
-    On CPUs it asks again and again whether they are there: a core that falls asleep, above all a virtual
-    one, takes longer to wake up than most messages."""
+    On CPUs it asks again and again whether they are there: between steps of work that took half as long as
+    to sleep until they come, on the machine of benchmarks/RESULTS.md."""
     parts = [torch.empty_like(values) for _ in range(_size)]
     message = dist.all_gather(parts, values, async_op=True)
     while not (values.is_cuda or message.is_completed()):
