@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from utils.device import lack_of_memory
 from utils.errors import UserError
 from utils.stages import MODEL
 from utils.storage.files import verify_manifest
@@ -57,6 +58,8 @@ def read_tensors(path) -> dict:
             warnings.simplefilter("ignore")  # PyTorch's advice on a bad file, such as another pickle protocol
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch, pickle and zipfile raise a dozen kinds for a bad file
+        if lack_of_memory(error):
+            raise
         fault = "it is damaged, or holds more than tensors and plain values (nothing in it was run)"
         size = Path(path).stat().st_size
         raise UserError(f"{path} ({size} bytes) cannot be read: {fault}; put the right file there") from error
