@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from utils.errors import UserError
+from utils.storage.files import explain
 
 KIND = "a CSV table with commas, semicolons or tabs between cells, in UTF-8 or UTF-16"
 
@@ -35,7 +36,9 @@ def read_table(
             needed = f"the columns {' and '.join(columns)} in {KIND}"
             raise UserError(f"{path}: should have {needed}, but has {heading!r}")
         rows = list(csv.reader(io.StringIO(text, newline=""), **layout, strict=True))
-    except (OSError, UnicodeError, csv.Error) as error:
+    except OSError as error:
+        raise UserError(explain(error, path, "read")) from error
+    except (UnicodeError, csv.Error) as error:
         raise UserError(f"{path} cannot be read ({error}): it should be {KIND}") from error
     rows = [row for row in rows if any(map(str.strip, row))][1:]
     for row in rows:
@@ -47,8 +50,8 @@ def read_table(
 
 
 def plain(cell: str) -> str:
-    """A cell without space around it, and a whole number without the `.0` that other programs give it."""
-    return re.sub(r"\A(-?\d+)\.0+\Z", r"\1", cell.strip())
+    """A cell without space around it, and a whole number without the `.0` or `,0` of other programs."""
+    return re.sub(r"\A(-?\d+)(\.0+|,00?)\Z", r"\1", cell.strip())
 
 
 def table_bytes(rows: Iterable[Sequence]) -> bytes:
