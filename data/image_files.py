@@ -77,7 +77,7 @@ def reason_of(error: Exception) -> str:
 @contextmanager
 def _decoded(file: Path | str | BinaryIO, draft: int = 0, max_aspect: float = math.inf):
     """A context with the first image in a file, upright by its EXIF. draft: the least side of a JPEG, if not
-    the whole is needed. Raises ValueError for floating-point pixels and a higher aspect."""
+    the whole is needed. Raises ValueError for floating-point or negative pixels and a higher aspect."""
     with ExitStack() as stack:
         if isinstance(file, (str, Path)):
             file = stack.enter_context(open(file, "rb"))
@@ -98,6 +98,8 @@ def _decoded(file: Path | str | BinaryIO, draft: int = 0, max_aspect: float = ma
             ImageOps.exif_transpose(image, in_place=True)
         if image.mode == "F":
             raise ValueError("floating-point pixels, whose range is unknown: save it with 8 or 16 bits")
+        if image.mode == "I" and image.getextrema()[0] < 0:
+            raise ValueError("values below 0 or above 2**31 - 1: save it with 8 or 16 bits, from 0 on")
         yield image
 
 
@@ -148,7 +150,7 @@ def _highest(image: Image.Image) -> int:
     if not image.info["is_deep"]:
         return 0
     if image.mode.startswith("I"):
-        return max(0, int(np.asarray(image).max()))
+        return int(np.asarray(image).max())
     return 255 + 256 * int(np.max(image.convert("RGB").getextrema()))
 
 

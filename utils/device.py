@@ -13,7 +13,11 @@ from torch import Tensor
 from utils import distributed
 from utils.errors import UserError, attempt
 
-MEMINFO, CONTAINER = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
+MEMINFO, GROUPS, LIMITS = Path("/proc/meminfo"), Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+LIMIT_FILES = {  # of both versions of cgroups: limit, use, and what its cached files are named by
+    "": ("memory.max", "memory.current", ""),
+    "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
+}
 
 
 def cpu_count() -> int:
@@ -23,17 +27,29 @@ def cpu_count() -> int:
 
 
 def free_memory() -> int:
-    """Bytes of host memory that this process can still have, by the system and by a container's limit; 4 GiB
-    where neither says. The system's cache of files counts as free."""
+    """Bytes of host memory that this process can still have, by the system and by the limits of a container
+    or a job; 4 GiB where none says. The system's cache of files counts as free."""
     free = []
     with suppress(OSError, IndexError, ValueError):  # Linux
         lines = MEMINFO.read_text().splitlines()
         free += [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
-    with suppress(OSError, ValueError):  # a container of Linux; "max" is no limit
-        limit, used = (int((CONTAINER / name).read_text()) for name in ("memory.max", "memory.current"))
-        usage = dict(line.split() for line in (CONTAINER / "memory.stat").read_text().splitlines())
-        free.append(limit - used + sum(int(usage.get(name, 0)) for name in ("active_file", "inactive_file")))
+    with suppress(OSError):
+        for _, kind, group in (line.split(":", 2) for line in GROUPS.read_text().splitlines()):
+            names = Path(group).parts[1:]
+            folders = [Path(LIMITS, kind, *names[:depth]) for depth in range(len(names) + 1)]
+            free += [left for folder in folders for left in _below_limit(folder, *LIMIT_FILES.get(kind, ()))]
     return max(0, min(free, default=4 * 2**30)) // distributed.local_world_size()
+
+
+def _below_limit(folder: Path, *names: str) -> list[int]:
+    """[bytes that the limit of a cgroup leaves], [] for one without limit. names: of LIMIT_FILES."""
+    with suppress(OSError, ValueError):  # "max" is no limit
+        *files, prefix = names
+        limit, used = (int((folder / name).read_text()) for name in files)
+        usage = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        cached = (usage.get(f"{prefix}{kind}_file", 0) for kind in ("active", "inactive"))
+        return [limit - used + sum(map(int, cached))]
+    return []
 
 
 def keep_freed_memory() -> bool:

@@ -9,7 +9,9 @@ from utils.errors import UserError
 from utils.storage.tables import plain, read_table
 
 TABLES = (".csv", ".tsv", ".txt")
-UNKNOWN = ("", "-1", "nan", "<na>", "na", "n/a", "#n/a", "null")  # as R, pandas and Excel write it
+UNKNOWN = (  # as R, pandas, and Excel in several languages write it
+    *("", "-1", "nan", "<na>", "na", "n/a", "#n/a", "#n/d", "#nv", "null"),
+)
 
 
 def read_labels(folder: Path, files: list[str], rule: str) -> dict[str, str]:
@@ -27,7 +29,7 @@ def read_labels(folder: Path, files: list[str], rule: str) -> dict[str, str]:
         table = _read_table(path)
         labels = {name: table.get(_alike(name), "") for name in files}
         if missing := table.keys() - set(map(_alike, files)):
-            text = f"{path}: {len(missing)} of {len(table)} rows name no image, such as {min(missing)}"
+            text = f"{path}: {len(missing)} of {len(table)} rows name no image, such as {min(missing)!r}"
             if len(missing) == len(table):
                 place = f"write paths within {folder.absolute()}, such as {files[0]}, in UTF-8"
                 raise UserError(f"{text}: {place}")

@@ -207,6 +207,24 @@ def test_files_that_are_no_images_or_missing_have_a_fault_without_their_path(pat
         assert (fault := fault_of(path)) and str(path) not in fault
 
 
+def test_an_image_has_no_fault_when_memory_runs_out(path, monkeypatch):
+    def load(_):
+        raise MemoryError
+
+    picture(0, 30, 30).save(path, "PNG")
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", load)
+    with pytest.raises(MemoryError):
+        fault_of(path)
+
+
+def test_values_below_zero_are_a_fault_and_not_black(path):
+    for lowest in (0, -1):
+        Image.fromarray(np.arange(lowest, lowest + 400, dtype=np.int32).reshape(20, 20)).save(path, "TIFF")
+        assert ("below 0" in fault_of(path)) == (lowest < 0)
+    with pytest.raises(ValueError, match="below 0"):
+        read_square(path, 10)
+
+
 @pytest.mark.parametrize("size, fault", [((501, 5), "501 x 5"), ((500, 5), ""), ((5, 501), "5 x 501")])
 def test_an_image_more_than_100_times_as_long_as_wide_has_a_fault(size, fault, path):
     Image.new("RGB", size).save(path, "PNG")

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -47,11 +49,13 @@ def test_mps_is_taken_where_it_can_do_what_is_needed_else_refused_with_the_remed
 def limited(monkeypatch, folder, limit):
     """A machine with 5000 KiB to be had, and a container that uses 900 bytes, 700 of them cached files."""
     (folder / "meminfo").write_text("MemTotal: 9000 kB\nMemFree: 1000 kB\nMemAvailable: 5000 kB\n")
+    (folder / "groups").write_text("1:cpu:/\n0::/\n")
     (folder / "memory.max").write_text(f"{limit}\n")
     (folder / "memory.current").write_text("900\n")
     (folder / "memory.stat").write_text("anon 150\nfile 750\ninactive_file 600\nactive_file 100\n")
     monkeypatch.setattr(utils.device, "MEMINFO", folder / "meminfo")
-    monkeypatch.setattr(utils.device, "CONTAINER", folder)
+    monkeypatch.setattr(utils.device, "GROUPS", folder / "groups")
+    monkeypatch.setattr(utils.device, "LIMITS", folder)
 
 
 @pytest.mark.parametrize(
@@ -66,9 +70,27 @@ def test_memory_is_free_as_far_as_machine_and_container_have_it_cached_files_inc
     assert free_memory() == free
 
 
+@pytest.mark.parametrize(
+    "depth", [0, 1, 2], ids=["the group as seen within a container", "around it", "its own"]
+)
+@pytest.mark.parametrize("version", [1, 2])
+def test_the_limits_of_a_job_and_of_the_groups_around_it_count(version, depth, tmp_path, monkeypatch):
+    limited(monkeypatch, tmp_path, "max")
+    (tmp_path / "groups").write_text({1: "3:cpu:/\n4:memory:/job/7\n0::/\n", 2: "0::/job/7\n"}[version])
+    folder = Path(tmp_path, *["memory"] * (version == 1), *("job", "7")[:depth])
+    folder.mkdir(parents=True, exist_ok=True)
+    names, prefix = {1: (("limit_in_bytes", "usage_in_bytes"), "total_"), 2: (("max", "current"), "")}[
+        version
+    ]
+    for name, value in zip(names, (1000, 900), strict=True):
+        (folder / f"memory.{name}").write_text(f"{value}\n")
+    (folder / "memory.stat").write_text(f"{prefix}active_file 100\n{prefix}inactive_file 600\n")
+    assert free_memory() == 1000 - 900 + 700
+
+
 def test_where_nothing_says_what_is_free_4_gib_are(tmp_path, monkeypatch):
     monkeypatch.setattr(utils.device, "MEMINFO", tmp_path / "gone")
-    monkeypatch.setattr(utils.device, "CONTAINER", tmp_path)
+    monkeypatch.setattr(utils.device, "LIMITS", tmp_path)
     assert free_memory() == 2**32
 
 

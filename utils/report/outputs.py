@@ -47,8 +47,8 @@ def place_of(asked: Namespace, name: str) -> Path:
 def check_places(asked: Namespace) -> None:
     """Raise UserError if the place of an output is no file, or one that cannot be written."""
     for option, name, is_asked in (
+        ("--report", PAGE, asked.report or asked.visualize_prototypes),  # decides where the table goes, too
         ("--out", TABLE, asked.out or asked.predict),
-        ("--report", PAGE, asked.report or asked.visualize_prototypes),
     ):
         path = place_of(asked, name)
         is_file = path.is_file() or not path.exists()  # a device would be replaced by a file

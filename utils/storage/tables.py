@@ -50,8 +50,8 @@ def read_table(
 
 
 def plain(cell: str) -> str:
-    """A cell without space around it, and a whole number without the `.0` that other programs give it."""
-    return re.sub(r"\A(-?\d+)\.0+\Z", r"\1", cell.strip())
+    """A cell without space around it, and a whole number without the `.0` or `,0` of other programs."""
+    return re.sub(r"\A(-?\d+)(\.0+|,00?)\Z", r"\1", cell.strip())
 
 
 def table_bytes(rows: Iterable[Sequence]) -> bytes:

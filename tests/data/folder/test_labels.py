@@ -132,12 +132,18 @@ def test_names_and_labels_match_however_their_accents_are_written(folder):
 
 
 def test_what_other_programs_write_for_unknown_is_no_class_and_floats_are_whole_numbers(tmp_path):
-    labels = ["2.0", "2", "-1.0", "-1", "nan", "NaN", "<NA>", "#N/A", "NULL", "", "  ", "none"]
+    labels = ["2.0", "2", "-1.0", "-1", "nan", "NaN", "<NA>", "#N/A", "#NV", "-1,0", "NULL", "", "  ", "none"]
     files = [f"{row}.png" for row in range(len(labels))]
     rows = "".join(f"{name};{label}\n" for name, label in zip(files, labels, strict=True))
     (tmp_path / "labels.tsv").write_text(f"path;label\n{rows}")
-    known = {"0.png": "2", "1.png": "2", "11.png": "none"}
+    known = {"0.png": "2", "1.png": "2", "13.png": "none"}
     assert read_labels(tmp_path, files, "labels.tsv") == known
+
+
+def test_a_space_too_many_in_a_name_is_seen_in_what_is_said(folder, capsys):
+    (folder.parent / "labels.csv").write_text("path,label\na.png,1\nb.png ,2\n")
+    assert read_labels(folder, ["a.png", "b.png"], str(folder.parent / "labels.csv")) == {"a.png": "1"}
+    assert "'b.png '" in capsys.readouterr().out
 
 
 def test_classes_of_any_number_of_digits_are_ordered_as_numbers(folder):

@@ -128,6 +128,10 @@ def test_a_place_that_cannot_be_written_is_refused_and_the_option_is_the_remedy(
     for wrong in (model.parent / "nowhere" / f"new.{ending}", model.parent):
         with pytest.raises(UserError, match=f"--{option}.*{wrong}"):
             check_places(asked(wrong))
+    with pytest.raises(UserError, match=f"--{option}"):  # the table would lie beside the page
+        check_places(
+            Namespace(**vars(asked(model.parent / "nowhere" / f"new.{ending}")) | {"predict": "pictures"})
+        )
     if option == "report":  # no slip takes the place of a model
         with pytest.raises(UserError, match=str(model)):
             check_places(asked(model))

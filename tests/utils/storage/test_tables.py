@@ -2,6 +2,7 @@
 
 import csv
 import io
+from pathlib import Path
 
 import pytest
 
@@ -56,8 +57,24 @@ def test_other_files_are_refused_with_what_would_be_read(content, tmp_path):
         read_table(tmp_path / "gone.csv", ["path"])
 
 
+def test_a_table_that_may_not_be_read_is_not_said_to_be_of_another_kind(tmp_path, monkeypatch):
+    def denied(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", denied)
+    with pytest.raises(UserError, match=r"table\.csv.*denied") as caught:
+        read_table(tmp_path / "table.csv", ["path"])
+    assert "CSV" not in str(caught.value)
+
+
 def test_whole_numbers_lose_the_zero_that_makes_them_floats():
     cells = {" 3.0 ": "3", "-1.0": "-1", "10.00": "10", "1.5": "1.5", "v1.0": "v1.0", "nan": "nan", "": ""}
+    cells |= {
+        "-1,0": "-1",
+        "2,00": "2",
+        "1,000": "1,000",
+        "1,5": "1,5",
+    }  # of spreadsheets with a decimal comma
     assert {cell: plain(cell) for cell in cells} == cells
 
 

@@ -24,6 +24,17 @@ def test_a_folder_is_not_said_to_be_missing_and_the_file_in_it_is_named(tmp_path
         read_file(tmp_path)
 
 
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_a_file_is_not_said_to_be_damaged_when_memory_runs_out(error, path, monkeypatch):
+    def load(*_, **__):
+        raise error
+
+    path.write_bytes(to_bytes({"w": torch.zeros(2)}))
+    monkeypatch.setattr(torch, "load", load)
+    with pytest.raises(type(error)):
+        read_tensors(path)
+
+
 def text(value):
     return b"X" + struct.pack("<I", len(value)) + value
 
