@@ -255,14 +255,3 @@ def test_16_bits_for_a_whole_pixel_are_no_16_bits_for_each_colour(path):
     path.write_bytes(header + struct.pack("<III", 0xF800, 0x7E0, 0x1F) + struct.pack("<H", 0x0841) * 16)
     dark = read_square(path, 4, bits=12)
     assert dark.info["highest"] == 0 and dark.getextrema() == ((8, 8),) * 3
-
-
-def test_a_lack_of_memory_is_no_fault_of_an_image(path, monkeypatch):
-    picture(0, 8, 8).save(path, "png")
-
-    def too_large(*_, **__):
-        raise MemoryError
-
-    monkeypatch.setattr(image_files, "_decoded", too_large)
-    with pytest.raises(MemoryError):
-        fault_of(path)

@@ -86,9 +86,3 @@ def test_any_text_comes_back_from_a_written_table(tmp_path):
     assert list(csv.reader(text)) == rows and content.startswith(b"path,label\n")
     (tmp_path / "table.csv").write_bytes(content)
     assert read_table(tmp_path / "table.csv", ("path", "label"), errors="surrogateescape") == rows[1:]
-
-
-def test_a_folder_in_the_place_of_a_table_is_no_fault_of_its_text(tmp_path):
-    with pytest.raises(UserError) as error:
-        read_table(tmp_path, ("path", "label"))
-    assert str(tmp_path) in str(error.value) and "UTF-8" not in str(error.value)

@@ -155,14 +155,3 @@ def test_a_missing_file_and_one_without_names_are_refused(path):
     assert_refused(path, "not found")
     torch.save(torch.zeros(3), path)
     assert_refused(path, "model.pth.tar")
-
-
-def test_a_lack_of_memory_is_no_damage_of_the_file(path, monkeypatch):
-    torch.save({"weight": torch.zeros(2)}, path)
-
-    def too_large(*_, **__):
-        raise MemoryError
-
-    monkeypatch.setattr(torch, "load", too_large)
-    with pytest.raises(MemoryError):
-        read_tensors(path)
