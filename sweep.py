@@ -152,7 +152,7 @@ def main(argv: list[str] | None = None) -> None:
     rows = [sweep_table.table_row(variant) for variant in variants]
     suggested, sentence = sweep_table.suggest(rows, list(arguments.variants[0]))
     from_main(write_whole, {folder / "sweep.csv": sweep_table.to_csv(rows)})
-    sweep_table.plot_variants(variants, suggested, folder / "sweep.png")
+    from_main(sweep_table.plot_variants, variants, suggested, folder / "sweep.png")
     for line in (*sweep_table.to_lines(rows), f"{folder} holds sweep.csv, sweep.png and the runs", sentence):
         say(line)
 

@@ -9,9 +9,8 @@ from utils.errors import UserError
 from utils.storage.tables import plain, read_table
 
 TABLES = (".csv", ".tsv", ".txt")
-UNKNOWN = (  # as R, pandas, and Excel in several languages write it
-    *("", "-1", "nan", "<na>", "na", "n/a", "#n/a", "#n/d", "#nv", "null"),
-)
+# As R, pandas, and Excel in several languages write it.
+UNKNOWN = ("", "-1", "nan", "<na>", "na", "n/a", "#n/a", "#n/d", "#nv", "null")
 
 
 def read_labels(folder: Path, files: list[str], rule: str) -> dict[str, str]:

@@ -11,7 +11,6 @@ from pathlib import Path
 from types import ModuleType
 
 from utils.console import say_once
-from utils.distributed import main_only
 from utils.errors import UserError
 from utils.storage.files import write_whole
 
@@ -103,7 +102,6 @@ def encoded(save: Callable, kind: str, **options) -> bytes:
     return file.getvalue()
 
 
-@main_only
 def save_png(figure, path: Path, **options) -> bool:
     """Write a figure, if there is one; returns whether there is."""
     if figure:
