@@ -2,45 +2,50 @@
 
 import math
 import runpy
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn, optim
+from torch import Tensor, nn, optim
 
 runpy.run_path(Path(__file__).resolve().parent / "utils/start.py", run_name=__name__)
 
 from data import open_splits
 from data.augment import train_transform, val_transform
 from data.loader import EVAL_BATCH_SIZE, FeatureLoader, build_loader, eval_loader
-from losses import SCANLoss
-from models import build_model
+from losses import SCANLoss, TEMILoss
+from models import build_model, use_plain_view
+from models.head_start import prepare_heads
+from models.heads import MLPHead
 from models.weights import load_backbone, load_whole, read_weights
 from utils.distributed import from_main, gather, sum_gradients
 from utils.errors import UserError
 from utils.evaluate.clustering import evaluate_clusters
-from utils.evaluate.label_free import neighbor_agreement, scan_validation
-from utils.features import cached_features, extract_features, predict
+from utils.evaluate.label_free import neighbor_agreement, scan_validation, silhouette
+from utils.features import cached_features, extract_features, predict_from
 from utils.neighbors.search import load_neighbors
 from utils.optimizers import build_optimizer, set_learning_rate
 from utils.report.figures import conclude
 from utils.run import Meter, Run, command, stage_config
 from utils.stages import MODEL, NEIGHBORS
+from utils.storage.files import sha256_of
 
 
 class Task(NamedTuple):
     """What is trained, and on what.
 
-    network: a batch's views, or cached features, to a list of logits, one for each head. trained: its part
-    that is in train mode. val_network: the same for the batches of val_loader."""
+    network: a batch's views, or features, to a list of logits, one for each head. trained: its part that is
+    in train mode. saved: what a checkpoint holds. teacher: as network, with the running average of the trained
+    heads, for TEMI; these heads are the model's own."""
 
     network: nn.Module
     trained: nn.Module
     loader: Any
-    criterion: SCANLoss
+    criterion: nn.Module
     optimizer: optim.Optimizer
-    val_network: nn.Module
-    val_loader: Any
+    saved: nn.Module
+    teacher: nn.Module | None = None
 
 
 def train_epoch(task: Task, meter: Meter, autocast) -> dict[str, float]:
@@ -61,51 +66,95 @@ def train_epoch(task: Task, meter: Meter, autocast) -> dict[str, float]:
     return meter.averages()
 
 
-def end_to_end(cfg, model: nn.Module, train_set, val_set, neighbors, device) -> Task:
+def train_epoch_temi(task: Task, meter: Meter, autocast) -> tuple[dict[str, float], Tensor]:
+    """As `train_epoch`, with TEMI; returns the epoch's averages, and each head's mean loss, (H,)."""
+    for batch in meter:
+        with autocast():
+            students = [gather(torch.stack(task.network(view)), dim=1) for view in batch.views]  # (H, B, K)
+            with torch.no_grad():
+                teachers = [gather(torch.stack(task.teacher(view)), dim=1) for view in batch.views]
+        losses = task.criterion(students, teachers)  # (H,)
+        task.optimizer.zero_grad()
+        losses.mean().backward()
+        sum_gradients(task.trained.parameters())
+        if meter.epoch == 0:  # as published: the directions of the clusters stay at first
+            for head in task.trained.modules():
+                if isinstance(head, MLPHead):
+                    head.weight.grad = head.gain.grad = None
+        task.optimizer.step()
+        with torch.no_grad():
+            for average, weight in zip(task.teacher.parameters(), task.trained.parameters(), strict=True):
+                average.lerp_(weight, 1 - task.criterion.teacher_momentum)
+        meter.update(loss=losses.mean())
+        meter.count(losses_of_heads=losses.detach())
+    return meter.averages(), meter.counts["losses_of_heads"] / meter.measured
+
+
+def end_to_end(cfg, model: nn.Module, train_set, neighbors, device) -> Task:
     """Train the whole network, on new views at each step."""
-    views = [train_transform(cfg.augmentation_strategy, cfg.augmentation_kwargs)] * 2
-    training = {"train": True, "neighbors": neighbors, "seed": cfg.seed}
+    views, training = [train_transform(cfg)] * 2, {"train": True, "neighbors": neighbors, "seed": cfg.seed}
     loader = build_loader(train_set, views, cfg.batch_size, device, **training)
-    val_loader = eval_loader(val_set, val_transform(cfg.transformation_kwargs), device)
     optimizer = build_optimizer(cfg.optimizer, cfg.optimizer_kwargs, model.parameters())
-    return Task(model, model, loader, SCANLoss(**cfg.criterion_kwargs), optimizer, model, val_loader)
+    return Task(model, model, loader, SCANLoss(**cfg.criterion_kwargs), optimizer, model)
 
 
-def heads_only(cfg, model: nn.Module, train_set, val_set, neighbors, device) -> Task:
-    """Train the heads on a frozen backbone. Val images go through it once; so do `cached_views` of each
-    training image, if that is above 0."""
-    task = end_to_end(cfg, model, train_set, val_set, neighbors, device)
-    heads = model.cluster_head
+def heads_only(cfg, model: nn.Module, train_set, neighbors, device) -> Task:
+    """Train the heads on a frozen backbone. The training images go through it once, in the plain view or in
+    `cached_views` random ones of each; with neither, new views do at each step."""
     model.eval().backbone.requires_grad_(False)
-    features = extract_features(model.backbone, task.val_loader)  # (N, D)
-    val_loader = FeatureLoader(features[None], val_set, [None], EVAL_BATCH_SIZE, device)
-    network, loader = model, task.loader
-    if cfg.cached_views:
-        views, folder = loader.views, Path(cfg.pretext_dir)
+    heads, folder = model.cluster_head, Path(cfg.pretext_dir)
+    plain = eval_loader(train_set, val_transform(cfg.transformation_kwargs), device)
+    prepare_heads(cfg, model, plain)
+    views, training = [train_transform(cfg)] * 2, {"train": True, "neighbors": neighbors, "seed": cfg.seed}
+    if cfg.augmentation_strategy == "plain":
+        features = cached_features(folder, "features-train", model.backbone, plain)  # (1, N, D)
+    elif cfg.cached_views:
         in_order = build_loader(train_set, views[:1], EVAL_BATCH_SIZE, device)  # the same for every seed
         features = cached_features(folder, "cached_views", model.backbone, in_order, cfg.cached_views)
-        network, training = heads, {"train": True, "neighbors": neighbors, "seed": cfg.seed}
-        loader = FeatureLoader(features, train_set, views, cfg.batch_size, device, **training)
-    optimizer = build_optimizer(cfg.optimizer, cfg.optimizer_kwargs, heads.parameters())
-    return Task(network, heads, loader, task.criterion, optimizer, heads, val_loader)
+    else:
+        loader = build_loader(train_set, views, cfg.batch_size, device, **training)
+        optimizer = build_optimizer(cfg.optimizer, cfg.optimizer_kwargs, heads.parameters())
+        return Task(model, heads, loader, SCANLoss(**cfg.criterion_kwargs), optimizer, model)
+
+    loader = FeatureLoader(features, train_set, views, cfg.batch_size, device, **training)
+    trained, teacher, parts = heads, None, {"standardize": model.standardize, "cluster_head": heads}
+    if cfg.criterion == "temi":
+        criterion = TEMILoss(cfg.num_heads, cfg.num_classes, **cfg.criterion_kwargs).to(device)
+        trained, teacher = deepcopy(heads), nn.Sequential(model.standardize, heads)
+        parts |= {"student": trained, "criterion": criterion}
+    else:
+        criterion = SCANLoss(**cfg.criterion_kwargs)
+    is_own = ":" not in cfg.backbone and teacher is None
+    optimizer = build_optimizer(cfg.optimizer, cfg.optimizer_kwargs, trained.parameters())
+    network = nn.Sequential(model.standardize, trained)
+    return Task(network, trained, loader, criterion, optimizer, model if is_own else nn.ModuleDict(parts), teacher)
 
 
-def validate(task: Task, val_set, neighbors) -> tuple[float, int, dict[str, float]]:
-    """The lowest SCAN loss on the val split (no label is used), the head that has it, and metrics of its
-    clusters."""
-    predictions = predict(task.val_network, task.val_loader)  # (N, K) for each head
-    prior = task.criterion.cluster_prior
-    terms = from_main(lambda: [scan_validation(each, neighbors, prior) for each in predictions])
+def validate(model, heads, features, val_set, neighbors, prior, device) -> tuple[float, int, dict[str, float]]:
+    """The lowest SCAN loss of these heads on the val split (no label is used), the head that has it, and
+    metrics of its clusters. features: (N, D) of the backbone."""
+    terms = []
+    for head in heads:
+        terms.append(scan_validation(predict_from(model.head(head), features, device), neighbors, prior))
     losses = [each["total_loss"] for each in terms]
-    head = losses.index(min(losses))  # the first head wins a tie
-    metrics = terms[head] | evaluate_clusters(predictions[head], val_set.targets)
-    metrics["neighbor_agreement"] = neighbor_agreement(predictions[head].argmax(dim=1), neighbors)
+    lowest = losses.index(min(losses))  # the first head wins a tie
+    probabilities = predict_from(model.head(heads[lowest]), features, device)
+    metrics = terms[lowest] | evaluate_clusters(probabilities, val_set.targets)
+    metrics["neighbor_agreement"] = neighbor_agreement(probabilities.argmax(dim=1), neighbors)
     metrics.pop("hungarian_match", None)
-    return losses[head], head, {f"val/{name}": value for name, value in metrics.items()}
+    return losses[lowest], heads[lowest], {f"val/{name}": value for name, value in metrics.items()}
+
+
+def highest_silhouette(model, heads, features, step_1, device) -> int:
+    """The head whose clusters of the val images are the most distinct in the frozen features of step 1."""
+    clusters = [predict_from(model.head(head), features, device).argmax(dim=1) for head in heads]
+    scores = [silhouette(step_1, each) for each in clusters]
+    return max(heads, key=lambda head: -2 if scores[head] is None else scores[head])
 
 
 def main(argv: list[str] | None = None) -> None:
     cfg, options = stage_config(argv, "scan", __doc__)
+    use_plain_view(cfg)
     with Run(cfg, options.restart) as run:
         inputs = run.folder.start_from()
         train_set, val_set = open_splits(cfg)
@@ -119,27 +168,51 @@ def main(argv: list[str] | None = None) -> None:
         model = build_model(cfg)
         loaded = load_backbone(model, inputs[MODEL])
         model = model.to(run.device, memory_format=torch.channels_last)
-        prepare = heads_only if cfg.update_cluster_head_only else end_to_end
-        task = prepare(cfg, model, train_set, val_set, neighbors, run.device)
-        best = run.restore(model, task.optimizer, best_loss=math.inf, best_loss_head=0)
+        is_frozen, is_temi = cfg.update_cluster_head_only, cfg.criterion == "temi"
+        val_images = eval_loader(val_set, val_transform(cfg.transformation_kwargs), run.device)
+        (step_1,) = cached_features(Path(cfg.pretext_dir), "features-val", model.backbone, val_images)  # (N, D)
+        prepare = heads_only if is_frozen else end_to_end
+        task = prepare(cfg, model, train_set, neighbors[:, 1:] if is_temi else neighbors, run.device)
+        best = run.restore(task.saved, task.optimizer, best_loss=math.inf, best_loss_head=0)
         run.log.note(loaded)
-        say_bounds(run.log, task.criterion, cfg.batch_size, cfg.num_classes)
+        if not is_temi:
+            say_bounds(run.log, task.criterion, cfg.batch_size, cfg.num_classes)
 
+        prior = cfg.criterion_kwargs.get("cluster_prior")
+        every_head = heads = list(range(cfg.num_heads))
         for epoch in run.epochs():
             set_learning_rate(task.optimizer, cfg, epoch)
-            metrics = train_epoch(task, run.meter(task.loader, epoch), run.autocast)
-            loss, head, val_metrics = validate(task, val_set, val_neighbors)
-            if loss < run.folder.loss_of_model(best["best_loss"]):
-                run.folder.save_model({"model": model.state_dict(), "head": head}, loss=loss)
-            if loss < best["best_loss"]:
+            if is_temi:
+                metrics, losses = train_epoch_temi(task, run.meter(task.loader, epoch), run.autocast)
+                heads = [int(losses.argmin())]
+            else:
+                metrics = train_epoch(task, run.meter(task.loader, epoch), run.autocast)
+            features = step_1 if is_frozen else extract_features(model.backbone, val_images)
+            judged = model, heads, features, val_set, val_neighbors, prior, run.device
+            loss, head, val_metrics = from_main(validate, *judged)
+            if is_temi or loss < run.folder.loss_of_model(best["best_loss"]):
+                if cfg.get("head_choice") == "silhouette":
+                    head = from_main(highest_silhouette, model, heads, features, step_1, run.device)
+                run.folder.save_model(content(cfg, model, head, inputs[MODEL]), loss=loss)
+            if is_temi or loss < best["best_loss"]:
                 best = {"best_loss": loss, "best_loss_head": head}
             run.end_epoch(epoch, metrics | val_metrics, **best)
 
-        weights = read_weights(run.path / MODEL, "scan")
+        weights = read_weights(run.path / MODEL, "scan", cfg.pretext_dir)
         load_whole(model, weights, run.path / MODEL)
-        lowest = f"lowest val/total_loss {run.folder.loss_of_model(best['best_loss']):.4f}"
+        features = step_1 if is_frozen else extract_features(model.backbone, val_images)
+        lowest = f"val/total_loss {run.folder.loss_of_model(best['best_loss']):.4f}"
         title = f"SCAN on the val split, {lowest}, head {weights.head}"
-        conclude(run, title, predict(task.val_network, task.val_loader)[weights.head], val_set)
+        conclude(run, title, predict_from(model.head(weights.head), features, run.device), val_set)
+
+
+def content(cfg, model: nn.Module, head: int, pretext: Path) -> dict:
+    """What model.pth.tar holds. A library's frozen backbone is not copied: it is in the file of step 1."""
+    state = model.state_dict()
+    if ":" not in cfg.backbone or not cfg.update_cluster_head_only:
+        return {"model": state, "head": head}
+    own = {name: value for name, value in state.items() if not name.startswith("backbone.")}
+    return {"model": own, "head": head, "backbone": {"name": cfg.backbone, "sha256": sha256_of(pretext)}}
 
 
 def say_bounds(log, criterion: SCANLoss, batch_size: int, num_clusters: int) -> None:

@@ -88,7 +88,7 @@ def main(argv: list[str] | None = None) -> None:
         loaded = load_best_head(model, inputs[MODEL])
         model = model.to(run.device, memory_format=torch.channels_last)
         weak = val_transform(cfg.transformation_kwargs)
-        views = [weak, train_transform(cfg.augmentation_strategy, cfg.augmentation_kwargs)]
+        views = [weak, train_transform(cfg)]
         loader = build_loader(train_set, views, cfg.batch_size, run.device, train=True, seed=cfg.seed)
         train_images, val_images = (eval_loader(images, weak, run.device) for images in (train_set, val_set))
         optimizer = build_optimizer(cfg.optimizer, cfg.optimizer_kwargs, model.parameters())

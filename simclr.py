@@ -53,7 +53,7 @@ def train_epoch(task: Task, meter: Meter, autocast) -> dict[str, float]:
 def train(run: Run, model: nn.Module, train_set, val_set, splits: dict) -> None:
     """SimCLR on the train split and what there is unlabeled; the kNN accuracy is for information only."""
     cfg, dataset = run.cfg, with_unlabeled(run.cfg, train_set)
-    views = [train_transform(cfg.augmentation_strategy, cfg.augmentation_kwargs)] * 2
+    views = [train_transform(cfg)] * 2
     loader = build_loader(dataset, views, cfg.batch_size, run.device, train=True, seed=cfg.seed)
     optimizer = build_optimizer(cfg.optimizer, cfg.optimizer_kwargs, model.parameters())
     task = Task(model, loader, SimCLRLoss(**cfg.criterion_kwargs), optimizer)
@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> None:
     with Run(cfg, options.restart) as run:
         if options.model:
             weights = read_weights(options.model, "pretext")
-            run.folder.start_from_weights(options.model)
+            run.folder.start_from_weights(options.model, weights.state)
         train_set, val_set = open_splits(cfg)
         check_before_training(len(train_set), len(val_set), cfg.num_neighbors, cfg.knn_backend, cfg.knn_index)
         run.folder.use_images(train_set, val_set)

@@ -148,7 +148,7 @@ def main(argv: list[str] | None = None) -> None:
             continue
         cfg = load_config(None, recipe)
         for batch in [BATCH[size]] if device.type == "cpu" else [BATCH[size], 8 * BATCH[size]]:
-            transform = train_transform(cfg.augmentation_strategy, cfg.augmentation_kwargs)
+            transform = train_transform(cfg)
             published = FORMS[name](cfg.augmentation_kwargs)
             times = compare(transform, published, crops(batch, size), arguments.rounds, device)
             pillow, batched = (statistics.median(times[form]) for form in ("Pillow", "batched"))

@@ -143,7 +143,7 @@ def epoch_of(
 
 def loader_of(stage: str, cfg, form: str, images: torch.Tensor, batch: int, device: torch.device):
     """The batches of a form's epoch."""
-    random = train_transform(cfg.augmentation_strategy, cfg.augmentation_kwargs)
+    random = train_transform(cfg)
     plain = val_transform(cfg.transformation_kwargs)
     views = {
         "simclr": [random, random],

@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> None:
     side = size if size < 96 else 256
     images = torch.randint(256, (batch * STEPS, 3, side, side), dtype=torch.uint8)
     dataset = ResidentDataset(images, None, [])
-    transform = train_transform(cfg.augmentation_strategy, cfg.augmentation_kwargs)
+    transform = train_transform(cfg)
     model = build_model(cfg).to(memory_format=torch.channels_last)
     model.eval().backbone.requires_grad_(False)
     neighbors = torch.randint(len(dataset), (len(dataset), NEIGHBORS + 1))

@@ -46,7 +46,7 @@ class Epoch:
         torch.manual_seed(0)
         side = cfg.transformation_kwargs.crop_size
         images = torch.randint(256, (STEPS * asked.batch, 3, side, side), dtype=torch.uint8)
-        random = train_transform(cfg.augmentation_strategy, cfg.augmentation_kwargs)
+        random = train_transform(cfg)
         views = [val_transform(cfg.transformation_kwargs) if stage == "selflabel" else random, random]
         self.loader = build_loader(ResidentDataset(images, None, []), views, asked.batch, device, train=True)
         self.model = build_model(cfg).to(device, dtype, memory_format=torch.channels_last)

@@ -78,8 +78,8 @@ def main(argv: list[str] | None = None) -> None:
             tables = [draw(crops, 1, torch.Generator()).numpy() for crops in reader.crops]
             return lambda i: reader[[np.array([[i, (i + shift) % IMAGES][: len(transforms)]]), *tables]]
 
-        jittered = [train_transform(scan.augmentation_strategy, scan.augmentation_kwargs)] * 2
-        strong = train_transform(selflabel.augmentation_strategy, selflabel.augmentation_kwargs)
+        jittered = [train_transform(scan)] * 2
+        strong = train_transform(selflabel)
         columns = ("of the decode limit, %", "read, images/s", "limit, images/s", "batches, images/s")
         loaders = Table("loader, workers", *columns)
         many = dataset.select(torch.arange(arguments.images) % IMAGES)

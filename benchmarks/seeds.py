@@ -23,7 +23,7 @@ from data import build_dataset
 from utils.config import load_config
 from utils.config.values import write_override
 from utils.errors import UserError
-from utils.evaluate.clustering import kmeans_accuracy
+from utils.evaluate.kmeans import kmeans_accuracy
 from utils.mypath import written
 from utils.report.log import read_results
 from utils.run.command_line import command, given_path

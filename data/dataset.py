@@ -16,6 +16,7 @@ from data.image_files import BITS, read_image, read_square
 from utils.arrays import evenly_spaced
 from utils.console import warnings_ignored
 from utils.device import near
+from utils.errors import UserError
 
 
 class ImageDataset:
@@ -120,7 +121,18 @@ class ResidentDataset(ImageDataset):
     def select(self, rows: Tensor) -> "ResidentDataset":
         targets = None if self.targets is None else self.targets[rows]
         source = self.source and self.source.select(rows)
-        return ResidentDataset(self.images[rows], targets, self.classes, source)
+        return type(self)(self.images[rows], targets, self.classes, source)
 
     def get_image(self, index: int) -> Image.Image:
         return Image.fromarray(self.images[index].permute(1, 2, 0).numpy())
+
+
+class FeatureDataset(ResidentDataset):
+    """A split of ready features in place of images, float32 (N, D). Its files are read for figures alone."""
+
+    def get_image(self, index: int) -> Image.Image:
+        try:
+            return self.source.get_image(index)
+        except Exception as error:  # Pillow raises a dozen kinds
+            remedy = "give the folder in which the images lie as folder.path=..."
+            raise UserError(f"{self.source.path(index)} cannot be shown: {remedy}") from error

@@ -1,26 +1,24 @@
-"""`build_model`: the network that a config describes."""
+"""`build_model`: the network that a config describes; `use_plain_view`: the view that it takes."""
 
 from torch import nn
 
-from models.backbones.registry import BACKBONES
+from models.backbones.registry import backbone_of, use_plain_view
 from models.batch_norm import over_all_processes
 from models.heads import ClusteringModel, ContrastiveModel
+from utils.stages import STAGES
+
+__all__ = ["build_model", "use_plain_view"]
 
 
 def build_model(cfg) -> nn.Module:
-    """A ContrastiveModel for `setup` simclr and moco, a ClusteringModel for scan and selflabel.
+    """A ContrastiveModel for step 1, without a head for `setup` pretrained; else a ClusteringModel.
 
-    Reads the published keys; `stem` and `width` of model_kwargs are optional. Raises UserError for a width
-    that the backbone does not have."""
-    kwargs = cfg.get("model_kwargs", {})
-    stem = kwargs.get("stem", "auto")
-    if stem == "auto":  # the published one of the data set; for other data sets, by crop size in pixels
-        side = cfg.transformation_kwargs.crop_size
-        published = (name for name in ("cifar", "stl", "imagenet") if cfg.train_db_name.startswith(name))
-        stem = next(published, "cifar" if side <= 48 else "stl" if side <= 128 else "imagenet")
-    backbone = BACKBONES[cfg.backbone](stem, kwargs.get("width", 64))
+    Reads the published keys; others are optional. Raises UserError for a width, a name or a crop size that
+    the backbone does not have."""
+    backbone, kwargs = backbone_of(cfg).build(cfg), cfg.get("model_kwargs", {})
     if cfg.get("batch_norm") == "global":
         backbone = over_all_processes(backbone)
-    if cfg.setup in ("simclr", "moco"):
-        return ContrastiveModel(backbone, kwargs.head, kwargs.features_dim)
-    return ClusteringModel(backbone, cfg.num_classes, cfg.num_heads)
+    if STAGES[cfg.setup].folder == "pretext":
+        return ContrastiveModel(backbone, kwargs.get("head"), kwargs.get("features_dim", 0))
+    form, pca = kwargs.get("head", "linear"), cfg.get("feature_pca", 0)
+    return ClusteringModel(backbone, cfg.num_classes, cfg.num_heads, form, pca)

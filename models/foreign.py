@@ -1,11 +1,14 @@
-"""Backbones trained by others, read as pretext models: MoCo's files and plain ResNets."""
+"""Backbones trained by others, read as pretext models: files of MoCo, of plain ResNets, of timm and torchvision."""
 
 import torch
 
+from models.backbones.registry import backbone_of
+from models.heads import ContrastiveModel
 from models.weights import HEAD, Weights, read_weights
+from utils.distributed import first_on_machine
 from utils.errors import UserError
 from utils.storage.state_dicts import plain_names
-from utils.storage.torch_files import read_file
+from utils.storage.torch_files import read_file, read_safetensors
 
 QUERY = "encoder_q."  # the part of MoCo that is trained; the published file holds nothing else
 
@@ -27,3 +30,24 @@ def read_pretrained(path) -> Weights:
     else:
         names = {k: k.replace(QUERY, "backbone.").replace("backbone.fc.", HEAD) for k in state}
     return Weights("pretext", {ours: state[name] for name, ours in names.items()})
+
+
+def read_backbone(cfg, model: ContrastiveModel, source) -> Weights:
+    """The weights of the config's backbone, untrained in `model`, as a pretext model. source: a file or `hub`.
+
+    Of a file of timm's or torchvision's, the classifier is left out. UserError as `read_pretrained`."""
+    if str(source) == "hub":
+        if backbone_of(cfg).hub is None:
+            raise UserError(f"weights=hub is for timm:NAME and torchvision:NAME: give {cfg.backbone} a file")
+        state = first_on_machine(lambda: backbone_of(cfg).hub(cfg.backbone))
+    elif ":" not in cfg.backbone:
+        return read_pretrained(source)
+    elif str(source).endswith(".safetensors"):
+        state = read_safetensors(source)
+    else:
+        content = read_file(source)
+        state = plain_names(content.get("state_dict", content), source)
+        if all(name.startswith("backbone.") for name in state):
+            return Weights("pretext", state)  # a pretext model of ours
+    left_out = tuple(f"{layer}." for layer in model.backbone.classifier_layers)
+    return Weights("pretext", {f"backbone.{k}": v for k, v in state.items() if not k.startswith(left_out)})

@@ -1,12 +1,14 @@
 """Trained weights in files, and what each stage loads from them. Every tensor must fit."""
 
 import re
+from pathlib import Path
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
 from utils.errors import UserError
-from utils.stages import SCRIPT_OF
+from utils.stages import MODEL, SCRIPT_OF
+from utils.storage.files import sha256_of
 from utils.storage.state_dicts import load_strictly, plain_names
 from utils.storage.torch_files import read_file
 
@@ -21,10 +23,14 @@ class Weights(NamedTuple):
     head: int = 0
 
 
-def read_weights(path, stage: str | None = None) -> Weights:
-    """The weights in a model file or checkpoint, ours or published; UserError if they are not of `stage`."""
+def read_weights(path, stage: str | None = None, pretext_dir: str = "") -> Weights:
+    """The weights in a model file or checkpoint, ours or published; UserError if they are not of `stage`.
+
+    A model on a library's frozen backbone only refers to it: its tensors are those in `pretext_dir`."""
     content = read_file(path)
     state = plain_names(content.get("model", content), path)
+    if reference := content.get("backbone"):
+        state |= _referred_to(reference, Path(pretext_dir, MODEL), path)
     best = content.get("head", content.get("best_loss_head"))
     heads = sum(bool(re.fullmatch(r"cluster_head\.\d+\.weight", name)) for name in state)
     found = "scan" if best is not None or heads > 1 else "selflabel" if heads else "pretext"
@@ -41,6 +47,14 @@ def read_weights(path, stage: str | None = None) -> Weights:
     return Weights(found, state, best or 0)
 
 
+def _referred_to(reference: dict[str, str], file: Path, path) -> dict[str, Tensor]:
+    """The backbone in a file of step 1, if it is the one that a model was trained on; else UserError."""
+    if not file.is_file() or sha256_of(file) != reference["sha256"]:
+        made = f"{reference['name']}, in a {MODEL} of step 1 with SHA-256 {reference['sha256'][:12]}..."
+        raise UserError(f"{path} needs its backbone, {made}, which is not {file}: name its folder, pretext_dir=...")
+    return {k: v for k, v in read_weights(file, "pretext").state.items() if not k.startswith(HEAD)}
+
+
 def load_whole(model: nn.Module, weights: Weights, path) -> str:
     """Load a whole model of the same stage, without its contrastive head if the weights have none."""
     if weights.stage == "pretext" and not any(name.startswith(HEAD) for name in weights.state):
@@ -55,9 +69,9 @@ def load_backbone(model: nn.Module, path) -> str:
     return load_strictly(nn.ModuleDict({"backbone": model.backbone}), state, path)
 
 
-def load_best_head(model: nn.Module, path) -> str:
+def load_best_head(model: nn.Module, path, pretext_dir: str = "") -> str:
     """Load the backbone and the best head of a scan model, that as `cluster_head.0`."""
-    weights = read_weights(path, "scan")
+    weights = read_weights(path, "scan", pretext_dir)
     best = f"cluster_head.{weights.head}."
     names = [name for name in weights.state if name.startswith(best) or not name.startswith("cluster_head.")]
     state = {name.replace(best, "cluster_head.0."): weights.state[name] for name in names}

@@ -28,7 +28,7 @@ NARROW = (
     f"backbone=resnet18 model_kwargs.width=2 transformation_kwargs.crop_size={SIZE} num_workers=0 device=cpu"
 )
 MORE = {  # what each command line has besides
-    "moco": "moco_weights={outside}/moco.pth.tar",
+    "moco": "weights={outside}/moco.pth.tar",
     "scan": f"augmentation_kwargs.random_resized_crop.size={SIZE} batch_size=32 epochs=1",
     "selflabel": f"augmentation_kwargs.crop_size={SIZE} batch_size=32 epochs=1",
     "eval": "--model {here}/scan/model.pth.tar",

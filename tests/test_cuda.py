@@ -22,7 +22,7 @@ def test_one_table_gives_the_same_views_on_both_devices(config):
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (256, 3, 32, 32), dtype=torch.uint8, generator=generator)
     cfg = load_config(None, f"configs/{config}.yml")
-    transform = train_transform(cfg.augmentation_strategy, cfg.augmentation_kwargs)
+    transform = train_transform(cfg)
     table = draw(transform, len(images), generator)
     on_cpu, on_device = apply(transform, images, table), apply(transform, images.to(DEVICE), table).cpu()
     level = 1 / 255 / min(cfg.augmentation_kwargs.normalize.std)  # of the 256 grey levels, normalised
@@ -33,7 +33,7 @@ def test_one_table_gives_the_same_views_on_both_devices(config):
 def test_a_loader_keeps_resident_images_and_views_on_the_device():
     cfg = load_config(None, "configs/pretext/simclr_digits.yml")
     dataset = build_dataset(cfg, "val")
-    transform = train_transform(cfg.augmentation_strategy, cfg.augmentation_kwargs)
+    transform = train_transform(cfg)
     loader = build_loader(dataset, [transform, transform], 64, DEVICE, train=True)
     assert loader.images.device.type == DEVICE
     assert all(view.device.type == DEVICE for view in next(iter(loader)).views)

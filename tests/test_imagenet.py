@@ -124,7 +124,7 @@ def test_cached_features_of_other_weights_are_not_mined(run, tmp_path):
 def test_a_plain_backbone_is_mined_with_and_evaluated_without_a_head(run, mined, tmp_path, capsys):
     classifier = {"fc.weight": torch.zeros(1000, 16), "fc.bias": torch.zeros(1000)}
     torch.save(network().backbone.state_dict() | classifier, tmp_path / "resnet.pth")
-    folder = run("moco", f"moco_weights={tmp_path}/resnet.pth")
+    folder = run("moco", f"weights={tmp_path}/resnet.pth")
     for name in (TRAIN, VAL):
         assert np.array_equal(np.load(folder / name), np.load(mined / name))
     run("eval", f"--config_exp {CONFIGS['moco']} --model {folder}/model.pth.tar")
@@ -147,7 +147,7 @@ def fetch(imagenet, tmp_path, monkeypatch, no_pictures):
         monkeypatch.setattr(torch.hub, "download_url_to_file", download)
         here = imagenet / "results" / "imagenet_50"
         words = imagenet_runs.arguments_of("moco", here, f"root_dir={tmp_path / root}")
-        moco.main([word for word in words if not word.startswith("moco_weights")])
+        moco.main([word for word in words if not word.startswith("weights")])
         return tmp_path / "hub" / "checkpoints"
 
     return fetch
@@ -175,7 +175,7 @@ def test_a_download_that_fails_says_where_from_where_to_and_how_else(fetch, tmp_
 
     with pytest.raises(UserError) as error:
         fetch("first", fail)
-    words = ("unreachable", "https://dl.fbaipublicfiles.com/moco/", str(tmp_path / "hub"), "moco_weights=")
+    words = ("unreachable", "https://dl.fbaipublicfiles.com/moco/", str(tmp_path / "hub"), "weights=")
     assert all(word in str(error.value) for word in words)
 
 

@@ -86,7 +86,7 @@ def test_it_is_an_error_to_wait_for_values(wait, device):
 
 
 def random_views(cfg):
-    return train_transform(cfg.augmentation_strategy, cfg.augmentation_kwargs)
+    return train_transform(cfg)
 
 
 CONFIGS = {"ours": "scan/scan_cifar10", "affine": "pretext/simclr_digits"}

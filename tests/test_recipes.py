@@ -88,7 +88,7 @@ def test_every_stage_takes_the_steps_of_its_config_and_hands_over_to_the_next(
     def watch(training, stage, cfg):
         (group,) = training.optimizer.param_groups
         assert set(group["params"]) == set(training.model.parameters())
-        random = train_transform(cfg.augmentation_strategy, cfg.augmentation_kwargs)
+        random = train_transform(cfg)
         first = val_transform(cfg.transformation_kwargs) if stage == "selflabel" else random
         loader, criterion = training.loader, vars(training.criterion)
         assert loader.views == [first, random] and losses[stage].items() <= criterion.items()

@@ -15,6 +15,7 @@ from utils.device import full_precision
 from utils.errors import RunError
 from utils.storage.files import new_array, read_manifest, verify_manifest, writable_folder
 
+BLOCK = 2**12  # features that go through a head at once
 IN_MEMORY = 4 * 2**30  # bytes; cached features that take more are memory-mapped
 
 
@@ -53,11 +54,25 @@ def predict(model: nn.Module, loader) -> list[Tensor]:
     return list(extract_features(model, loader, read=lambda heads: torch.stack(heads).float().softmax(dim=2)))
 
 
+def pass_through(layer: nn.Module, features: Tensor, device) -> Tensor:
+    """layer(features) for features (N, D) of all N images: float32 (N, K) on the CPU."""
+    with torch.no_grad(), full_precision():
+        return torch.cat([layer(block.to(device)).float().cpu() for block in features.split(BLOCK)])
+
+
+def predict_from(head: nn.Module, features: Tensor, device) -> Tensor:
+    """Softmax of one head's logits for the backbone's features (N, D): float32 (N, K) on the CPU."""
+    return pass_through(nn.Sequential(head, nn.Softmax(dim=1)), features, device)
+
+
 def cached_features(folder: Path | str, name: str, model: nn.Module, loader, passes: int = 1) -> Tensor:
     """model(images) in `passes` passes over a loader, each with its own views: (passes, N, D) float32.
 
     Cached as `<folder>/<name>-<hash>.npy`; the hash covers images, weights, network, transform, seed, passes:
-    one name stands for one content, so runs may share a folder. Memory-mapped above IN_MEMORY bytes."""
+    one name stands for one content, so runs may share a folder. Memory-mapped above IN_MEMORY bytes. A
+    network without parameters is not worth a cache."""
+    if next(model.parameters(), None) is None:
+        return extract_features(model, loader)[None]
     weights = hashlib.sha256(repr(model).encode())
     for key, value in model.state_dict().items():
         weights.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())

@@ -18,10 +18,11 @@ class Stage(NamedTuple):
 
 
 STAGES = {  # by the config's `setup`
+    "pretrained": Stage("pretrained.py", "pretext", "", (), PRETEXT_FILES),
     "moco": Stage("moco.py", "pretext", "", (), PRETEXT_FILES),
     "simclr": Stage("simclr.py", "pretext", "", (), PRETEXT_FILES),
     "scan": Stage("scan.py", "scan", "pretext", PRETEXT_FILES, (MODEL,)),
     "selflabel": Stage("selflabel.py", "selflabel", "scan", (MODEL,), (MODEL,)),
 }
-# The usual script of each folder; for pretext it is that of the later row.
+# The usual script of each folder; for pretext it is that of the last row.
 SCRIPT_OF = {stage.folder: stage.script for stage in STAGES.values()}

@@ -47,9 +47,12 @@ def _affine(kwargs) -> tuple:
 TRANSFORMS = {"standard": _standard, "simclr": _simclr, "ours": _ours, "affine": _affine}
 
 
-def train_transform(name: str, kwargs) -> tuple:
-    """The random transform of the keys `augmentation_strategy` and `augmentation_kwargs`."""
-    return TRANSFORMS[name](kwargs)
+def train_transform(cfg) -> tuple:
+    """The random transform of the keys `augmentation_strategy` and `augmentation_kwargs`; the plain view if
+    the strategy is `plain`."""
+    if cfg.augmentation_strategy == "plain":
+        return val_transform(cfg.transformation_kwargs)
+    return TRANSFORMS[cfg.augmentation_strategy](cfg.augmentation_kwargs)
 
 
 def val_transform(kwargs) -> tuple:

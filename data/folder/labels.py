@@ -2,6 +2,7 @@
 
 import os
 import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
 
 from utils.console import say_once
@@ -39,6 +40,17 @@ def read_labels(folder: Path, files: list[str], rule: str) -> dict[str, str]:
     # bytes that are not UTF-8 become escapes, which consoles and figures can show
     shown = {name: os.fsencode(label).decode(errors="backslashreplace") for name, label in known.items()}
     return {name: unicodedata.normalize("NFC", label) for name, label in shown.items()}
+
+
+def in_order(labels: Iterable[str]) -> list[str]:
+    """Whole numbers by size, of however many digits, before words."""
+
+    def rank(label: str) -> tuple:
+        digits = label.lstrip("0")
+        is_number = label.isascii() and label.isdecimal()
+        return (0, len(digits), digits, label) if is_number else (1, 0, "", label)
+
+    return sorted(labels, key=rank)
 
 
 def _read_table(path: Path) -> dict[str, str]:

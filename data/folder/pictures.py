@@ -11,7 +11,8 @@ import torch
 from easydict import EasyDict
 
 from data.dataset import ResidentDataset, StreamedDataset
-from data.folder.labels import read_labels
+from data.folder.labels import in_order, read_labels
+from data.folder.ready_features import read_features
 from data.folder.scan import decode, leave_out, write_list
 from data.image_files import BITS, SHORT_SIDE, image_endings
 from utils.console import say_once
@@ -30,13 +31,13 @@ def read_folder(cfg, split: str) -> ResidentDataset | StreamedDataset:
     val is `folder.val_path`, or a share `folder.val_share` of the images, chosen by the content of the files;
     with 0 both splits are the whole folder. Raises UserError as `images_in`, and for an empty split."""
     own = cfg.folder
-    if "path" not in own:
+    if cfg.backbone != "features" and "path" not in own:
         raise UserError("folder.path is missing: give the folder of your images (to eval.py, --predict)")
-    if "val_path" in own:
+    if "val_path" in own and cfg.backbone != "features":
         if _is_within(own.val_path, own.path):
             say_once(f"warning: folder.val_path {own.val_path} is inside folder.path and is trained on, too")
         return images_in(cfg, own.val_path if split == "val" else own.path)
-    dataset = images_in(cfg, own.path)
+    dataset = read_features(own) if cfg.backbone == "features" else images_in(cfg, own.path)
     if own.val_share == 0:
         say_once("folder.val_share is 0: evaluation uses the training images")
         return dataset
@@ -46,7 +47,7 @@ def read_folder(cfg, split: str) -> ResidentDataset | StreamedDataset:
         text = f"folder.val_share {own.val_share} of {len(contents)} distinct images leaves a split empty"
         raise UserError(f"{text}: give another share, or 0 to evaluate on the training images")
     if (fewest := min(number, len(contents) - number)) < FEW:
-        say_once(f"warning: a split has {fewest} distinct images only, of {len(contents)} in {own.path}")
+        say_once(f"warning: a split has {fewest} distinct images only, of {len(contents)}")
     is_val = torch.from_numpy(content_of < number)
     return dataset.select((is_val if split == "val" else ~is_val).nonzero()[:, 0])
 
@@ -169,10 +170,4 @@ def _classes(own, labels: dict[str, str]) -> list[str]:
     if len(found) < 2:
         say_once(f"warning: folder.labels {own.labels} gives fewer than two classes {found}: not used")
         return []
-    return sorted(found, key=_rank)
-
-
-def _rank(label: str) -> tuple:
-    """Whole numbers by size, of however many digits, before words."""
-    digits = label.lstrip("0")
-    return (0, len(digits), digits, label) if label.isascii() and label.isdecimal() else (1, 0, "", label)
+    return in_order(found)

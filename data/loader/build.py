@@ -1,7 +1,8 @@
 """Choose the loader for a data set: images in memory or in files."""
 
-from data.dataset import StreamedDataset
+from data.dataset import FeatureDataset, StreamedDataset
 from data.loader.base import Loader
+from data.loader.features import FeatureLoader
 from data.loader.resident import ResidentLoader
 from data.loader.streamed import StreamedLoader
 
@@ -12,8 +13,11 @@ def build_loader(dataset, views, batch_size, device="cpu", *, train=False, neigh
     """The `Loader` with these arguments for the data set's kind.
 
     Raises UserError when training would have no batch, and for transforms that do not fit the images."""
+    options = {"train": train, "neighbors": neighbors, "seed": seed}
+    if isinstance(dataset, FeatureDataset):
+        return FeatureLoader(dataset.images[None], dataset, views, batch_size, device, **options)
     kind = StreamedLoader if isinstance(dataset, StreamedDataset) else ResidentLoader
-    return kind(dataset, views, batch_size, device, train=train, neighbors=neighbors, seed=seed)
+    return kind(dataset, views, batch_size, device, **options)
 
 
 def eval_loader(dataset, transform: tuple, device) -> Loader:

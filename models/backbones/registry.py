@@ -1,6 +1,37 @@
-"""The backbones by the config's key `backbone`: builders that take (stem, width). The module that they return
-takes normalised images (B, 3, H, W) to features (B, D), D being its attribute `features_dim`."""
+"""The backbones by the config's key `backbone`, or by what stands before its colon. Adding one is one row."""
 
-from models.backbones.resnet import ResNet18, resnet50
+from collections.abc import Callable
+from typing import NamedTuple
 
-BACKBONES = {"resnet18": ResNet18, "resnet50": resnet50}
+from models.backbones import features, timm_models, torchvision_models
+from models.backbones.resnet import ResNet18, resnet50, stem_and_width
+
+
+class Backbone(NamedTuple):
+    """build: from the config, a module that takes normalised images (B, 3, H, W) to features (B, D), D being
+    its attribute `features_dim`. plain_view: from the config, what `transformation_kwargs` should be unless it
+    is given. hub: from the name, the weights that the backbone's library downloads."""
+
+    build: Callable
+    plain_view: Callable = lambda cfg: {}
+    hub: Callable | None = None
+
+
+BACKBONES = {
+    "resnet18": Backbone(lambda cfg: ResNet18(*stem_and_width(cfg))),
+    "resnet50": Backbone(lambda cfg: resnet50(*stem_and_width(cfg))),
+    "timm": Backbone(timm_models.build, timm_models.plain_view, timm_models.hub),
+    "torchvision": Backbone(torchvision_models.build, torchvision_models.plain_view, torchvision_models.hub),
+    "features": Backbone(features.build, features.plain_view),
+}
+
+
+def backbone_of(cfg) -> Backbone:
+    """The row of the config's backbone."""
+    return BACKBONES[cfg.backbone.partition(":")[0]]
+
+
+def use_plain_view(cfg) -> None:
+    """Give the config what its `transformation_kwargs` lack: the view that the backbone was trained for."""
+    given = cfg.get("transformation_kwargs", {})
+    cfg.transformation_kwargs = {**backbone_of(cfg).plain_view(cfg), **given}

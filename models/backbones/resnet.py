@@ -6,6 +6,17 @@ from torch.nn import functional as F
 from utils.errors import UserError
 
 
+def stem_and_width(cfg) -> tuple[str, int]:
+    """Of model_kwargs. The stem `auto` is the published one of the data set; for other data sets it follows
+    the crop size in pixels."""
+    kwargs, side = cfg.get("model_kwargs", {}), cfg.transformation_kwargs.crop_size
+    stem = kwargs.get("stem", "auto")
+    if stem == "auto":
+        published = (name for name in ("cifar", "stl", "imagenet") if cfg.train_db_name.startswith(name))
+        stem = next(published, "cifar" if side <= 48 else "stl" if side <= 128 else "imagenet")
+    return stem, kwargs.get("width", 64)
+
+
 def stem_layers(stem: str, width: int) -> tuple[nn.Conv2d, nn.Module]:
     """The first convolution and the pool after it, of the stem `cifar`, `stl` or `imagenet`."""
     if stem == "imagenet":

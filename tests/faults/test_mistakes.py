@@ -583,7 +583,7 @@ def image_renamed(folder):
     next(folder.iterdir()).rename(folder / "another_name.JPEG")
 
 
-OTHER, MOCO = "moco_weights={outside}/other.pth", f"--config_exp {imagenet_runs.CONFIGS['moco']}"
+OTHER, MOCO = "weights={outside}/other.pth", f"--config_exp {imagenet_runs.CONFIGS['moco']}"
 AGAIN = "run_name=second pretext_dir={here}/pretext"
 NOWHERE = "db_root_dir.imagenet={outside}/nowhere"
 DEEPER = f"{AGAIN} db_root_dir.imagenet={{outside}}/images/ILSVRC2012_img_train"

@@ -20,10 +20,10 @@ from utils.mypath import beside_scripts
 from utils.storage.files import explain, write_whole
 
 DEFAULT_ENV = "configs/env.yml"
-CRITERIA = {  # stage: its criterion, the keys of criterion_kwargs that this one takes
-    "simclr": ("simclr", ("temperature",)),
-    "scan": ("scan", ("entropy_weight", "cluster_prior")),
-    "selflabel": ("confidence-cross-entropy", ("apply_class_balancing",)),
+CRITERIA = {  # stage: its criteria, each with the keys of criterion_kwargs that it takes
+    "simclr": {"simclr": ("temperature",)},
+    "scan": {"scan": ("entropy_weight", "cluster_prior"), "temi": ("beta", "teacher_momentum")},
+    "selflabel": {"confidence-cross-entropy": ("apply_class_balancing",)},
 }
 OF_A_MODEL = ("backbone:", "model_kwargs.", "transformation_kwargs.")  # what decides a model's outputs
 
@@ -63,16 +63,21 @@ def _mistakes(values: Mapping[str, Any], stage: str) -> Iterator[str]:
     setup, criterion = values.get("setup", stage), values.get("criterion")
     if stage not in (setup, "eval"):
         yield f"this config has setup: {setup}, run it with {setup}.py; {stage}.py needs setup: {stage}"
-    own, terms = CRITERIA.get(stage, (criterion, ()))
-    if criterion not in (own, None):
-        yield f"criterion {criterion} does not fit setup: {stage}; write criterion: {own}"
+    own = CRITERIA.get(stage, {criterion: ()})
+    if criterion not in (*own, None):
+        yield f"criterion {criterion} does not fit setup: {stage}; write criterion: {' or '.join(own)}"
     needed = (name for name, key in KEYS.items() if _is_needed(key, stage, values))
     if missing := [name for name in needed if name not in values]:
         shown = textwrap.shorten(", ".join(missing), 300, placeholder=" ...")
         yield f"{stage}.py needs keys that the config lacks: {shown}; add them to its YAML"
-    own_pictures = "folder" in (values["train_db_name"], values["val_db_name"])
-    if own_pictures and stage != "eval" and "folder.path" not in values:
-        yield "folder.path is missing: give the folder that holds your images, as folder.path=..."
+    data_sets = {values["train_db_name"], values["val_db_name"]}
+    is_ready = values["backbone"] == "features"
+    if is_ready and data_sets != {"folder"}:
+        yield f"backbone is features, which have train_db_name and val_db_name: folder, not {min(data_sets)}"
+    is_ready = values["backbone"] == "features"
+    for name in ("folder.features", "folder.files") if is_ready else ["folder.path"] * ("folder" in data_sets):
+        if stage != "eval" and name not in values:
+            yield f"{name} is missing: give it as {name}=... ({KEYS[name].meaning})"
     run = Path(values["run_name"])
     if run.is_absolute() or ".." in run.parts:
         yield f"run_name {as_written(values['run_name'])} leads out of root_dir: give a name and root_dir=..."
@@ -80,7 +85,7 @@ def _mistakes(values: Mapping[str, Any], stage: str) -> Iterator[str]:
         return  # nothing is trained
     for name, value in values.items():
         group, _, term = name.partition(".")
-        if group == "criterion_kwargs" and term not in terms:
+        if group == "criterion_kwargs" and term not in own[criterion]:
             value = shorten(str(value))
             yield f"{name} is {value}, but criterion: {criterion} has no such term; leave it out"
     prior, count = values.get("criterion_kwargs.cluster_prior"), values.get("num_classes")

@@ -45,10 +45,17 @@ def path(text: str) -> str:
     return _text(expanded(_text(text)))
 
 
+def backbone(text: str) -> str:
+    if not re.fullmatch(r"resnet18|resnet50|features|(timm|torchvision):\S+", text):
+        raise ValueError
+    return text
+
+
 _whole = functools.partial(_number, kind=int)
 TYPES = {  # name: how an error calls it, parser of an item, number of items (0: not a list)
     "text": ("text", _text, 0),
     "path": ("a path", path, 0),
+    "backbone": ("resnet18, resnet50, timm:NAME, torchvision:NAME or features", backbone, 0),
     "bool": ("True or False", lambda text: BOOLS[text.lower()], 0),
     "int": ("a whole number", _whole, 0),
     "float": ("a number", _number, 0),

@@ -126,15 +126,3 @@ def prototypes(probabilities: ArrayLike, features: ArrayLike, companions: int = 
             others = [row for row in members[: companions + 1].tolist() if row != prototype]
             chosen[cluster] = [prototype, *others[:companions]]
     return chosen
-
-
-@warnings_ignored()
-def kmeans_accuracy(features, eval_features, eval_targets, num_clusters: int, seed: int) -> float:
-    """The baseline for SCAN: k-means fitted on features (N, D), ACC of its clusters on eval_features (M, D).
-
-    NaN if eval_targets, (M,), have fewer than two classes."""
-    from sklearn.cluster import KMeans
-
-    kmeans = KMeans(num_clusters, n_init=5, random_state=seed).fit(floats(features).numpy())
-    clusters = kmeans.predict(floats(eval_features).numpy())
-    return clustering_metrics(clusters, eval_targets).get("ACC", math.nan)

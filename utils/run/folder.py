@@ -6,6 +6,7 @@ import os
 import textwrap
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from hashlib import sha256
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -71,12 +72,16 @@ class RunFolder:
         self.inputs |= {path.name: sha256_of(path) for path in self.manifests}
         return {path.name: path for path in self.manifests}
 
-    def start_from_weights(self, path: Path) -> None:
-        """Note weights used in place of a training. Raises UserError if they would replace one here."""
-        own = [self.checkpoint.resolve(), (self.path / MODEL).resolve()]
+    def start_from_weights(self, source: Path | str, state: dict) -> None:
+        """Note weights used in place of a training, a file or the `state` of a download. Raises UserError if
+        they would replace one here."""
+        own, path = [self.checkpoint.resolve(), (self.path / MODEL).resolve()], Path(source)
         if has_checkpoint(self.checkpoint) and path.resolve() not in own and not self.restart:
-            raise UserError(f"{self.path} holds a training run, and {path} would replace its model: {REMEDY}")
-        self.inputs["weights"] = sha256_of(path)
+            raise UserError(
+                f"{self.path} holds a training run, and {source} would replace its model: {REMEDY}"
+            )
+        is_file = path.is_file()
+        self.inputs["weights"] = sha256_of(path) if is_file else sha256(to_bytes(state)).hexdigest()
 
     def use_images(self, train_set, val_set) -> None:
         """Note the images, and check that the files of the stage before were made from them."""

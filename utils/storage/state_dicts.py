@@ -33,7 +33,7 @@ def load_strictly(module: nn.Module, state: dict[str, Any], path) -> str:
     found = {name: _shape(value) for name, value in state.items()}
     if wrong := [name for name in wanted | found if found.get(name) != wanted.get(name)]:
         some = [f"{k} is {found.get(k, 'missing')}, expected {wanted.get(k, 'none')}" for k in wrong[:3]]
-        remedy = "check backbone, model_kwargs, num_classes and num_heads"
+        remedy = "check backbone, model_kwargs, feature_pca, num_classes and num_heads"
         raise UserError(f"{path} does not fit the config ({len(wrong)} tensors: {'; '.join(some)}): {remedy}")
     if bad := [name for name, value in state.items() if not value.isfinite().all()]:
         raise UserError(f"{path}: {bad[0]} is not finite (damaged, or training failed); give another file")

@@ -50,6 +50,16 @@ def read_file(path) -> dict:
     return read_tensors(path)
 
 
+def read_safetensors(path) -> dict:
+    """The tensors in a `.safetensors` file. Raises UserError if it is none."""
+    from safetensors.torch import load_file  # of the library timm
+
+    try:
+        return load_file(path)
+    except Exception as error:  # of several kinds
+        raise UserError(f"{path} cannot be read as safetensors ({error}): put the right file there") from error
+
+
 def read_tensors(path) -> dict:
     """The content of a weight file or checkpoint (zip or legacy format), on the CPU, NumPy's numbers as plain
     ones. Raises UserError if there is more than tensors and plain types."""

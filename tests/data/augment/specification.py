@@ -24,12 +24,12 @@ def seeded(seed=0):
 
 
 def of_kind(name, **kwargs):
-    return train_transform(name, EasyDict(kwargs))
+    return train_transform(EasyDict(augmentation_strategy=name, augmentation_kwargs=kwargs))
 
 
 def published(experiment, *overrides):
     cfg = load_config(None, f"configs/{experiment}.yml", overrides)
-    return train_transform(cfg.augmentation_strategy, cfg.augmentation_kwargs)
+    return train_transform(cfg)
 
 
 @cache

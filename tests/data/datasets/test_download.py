@@ -31,9 +31,9 @@ def test_a_fetched_file_replaces_another_only_if_its_checksum_is_right(content, 
         path.parent.mkdir()
         path.write_bytes(b"before")
         with pytest.raises(UserError) as error:
-            fetch("weights", f"{address}weights", path, checksum, "name it in moco_weights=...")
+            fetch("weights", f"{address}weights", path, checksum, "name it in weights=...")
         assert path.read_bytes() == b"before" and "\n" not in str(error.value)
-        assert all(part in str(error.value) for part in (address, str(path), "moco_weights=..."))
+        assert all(part in str(error.value) for part in (address, str(path), "weights=..."))
     assert list(path.parent.iterdir()) == [path]  # no temporary file is left
 
 

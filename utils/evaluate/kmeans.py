@@ -1,0 +1,41 @@
+"""k-means, the baseline and the start of SCAN's heads."""
+
+import math
+
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+from torch.nn import functional as F
+
+from utils.arrays import floats
+from utils.console import warnings_ignored
+from utils.evaluate.clustering import clustering_metrics
+
+LARGE = 1e10  # images x feature size x clusters; beyond this k-means learns from batches
+
+
+@warnings_ignored()
+def fit_kmeans(features: ArrayLike, num_clusters: int, seed: int, restarts: int = 1):
+    """scikit-learn's k-means of features (N, D), begun by k-means++; for large sets by batches of images."""
+    from sklearn.cluster import KMeans, MiniBatchKMeans
+
+    features = floats(features).numpy()
+    options = {"n_clusters": num_clusters, "n_init": restarts, "random_state": seed}
+    if features.size * num_clusters > LARGE:
+        return MiniBatchKMeans(batch_size=4096, max_iter=10, **options).fit(features)
+    return KMeans(**options).fit(features)
+
+
+def kmeans_accuracy(features, eval_features, eval_targets, num_clusters: int, seed: int) -> float:
+    """The baseline for SCAN: k-means fitted on features (N, D), ACC of its clusters on eval_features (M, D).
+
+    NaN if eval_targets, (M,), have fewer than two classes."""
+    kmeans = fit_kmeans(features, num_clusters, seed, restarts=5)
+    clusters = kmeans.predict(floats(eval_features).numpy())
+    return clustering_metrics(clusters, eval_targets).get("ACC", math.nan)
+
+
+def kmeans_clusters(features: Tensor, num_clusters: int, seed: int) -> Tensor:
+    """The cluster of each of the features (N, D) by k-means among them, of unit length: int64 (N,)."""
+    labels = fit_kmeans(F.normalize(floats(features), dim=1), num_clusters, seed, restarts=5).labels_
+    return torch.from_numpy(labels).long()
