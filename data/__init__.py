@@ -1,5 +1,6 @@
 """Images: data sets by name, batched augmentation, and the loader that hands out augmented views."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,8 @@ def _read(cfg, split: str) -> ResidentDataset | StreamedDataset:
     elif name.startswith("imagenet"):
         caches = Path(cfg.root_dir, "scans")
         dataset = read_imagenet(name, split, *folder, caches, cfg.num_workers, cfg.on_error)
+        short_side = max(dataset.short_side, cfg.transformation_kwargs.get("resize", 0))
+        dataset = replace(dataset, short_side=short_side)  # nothing is enlarged after it is read
     else:
         dataset = DATASETS[name](split, *folder)
     return dataset.subset(cfg.max_images) if split != "val" and "max_images" in cfg else dataset

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from data.image_files import BITS, read_image, read_square
+from data.image_files import BITS, SHORT_SIDE, read_image, read_square
 from utils.arrays import evenly_spaced
 from utils.console import warnings_ignored
 from utils.device import near
@@ -50,7 +50,7 @@ class StreamedDataset(ImageDataset):
 
     files: bytes (N,), names within `folder`. signatures: (N,), the size of each file, or its SHA-256 as
     hexadecimal bytes. num_workers: of a loader. side: of the centre square in pixels; None for the whole
-    image with a short side of 256. bits: of values in files of more than 8 bits."""
+    image with a short side of `short_side`. bits: of values in files of more than 8 bits."""
 
     folder: Path
     files: np.ndarray
@@ -60,6 +60,7 @@ class StreamedDataset(ImageDataset):
     num_workers: int = 0
     side: int | None = None
     bits: int = BITS
+    short_side: int = SHORT_SIDE
 
     def __len__(self) -> int:
         return len(self.files)
@@ -70,8 +71,9 @@ class StreamedDataset(ImageDataset):
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the file names, the signatures, `side` and `bits`; it does not depend on labels."""
+        """SHA-256 of the file names, the signatures and how they are read; it does not depend on labels."""
         look = f"{self.side or ''}" + (f", {self.bits} bits" if self.bits != BITS else "")
+        look += f"short side {self.short_side}" if self.short_side != SHORT_SIDE else ""
         content = b"\0".join(self.files.tolist()) + self.signatures.tobytes() + look.encode()
         return hashlib.sha256(content).hexdigest()
 
@@ -87,7 +89,9 @@ class StreamedDataset(ImageDataset):
     def get_image(self, index: int) -> Image.Image:
         with warnings_ignored():
             path = self.path(index)
-            return read_image(path) if self.side is None else read_square(path, self.side, self.bits)
+            if self.side is None:
+                return read_image(path, self.short_side)
+            return read_square(path, self.side, self.bits)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 
 from utils.device import return_freed_memory
 
-SHORT_SIDE = 256  # pixels; all crops are taken from images of this size
+SHORT_SIDE = 256  # pixels; crops are taken from images of this size
 MAX_ASPECT = 100  # long side over short side; a longer image would take gigabytes of memory
 BITS = 16  # of values of more than 8 bits, of which the highest 8 are taken
 BILINEAR = Image.Resampling.BILINEAR
@@ -33,11 +33,11 @@ def image_endings() -> tuple[str, ...]:
     return tuple(ending for ending, kind in endings if kind in readable)
 
 
-def read_image(path: Path | str) -> Image.Image:
-    """The image in a file as 8-bit RGB, upright by its EXIF, short side 256 px (bilinear, antialiased)."""
+def read_image(path: Path | str, short_side: int = SHORT_SIDE) -> Image.Image:
+    """The image in a file as 8-bit RGB, upright by its EXIF, resized (bilinear, antialiased)."""
     with _decoded(path) as image:
         short = min(image.size)
-        size = tuple(int(SHORT_SIDE * length / short) for length in image.size)
+        size = tuple(int(short_side * length / short) for length in image.size)
         return _in_strips(lambda strip: _in_8_bits(strip, BITS).convert("RGB"), image).resize(size, BILINEAR)
 
 

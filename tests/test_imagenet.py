@@ -55,7 +55,7 @@ def run(mined, tmp_path, no_pictures):
 def reads(monkeypatch):
     """The image files that loaders read."""
     paths, read = [], image_files.read_image
-    monkeypatch.setattr(image_files, "read_image", lambda path: paths.append(path) or read(path))
+    monkeypatch.setattr(image_files, "read_image", lambda *how: paths.append(how[0]) or read(*how))
     return paths
 
 

@@ -98,10 +98,13 @@ def both_transforms(name):
     return [val_transform(cfg.transformation_kwargs), random_views(cfg)]
 
 
+RESIZED = EasyDict(resize=40, crop_size=32, normalize={"mean": [0.5] * 3, "std": [0.5] * 3})
+
+
 @pytest.mark.parametrize("name", TRANSFORMS)
 @pytest.mark.parametrize("size", [32, 40], ids=["as large as the view", "larger"])
 def test_augmenting_does_not_wait(name, size, device):
-    for transform in both_transforms(name):
+    for transform in [*both_transforms(name), val_transform(RESIZED)]:
         table = draw(transform, 64, torch.Generator().manual_seed(0))
         pictures = torch.zeros(64, 3, size, size, dtype=torch.uint8, device=device)
         with waiting_is_an_error(device):

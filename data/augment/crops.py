@@ -1,5 +1,5 @@
-"""The steps that crop or flip. Besides the methods of all steps (`steps.py`) they have `apply_to_image(image,
-values)`: the same for one PIL image of any size and its row of the table."""
+"""The steps that crop, resize or flip. Besides the methods of all steps (`steps.py`) they have
+`apply_to_image(image, values)`: the same for one PIL image of any size and its row of the table."""
 
 import math
 from dataclasses import dataclass
@@ -12,6 +12,26 @@ from data.augment import image_ops
 from data.augment.steps import Sometimes, uniform
 from utils.device import sent
 from utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class Resize:
+    """The short side becomes `size` pixels, antialiased; images of that size stay as they are."""
+
+    size: int
+    interpolation: str
+    columns = 0
+
+    def sides(self, *lengths: int) -> list[int]:
+        return [int(self.size * length / min(lengths)) for length in lengths]
+
+    def apply(self, images: Tensor, values: Tensor) -> Tensor:
+        if min(images.shape[2:]) == self.size:
+            return images
+        return image_ops.resize(images, *self.sides(*images.shape[2:]), self.interpolation)
+
+    def apply_to_image(self, image: Image.Image, values: Tensor) -> Image.Image:
+        return image.resize(self.sides(*image.size), Image.Resampling[self.interpolation.upper()])
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Pillow's image operations on a whole batch, each image with its own parameter.
 
 Images are uint8 (B, 3, H, W) in and out, parameters (B,) on the images' device unless said otherwise.
-Results are Pillow's to the bit, but for resampling (within a grey level) and hue (float32, not double)."""
+Results are Pillow's to the bit, but for resampling (within a grey level, rarely two) and hue (float32, not
+double)."""
 
 from functools import cache
 
@@ -182,6 +183,16 @@ def affine_bilinear(images: Tensor, matrix: Tensor) -> Tensor:
     moved = F.grid_sample(images.float(), 2 * points / size - 1, padding_mode="border", align_corners=False)
     moved = _cut_off(moved + 1e-3)  # truncated, as in Pillow, but 254.9999 is white
     return moved * inside[:, None]
+
+
+def resize(images: Tensor, height: int, width: int, interpolation: str) -> Tensor:
+    """Image.resize by `bilinear` or `bicubic`, antialiased: (B, 3, height, width).
+
+    Across, then down: as in Pillow, what bicubic overshoots is cut off after each."""
+    for size in ((images.shape[2], width), (height, width)):
+        resized = F.interpolate(images.float(), size, mode=interpolation, antialias=True)
+        images = _cut_off(resized.add_(0.5))
+    return images
 
 
 def _triangle_weights(start: Tensor, length: Tensor, size: int, pixels: int) -> Tensor:

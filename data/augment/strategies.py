@@ -5,7 +5,7 @@ A view depends on its image and its row alone, not on the other images of the ba
 import torch
 from torch import Tensor
 
-from data.augment.crops import CenterCrop, HorizontalFlip, RandomCrop, RandomResizedCrop
+from data.augment.crops import CenterCrop, HorizontalFlip, RandomCrop, RandomResizedCrop, Resize
 from data.augment.steps import ColorJitter, Cutout, Greyscale, Normalize, RandomAffine
 from data.augment.strong import StrongOperations
 
@@ -56,5 +56,7 @@ def train_transform(cfg) -> tuple:
 
 
 def val_transform(kwargs) -> tuple:
-    """The plain view of the key `transformation_kwargs`: centre crop and normalise, nothing random."""
-    return CenterCrop(kwargs.crop_size), Normalize(**kwargs.normalize)
+    """The plain view of the key `transformation_kwargs`: resize if asked, centre crop and normalise."""
+    interpolation = kwargs.get("interpolation", "bilinear")
+    resize = [Resize(kwargs.resize, interpolation)] if "resize" in kwargs else []
+    return *resize, CenterCrop(kwargs.crop_size), Normalize(**kwargs.normalize)

@@ -70,14 +70,16 @@ def new_pictures(cfg, path: str, needs_labels: bool = False) -> ResidentDataset 
 def images_in(cfg, path: str) -> ResidentDataset | StreamedDataset:
     """All images in a folder, sorted by path, prepared and labelled as the config's `folder` says.
 
-    An image is a centre square of `folder.side` pixels: by default the crop size of the val transform, or 256
-    for ImageNet's 224. They are held in memory if they take at most half of what is free, else streamed.
-    Raises UserError for a folder without images or with `root_dir` in it, as `leave_out`, `read_labels`."""
+    An image is a centre square of `folder.side` pixels: by default those of the val transform, or 256 for
+    a crop of 224 without `resize`. They are held in memory if they take at most half of what is free, else
+    streamed. Raises UserError for a folder without images or with `root_dir` in it, as `leave_out`,
+    `read_labels`."""
     own, folder, caches = cfg.folder, Path(path).absolute(), Path(cfg.root_dir, "scans")
     if _is_within(cfg.root_dir, folder):
         raise UserError(f"root_dir {cfg.root_dir} is inside {folder}: give a root_dir=... outside")
-    size = cfg.transformation_kwargs.crop_size
-    side = own.get("side", SHORT_SIDE if size == 224 else size)
+    plain = cfg.transformation_kwargs
+    size = max(plain.crop_size, plain.get("resize", 0))
+    side = own.get("side", SHORT_SIDE if size == 224 and "resize" not in plain else size)
     files, others, unlisted = list_pictures(folder, cfg.on_error)
     labels = read_labels(folder, files, own.labels)
     digests, faults, bits, pixels = decode(folder, files, side, caches, cfg.num_workers)

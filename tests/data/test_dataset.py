@@ -14,8 +14,8 @@ FILES = np.array([f"{number}.png".encode() for number in range(10)])
 SIZES = np.arange(10)
 
 
-def streamed(files=FILES, signatures=SIZES, side=None):
-    return StreamedDataset("here", files, signatures, TARGETS[: len(files)], ["a", "b", "c"], side=side)
+def streamed(files=FILES, signatures=SIZES, **more):
+    return StreamedDataset("here", files, signatures, TARGETS[: len(files)], ["a", "b", "c"], **more)
 
 
 @pytest.mark.parametrize("number, chosen", [(1, [0]), (4, [0, 2, 5, 7]), (10, range(10)), (11, range(10))])
@@ -40,10 +40,10 @@ def test_the_fingerprint_in_memory_is_the_sha256_of_shape_and_pixels():
     assert ResidentDataset(IMAGES, TARGETS, []).fingerprint == hashlib.sha256(content).hexdigest()
 
 
-def test_the_fingerprint_of_files_depends_on_names_signatures_order_and_side_only():
+def test_the_fingerprint_of_files_depends_on_names_signatures_order_and_sides_only():
     others = [streamed(FILES[::-1]), streamed(FILES[:9], SIZES[:9]), streamed(np.array([b"a", *FILES[1:]]))]
-    others += [streamed(), streamed(signatures=SIZES + 1), streamed(side=8)]
-    assert len({one.fingerprint for one in others}) == 6
+    others += [streamed(), streamed(signatures=SIZES + 1), streamed(side=8), streamed(short_side=320)]
+    assert len({one.fingerprint for one in others}) == 7
     assert StreamedDataset("elsewhere", FILES, SIZES, None, []).fingerprint == streamed().fingerprint
 
 

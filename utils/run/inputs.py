@@ -72,7 +72,7 @@ def check_images(cfg, manifests: dict[Path, dict[str, Any]], splits: dict[str, d
         other = "other " if told[0] == told[1] else ""
         raise UserError(
             f"{path} was made from {told[0]}, but this run has {other}{told[1]}: {remedy}, or give this run "
-            "that data set, max_images and crop_size"
+            "that data set, max_images, crop_size and resize"
         )
 
 

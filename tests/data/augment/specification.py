@@ -10,7 +10,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from torchvision.transforms import functional as F
 
 from data.augment import apply, draw, train_transform
-from data.augment.crops import CenterCrop, HorizontalFlip, RandomCrop, RandomResizedCrop
+from data.augment.crops import CenterCrop, HorizontalFlip, RandomCrop, RandomResizedCrop, Resize
 from data.augment.steps import ColorJitter, Cutout, Greyscale, Normalize, RandomAffine
 from data.augment.strong import STRONG_OPERATIONS, StrongOperations
 from utils.config import load_config
@@ -133,6 +133,7 @@ REFERENCE = {
     HorizontalFlip: lambda step, picture, row: ImageOps.mirror(picture) if row[0] else picture,
     ColorJitter: jitter,
     Greyscale: lambda step, picture, row: F.rgb_to_grayscale(picture, 3) if row[0] else picture,
+    Resize: lambda step, picture, row: F.resize(picture, step.size, F.InterpolationMode(step.interpolation)),
     RandomCrop: crop_anywhere,
     CenterCrop: lambda step, picture, row: F.center_crop(picture, step.size),
     StrongOperations: strong,

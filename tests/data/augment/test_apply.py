@@ -6,7 +6,7 @@ from easydict import EasyDict
 from torchvision.transforms import functional as F
 
 from data.augment import apply, draw, val_transform
-from data.augment.crops import CenterCrop, HorizontalFlip, RandomCrop, RandomResizedCrop
+from data.augment.crops import CenterCrop, HorizontalFlip, RandomCrop, RandomResizedCrop, Resize
 from data.augment.steps import ColorJitter, Cutout, Greyscale, Normalize, RandomAffine
 from data.augment.strong import STRONG_OPERATIONS, StrongOperations
 from tests.data.augment import specification as spec
@@ -66,6 +66,22 @@ def test_the_whole_colour_jitter_is_torchvisions_but_for_its_steps_of_hue(images
     off = spec.grey_levels_off((JITTER,), images)
     assert off.max() <= 16  # a step of hue is 6 levels, which the other operations may make more
     assert (off > 0).float().mean() < 0.005
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("size", [1, 17, 60, 100])
+def test_a_resized_batch_is_pillows_within_one_grey_level_but_for_two_in_few_values(
+    size, interpolation, images
+):
+    off = spec.grey_levels_off((Resize(size, interpolation),), images)
+    assert off.max() <= 2
+    assert (off > 1).float().mean() < 0.0002  # Pillow rounds a tie of its first pass either way
+
+
+@pytest.mark.parametrize("size", [(24, 40), (40, 24)])
+def test_images_whose_short_side_is_right_are_not_resized(size, pictures):
+    images = pictures(*size)
+    assert apply((Resize(24, "bicubic"),), images, torch.empty(37, 0)) is images
 
 
 @pytest.mark.parametrize("cutout", [Cutout(1, 16), Cutout(3, 9), Cutout(1, 100), Cutout(0, 9)], ids=str)
@@ -156,3 +172,20 @@ def test_the_val_transform_draws_nothing_and_is_torchvisions_centre_crop_normali
     crops = [F.to_tensor(F.center_crop(F.to_pil_image(image), 21)) for image in images]
     expected = F.normalize(torch.stack(crops), **spec.NORMALIZE)
     torch.testing.assert_close(apply(transform, images, table), expected)
+
+
+def test_the_val_transform_resizes_first_if_asked_and_is_named_as_before_if_not():
+    def steps(**keys):
+        normalize = {"mean": [0, 0, 0], "std": [1, 1, 1]}
+        return repr(val_transform(EasyDict(crop_size=21, normalize=normalize, **keys)))
+
+    before = "(CenterCrop(size=21), Normalize(mean=[0, 0, 0], std=[1, 1, 1]))"  # hashed for cached features
+    assert steps() == steps(interpolation="bicubic") == before
+    assert steps(resize=24) == f"(Resize(size=24, interpolation='bilinear'), {before[1:]}"
+    assert steps(resize=24, interpolation="bicubic") == steps(resize=24).replace("bilinear", "bicubic")
+
+
+def test_a_crop_larger_than_the_resized_images_is_a_user_error_naming_both(pictures):
+    transform = val_transform(EasyDict(resize=24, crop_size=25, normalize=spec.NORMALIZE))
+    with pytest.raises(UserError, match=r"crop_size 25 .*24 x 48"):
+        apply(transform, pictures(20, 40), draw(transform, 37, generator=None))

@@ -87,6 +87,9 @@ def test_build_dataset_reads_it_by_the_config(tmp_path):
     cfg.max_images = 11
     train_subset, val = open_splits(cfg)
     assert np.array_equal(train_subset.files, train.files[::9]) and len(val) == 50
+    for resize, short_side in ((200, 256), (320, 320)):
+        cfg.transformation_kwargs.resize = resize
+        assert min(build_dataset(cfg, "train").get_image(0).size) == short_side
     cfg.on_error = "stop"
     with pytest.raises(UserError, match=f"{damaged}.*on_error=skip"):
         build_dataset(cfg, "train")

@@ -146,10 +146,14 @@ def test_an_image_is_the_centre_square_resized_as_pillow_does(folder):
     assert np.array_equal(np.asarray(dataset.get_image(0)), np.asarray(square))
 
 
-@pytest.mark.parametrize("size, side", [(16, 16), (224, 256), (225, 225)])
-def test_by_default_images_are_as_large_as_the_plain_view_but_256_for_224(size, side, folder):
+@pytest.mark.parametrize(
+    "size, resize, side",
+    [(16, None, 16), (224, None, 256), (225, None, 225), (16, 20, 20), (24, 20, 24), (224, 224, 224)],
+)
+def test_by_default_images_are_as_large_as_the_plain_view_but_256_for_224_alone(size, resize, side, folder):
     write(folder, "a.png")
-    dataset = build(folder, "train", WHOLE, f"transformation_kwargs.crop_size={size}")
+    resized = [f"transformation_kwargs.resize={resize}"] if resize else []
+    dataset = build(folder, "train", WHOLE, f"transformation_kwargs.crop_size={size}", *resized)
     assert dataset.images.shape == (1, 3, side, side)
 
 

@@ -7,6 +7,7 @@ import select
 import signal
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from torchvision.transforms import functional as pillow
 
 from data import dataset as image_files
 from data.augment import apply, draw, val_transform
-from data.augment.crops import CenterCrop, HorizontalFlip, RandomCrop, RandomResizedCrop
+from data.augment.crops import CenterCrop, HorizontalFlip, RandomCrop, RandomResizedCrop, Resize
 from data.augment.steps import ColorJitter, RandomAffine
 from data.dataset import ResidentDataset, StreamedDataset
 from data.image_files import read_image
@@ -82,11 +83,14 @@ TRANSFORMS = {
     "ours": published("scan/scan_cifar10", "augmentation_kwargs.crop_size=16"),
     "affine": published("pretext/simclr_digits"),
     "plain": SMALL,
+    "resized": (Resize(31, "bicubic"), CenterCrop(28), AS_IT_IS),
 }
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-@pytest.mark.parametrize("pair", ["simclr simclr", "ours ours", "plain ours", "affine simclr"])
+@pytest.mark.parametrize(
+    "pair", ["simclr simclr", "ours ours", "plain ours", "plain resized", "affine simclr"]
+)
 def test_images_in_files_and_in_memory_give_the_same_views_to_the_bit(squares, pair, num_workers):
     folder, held = squares
     views, neighbors = [TRANSFORMS[name] for name in pair.split()], torch.arange(SQUARES)[:, None]
@@ -144,6 +148,15 @@ def test_single_images_are_cropped_as_batches_are(width, height, size):
             assert (one - step.apply(batch, values)[0].int()).abs().max() <= 1  # Pillow rounds twice
 
 
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("size", [64, 224, 400])
+def test_single_images_are_resized_as_batches_are(size, interpolation):
+    step, image = Resize(size, interpolation), picture(0, 300, 256)
+    batch = step.apply(pillow.pil_to_tensor(image)[None], None)
+    off = (pillow.pil_to_tensor(step.apply_to_image(image, None)).int() - batch[0].int()).abs()
+    assert off.max() <= 2 and (off > 1).float().mean() < 0.0002
+
+
 def test_the_plain_view_is_torchvisions_centre_crop_of_short_side_256(coloured):
     cfg = load_config(None, "configs/pretext/moco_imagenet50.yml")
     (batch,) = build_loader(coloured, [val_transform(cfg.transformation_kwargs)], 12)
@@ -153,9 +166,19 @@ def test_the_plain_view_is_torchvisions_centre_crop_of_short_side_256(coloured):
         assert torch.allclose(found, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("resize, read_at", [(100, 256), (320, 320)])
+def test_the_plain_view_is_resized_as_asked_and_a_file_is_read_at_a_larger_size(coloured, resize, read_at):
+    transform = (Resize(resize, "bicubic"), CenterCrop(96), AS_IT_IS)
+    (batch,) = build_loader(replace(coloured, short_side=read_at), [transform], 12)
+    for image, found in zip(batch.index.tolist(), batch.views[0], strict=True):
+        expected = pillow.resize(picture(image, 270 + image, 300), read_at)
+        expected = pillow.resize(expected, resize, pillow.InterpolationMode.BICUBIC)
+        assert torch.equal(found, pillow.to_tensor(pillow.center_crop(expected, 96)))
+
+
 def test_an_image_that_several_views_show_is_decoded_once(folder, monkeypatch):
     read = []
-    monkeypatch.setattr(image_files, "read_image", lambda path: read.append(path) or read_image(path))
+    monkeypatch.setattr(image_files, "read_image", lambda *how: read.append(how) or read_image(*how))
     loader = build_loader(of(folder), [SMALL, RANDOM], 50)
     assert len(read) == 1  # to see whether the transforms fit
     read.clear()
@@ -267,7 +290,7 @@ def test_a_file_that_was_spoiled_since_ends_the_run_with_its_name(tmp_path, num_
 
 def test_a_worker_that_dies_ends_the_run_with_what_to_do(folder, monkeypatch):
     loader = build_loader(of(folder, 1), [SMALL], 10)
-    monkeypatch.setattr(image_files, "read_image", lambda path: os._exit(1))
+    monkeypatch.setattr(image_files, "read_image", lambda *_: os._exit(1))
     with pytest.raises(RuntimeError) as error:
         list(loader)
     assert "num_workers" in lost_worker(error.value)  # exit code 3

@@ -286,6 +286,7 @@ RANGES = [  # keys, values that all of them take, values that none of them takes
     ("seed", [4294967295], [4294967296]),
     ("epochs batch_size optimizer_kwargs.lr", [1000000], [1000001, 1e30]),
     ("folder.side transformation_kwargs.crop_size", [4096], [4097]),
+    ("transformation_kwargs.resize", [1, 4096], [0, 4097]),
     ("save_minutes criterion_kwargs.temperature optimizer_kwargs.lr", [1e-9, 5], [0, -1]),
     ("criterion_kwargs.entropy_weight optimizer_kwargs.weight_decay", [0, 5], [-1e-4]),
     ("ema_alpha folder.val_share optimizer_kwargs.momentum", [0, 0.999], [-0.1, 1]),
@@ -294,6 +295,7 @@ RANGES = [  # keys, values that all of them take, values that none of them takes
     (PRIOR, ["[3, 1]", "[1e-9, 1000000]"], ["[3, 0]", "[3, -1]", "[1e39, 1]"]),
     (f"{AUGMENT}.random_resized_crop.scale", ["[0.2, 1]", "[1, 1]"], ["[0, 1]", "[0.2, 1.1]"]),
     (f"{AUGMENT}.color_jitter.hue", [0, 0.5], [-0.1, 0.51]),
+    ("transformation_kwargs.interpolation", ["bilinear", "bicubic"], ["nearest"]),
     ("transformation_kwargs.normalize.mean", ["[0, 0.5, 1]"], ["[123.7, 116.3, 103.5]"]),
     ("transformation_kwargs.normalize.std", ["[0.1, 0.5, 1]"], ["[0.2, 0, 0.2]"]),
 ]
