@@ -14,9 +14,10 @@ runpy.run_path(Path(__file__).resolve().parent / "utils/start.py", run_name=__na
 from data import build_dataset
 from data.augment import val_transform
 from data.folder.pictures import new_pictures
-from data.loader import EVAL_BATCH_SIZE, FeatureLoader, eval_loader
-from models import build_model
+from data.loader import eval_loader
+from models import build_model, use_plain_view
 from models.weights import load_whole, read_weights
+from pretrained import features_of_step_1
 from utils.config import check_stage, load_config
 from utils.config.load import view_differences
 from utils.console import print_metrics, say
@@ -25,7 +26,8 @@ from utils.distributed import first_on_machine, from_main
 from utils.errors import UserError, needed
 from utils.evaluate.clustering import MODULES, clustering_warnings, evaluate_clusters, neighbor_accuracy
 from utils.evaluate.label_free_report import judge_without_labels
-from utils.features import extract_features, predict
+from utils.evaluate.steps import compare_steps
+from utils.features import extract_features, predict_from
 from utils.mypath import written
 from utils.neighbors.search import check_minable, mine_neighbors
 from utils.report.cluster_cards import Clustering
@@ -74,6 +76,10 @@ def check_fit(asked: argparse.Namespace, cfg, stage: str) -> None:
     check_data_set(cfg, asked.model)
     if stage == "pretext" and (asked.out or asked.report or asked.visualize_prototypes or asked.show):
         raise UserError("a pretext model has no clusters: no --out, --report, --show, --visualize_prototypes")
+    if asked.predict and cfg.backbone == "features":
+        raise UserError(
+            "--predict needs a network, but this backbone is features: leave it out, or give --out"
+        )
     check_places(asked)
     needed(*MODULES * (stage != "pretext"), *["jinja2"] * bool(asked.report))
 
@@ -102,12 +108,14 @@ def judge_clusters(cfg, loader, model, head: int, names: dict[int, str]) -> Clus
     """The clusters by the best head, with their metrics; cfg: of the model's training."""
     dataset = loader.dataset
     features = extract_features(model.backbone, loader)  # (N, D)
-    once = FeatureLoader(features[None], dataset, [None], EVAL_BATCH_SIZE, loader.device)
-    probabilities = predict(model.cluster_head, once)[head]  # (N, K)
+    probabilities = predict_from(model.head(head), features, loader.device)  # (N, K)
     features = features.to(loader.device)  # where neighbors are searched
     prior = cfg.get("criterion_kwargs", {}).get("cluster_prior")
     metrics = judge_without_labels(probabilities, features, dataset, cfg.pretext_dir, cfg.knn_backend, prior)
     metrics |= evaluate_clusters(probabilities, dataset.targets)
+    if (step_1 := features_of_step_1(cfg, loader)) is not None:
+        steps = {cfg.setup: probabilities}
+        metrics |= from_main(compare_steps, step_1, steps, dataset.targets, cfg.seed)
     return Clustering(dataset, probabilities, features, metrics, names)
 
 
@@ -115,7 +123,8 @@ def main(argv: list[str] | None = None) -> None:
     asked = parse_args(argv)
     cfg = load_config(asked.config_env, asked.config_exp, asked.overrides)
     check_stage(cfg, "eval")
-    stage, _, head = weights = read_weights(asked.model)
+    use_plain_view(cfg)
+    stage, _, head = weights = read_weights(asked.model, None, cfg.pretext_dir)
     check_fit(asked, cfg, stage)
     own = asked.model.with_name("config.yml")
     trained = settings_in(own) if own.exists() else cfg  # published models have none

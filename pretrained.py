@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 runpy.run_path(Path(__file__).resolve().parent / "utils/start.py", run_name=__name__)
@@ -15,11 +16,12 @@ from data.loader import eval_loader
 from models import build_model, use_plain_view
 from models.foreign import read_backbone
 from models.heads import feature_layer
-from models.weights import load_whole
-from utils.errors import UserError
+from models.weights import load_backbone, load_whole
+from utils.errors import RunError, UserError
 from utils.features import cached_features
 from utils.mining import check_before_training, mine
 from utils.run import Run, command, stage_config
+from utils.stages import MODEL
 
 
 def mine_with(cfg, options, default: Callable[[], Path | str]) -> None:
@@ -51,6 +53,19 @@ def mine_with(cfg, options, default: Callable[[], Path | str]) -> None:
             features[split] = F.normalize(vectors, dim=1)
         mine(run, features, train_set, val_set)
         run.finish("the model, both neighbor files and neighbors.png")
+
+
+def features_of_step_1(cfg, loader) -> Tensor | None:
+    """The features of val images, (N, D), by the backbone in `pretext_dir`; None if there is none that fits.
+
+    cfg: of a later step."""
+    model, folder = build_model(cfg), Path(cfg.pretext_dir)
+    try:
+        load_backbone(model, folder / MODEL)
+    except (UserError, RunError):
+        return None
+    backbone = model.backbone.to(loader.device, memory_format=torch.channels_last)
+    return cached_features(folder, "features-val", backbone, loader)[0]
 
 
 def no_weights():

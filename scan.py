@@ -19,6 +19,7 @@ from models import build_model, use_plain_view
 from models.head_start import prepare_heads
 from models.heads import MLPHead
 from models.weights import load_backbone, load_whole, read_weights
+from pretrained import features_of_step_1
 from utils.distributed import from_main, gather, sum_gradients
 from utils.errors import UserError
 from utils.evaluate.clustering import evaluate_clusters
@@ -36,8 +37,8 @@ class Task(NamedTuple):
     """What is trained, and on what.
 
     network: a batch's views, or features, to a list of logits, one for each head. trained: its part that is
-    in train mode. saved: what a checkpoint holds. teacher: as network, with the running average of the trained
-    heads, for TEMI; these heads are the model's own."""
+    in train mode. saved: what a checkpoint holds. teacher: for TEMI, as network with the running average of
+    the trained heads; the average is the model's own heads."""
 
     network: nn.Module
     trained: nn.Module
@@ -116,6 +117,8 @@ def heads_only(cfg, model: nn.Module, train_set, neighbors, device) -> Task:
         optimizer = build_optimizer(cfg.optimizer, cfg.optimizer_kwargs, heads.parameters())
         return Task(model, heads, loader, SCANLoss(**cfg.criterion_kwargs), optimizer, model)
 
+    if cfg.criterion == "temi":
+        training["neighbors"] = neighbors[:, 1:]  # without the image itself
     loader = FeatureLoader(features, train_set, views, cfg.batch_size, device, **training)
     trained, teacher, parts = heads, None, {"standardize": model.standardize, "cluster_head": heads}
     if cfg.criterion == "temi":
@@ -127,29 +130,66 @@ def heads_only(cfg, model: nn.Module, train_set, neighbors, device) -> Task:
     is_own = ":" not in cfg.backbone and teacher is None
     optimizer = build_optimizer(cfg.optimizer, cfg.optimizer_kwargs, trained.parameters())
     network = nn.Sequential(model.standardize, trained)
-    return Task(network, trained, loader, criterion, optimizer, model if is_own else nn.ModuleDict(parts), teacher)
+    return Task(
+        network, trained, loader, criterion, optimizer, model if is_own else nn.ModuleDict(parts), teacher
+    )
 
 
-def validate(model, heads, features, val_set, neighbors, prior, device) -> tuple[float, int, dict[str, float]]:
-    """The lowest SCAN loss of these heads on the val split (no label is used), the head that has it, and
-    metrics of its clusters. features: (N, D) of the backbone."""
-    terms = []
-    for head in heads:
-        terms.append(scan_validation(predict_from(model.head(head), features, device), neighbors, prior))
-    losses = [each["total_loss"] for each in terms]
-    lowest = losses.index(min(losses))  # the first head wins a tie
-    probabilities = predict_from(model.head(heads[lowest]), features, device)
-    metrics = terms[lowest] | evaluate_clusters(probabilities, val_set.targets)
-    metrics["neighbor_agreement"] = neighbor_agreement(probabilities.argmax(dim=1), neighbors)
-    metrics.pop("hungarian_match", None)
-    return losses[lowest], heads[lowest], {f"val/{name}": value for name, value in metrics.items()}
+class Val(NamedTuple):
+    """The val split. neighbors: (N, T+1). step_1: its features by the backbone of step 1, (N, D)."""
+
+    dataset: Any
+    loader: Any
+    neighbors: Tensor
+    step_1: Tensor
+
+    def features(self, cfg, model: nn.Module) -> Tensor:
+        """The backbone's features, (N, D), which are those of step 1 while it is frozen."""
+        return self.step_1 if cfg.update_cluster_head_only else extract_features(model.backbone, self.loader)
+
+    def validate(self, cfg, model: nn.Module, heads: list[int], features: Tensor) -> tuple[float, int, dict]:
+        """The lowest SCAN loss of these heads (no label is used), the head that has it, and metrics of its
+        clusters."""
+        prior = cfg.criterion_kwargs.get("cluster_prior")
+        terms = {k: scan_validation(self.predict(model, k, features), self.neighbors, prior) for k in heads}
+        head = min(heads, key=lambda each: terms[each]["total_loss"])  # the first head wins a tie
+        probabilities = self.predict(model, head, features)
+        metrics = terms[head] | evaluate_clusters(probabilities, self.dataset.targets)
+        metrics["neighbor_agreement"] = neighbor_agreement(probabilities.argmax(dim=1), self.neighbors)
+        metrics.pop("hungarian_match", None)
+        return terms[head]["total_loss"], head, {f"val/{name}": value for name, value in metrics.items()}
+
+    def most_distinct(self, model: nn.Module, heads: list[int], features: Tensor) -> int:
+        """The head whose clusters have the highest silhouette in the features of step 1; no label is used."""
+        clusters = (self.predict(model, head, features).argmax(dim=1) for head in heads)
+        scores = [silhouette(self.step_1, each) for each in clusters]  # None for a single cluster
+        return max(heads, key=lambda head: -1 if scores[head] is None else scores[head])
+
+    def predict(self, model: nn.Module, head: int, features: Tensor) -> Tensor:
+        return predict_from(model.head(head), features, self.loader.device)  # (N, K)
 
 
-def highest_silhouette(model, heads, features, step_1, device) -> int:
-    """The head whose clusters of the val images are the most distinct in the frozen features of step 1."""
-    clusters = [predict_from(model.head(head), features, device).argmax(dim=1) for head in heads]
-    scores = [silhouette(step_1, each) for each in clusters]
-    return max(heads, key=lambda head: -2 if scores[head] is None else scores[head])
+def train(run: Run, model: nn.Module, task: Task, val: Val, best: dict, pretext: Path) -> float:
+    """The epochs still to train. The best model is saved, with TEMI that of the last epoch; returns its
+    validation loss. best: the lowest so far and its head. pretext: the model of step 1."""
+    cfg, heads = run.cfg, list(range(run.cfg.num_heads))
+    for epoch in run.epochs():
+        set_learning_rate(task.optimizer, cfg, epoch)
+        if task.teacher:
+            metrics, losses = train_epoch_temi(task, run.meter(task.loader, epoch), run.autocast)
+            heads = [int(losses.argmin())]
+        else:
+            metrics = train_epoch(task, run.meter(task.loader, epoch), run.autocast)
+        features = val.features(cfg, model)
+        loss, head, val_metrics = from_main(val.validate, cfg, model, heads, features)
+        if task.teacher or loss < run.folder.loss_of_model(best["best_loss"]):
+            if cfg.get("head_choice") == "silhouette":
+                head = from_main(val.most_distinct, model, heads, features)
+            run.folder.save_model(content(cfg, model, head, pretext), loss=loss)
+        if task.teacher or loss < best["best_loss"]:
+            best = {"best_loss": loss, "best_loss_head": head}
+        run.end_epoch(epoch, metrics | val_metrics, **best)
+    return run.folder.loss_of_model(best["best_loss"])
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -168,42 +208,21 @@ def main(argv: list[str] | None = None) -> None:
         model = build_model(cfg)
         loaded = load_backbone(model, inputs[MODEL])
         model = model.to(run.device, memory_format=torch.channels_last)
-        is_frozen, is_temi = cfg.update_cluster_head_only, cfg.criterion == "temi"
-        val_images = eval_loader(val_set, val_transform(cfg.transformation_kwargs), run.device)
-        (step_1,) = cached_features(Path(cfg.pretext_dir), "features-val", model.backbone, val_images)  # (N, D)
-        prepare = heads_only if is_frozen else end_to_end
-        task = prepare(cfg, model, train_set, neighbors[:, 1:] if is_temi else neighbors, run.device)
+        loader = eval_loader(val_set, val_transform(cfg.transformation_kwargs), run.device)
+        prepare = heads_only if cfg.update_cluster_head_only else end_to_end
+        task = prepare(cfg, model, train_set, neighbors, run.device)
         best = run.restore(task.saved, task.optimizer, best_loss=math.inf, best_loss_head=0)
         run.log.note(loaded)
-        if not is_temi:
+        if task.teacher is None:
             say_bounds(run.log, task.criterion, cfg.batch_size, cfg.num_classes)
-
-        prior = cfg.criterion_kwargs.get("cluster_prior")
-        every_head = heads = list(range(cfg.num_heads))
-        for epoch in run.epochs():
-            set_learning_rate(task.optimizer, cfg, epoch)
-            if is_temi:
-                metrics, losses = train_epoch_temi(task, run.meter(task.loader, epoch), run.autocast)
-                heads = [int(losses.argmin())]
-            else:
-                metrics = train_epoch(task, run.meter(task.loader, epoch), run.autocast)
-            features = step_1 if is_frozen else extract_features(model.backbone, val_images)
-            judged = model, heads, features, val_set, val_neighbors, prior, run.device
-            loss, head, val_metrics = from_main(validate, *judged)
-            if is_temi or loss < run.folder.loss_of_model(best["best_loss"]):
-                if cfg.get("head_choice") == "silhouette":
-                    head = from_main(highest_silhouette, model, heads, features, step_1, run.device)
-                run.folder.save_model(content(cfg, model, head, inputs[MODEL]), loss=loss)
-            if is_temi or loss < best["best_loss"]:
-                best = {"best_loss": loss, "best_loss_head": head}
-            run.end_epoch(epoch, metrics | val_metrics, **best)
+        val = Val(val_set, loader, val_neighbors, features_of_step_1(cfg, loader))
+        loss = train(run, model, task, val, best, inputs[MODEL])
 
         weights = read_weights(run.path / MODEL, "scan", cfg.pretext_dir)
         load_whole(model, weights, run.path / MODEL)
-        features = step_1 if is_frozen else extract_features(model.backbone, val_images)
-        lowest = f"val/total_loss {run.folder.loss_of_model(best['best_loss']):.4f}"
-        title = f"SCAN on the val split, {lowest}, head {weights.head}"
-        conclude(run, title, predict_from(model.head(weights.head), features, run.device), val_set)
+        title = f"SCAN on the val split, val/total_loss {loss:.4f}, head {weights.head}"
+        probabilities = val.predict(model, weights.head, val.features(cfg, model))
+        conclude(run, title, probabilities, val_set, {"scan": probabilities}, val.step_1)
 
 
 def content(cfg, model: nn.Module, head: int, pretext: Path) -> dict:

@@ -13,9 +13,11 @@ from data import open_splits
 from data.augment import train_transform, val_transform
 from data.loader import build_loader, eval_loader
 from losses import ConfidenceBasedCE
-from models import build_model
+from models import build_model, use_plain_view
 from models.ema import InPlaceEMA
 from models.weights import load_best_head
+from pretrained import features_of_step_1
+from utils.console import say
 from utils.distributed import gather, sum_gradients
 from utils.errors import RunError
 from utils.evaluate.clustering import evaluate_clusters
@@ -78,6 +80,10 @@ def confidence_summary(probabilities: Tensor, threshold: float) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     cfg, options = stage_config(argv, "selflabel", __doc__)
+    use_plain_view(cfg)
+    if cfg.backbone == "features":
+        say("step 3 is left out: features that are given cannot be trained")
+        return
     with Run(cfg, options.restart) as run:
         inputs = run.folder.start_from()
         train_set, val_set = open_splits(cfg)
@@ -85,20 +91,21 @@ def main(argv: list[str] | None = None) -> None:
         if run.is_finished():
             return
         model = build_model(cfg)
-        loaded = load_best_head(model, inputs[MODEL])
+        loaded = load_best_head(model, inputs[MODEL], cfg.pretext_dir)
         model = model.to(run.device, memory_format=torch.channels_last)
         weak = val_transform(cfg.transformation_kwargs)
         views = [weak, train_transform(cfg)]
         loader = build_loader(train_set, views, cfg.batch_size, run.device, train=True, seed=cfg.seed)
         train_images, val_images = (eval_loader(images, weak, run.device) for images in (train_set, val_set))
         optimizer = build_optimizer(cfg.optimizer, cfg.optimizer_kwargs, model.parameters())
+        (before,) = predict(model, val_images)
         run.restore(model, optimizer)
         ema = InPlaceEMA(model, cfg.ema_alpha, cfg.ema_batch_norm) if cfg.use_ema else None
         criterion = ConfidenceBasedCE(cfg.confidence_threshold, **cfg.criterion_kwargs)
         task = Task(model, loader, criterion, optimizer, ema)
         run.log.note(loaded)
         run.log.note(confidence_summary(predict(model, train_images)[0], cfg.confidence_threshold))
-        used = evaluate_clusters(predict(model, val_images)[0], val_set.targets)["used_clusters"]
+        used = evaluate_clusters(before, val_set.targets)["used_clusters"]
 
         for epoch in run.epochs():
             set_learning_rate(optimizer, cfg, epoch)
@@ -110,15 +117,18 @@ def main(argv: list[str] | None = None) -> None:
                     "raise its batch_size, or lower confidence_threshold or optimizer_kwargs.lr"
                 )
             val_metrics = evaluate_clusters(predict(model, val_images)[0], val_set.targets)
-            before, used = used, val_metrics["used_clusters"]
-            if used < before:
-                lost = f"epoch {epoch + 1} uses {used} clusters, {before} before"
+            used_before, used = used, val_metrics["used_clusters"]
+            if used < used_before:
+                lost = f"epoch {epoch + 1} uses {used} clusters, {used_before} before"
                 run.log.warn(f"{lost}: self-labelling is losing clusters; the SCAN model may be better")
             val_metrics.pop("hungarian_match", None)
             run.end_epoch(epoch, metrics | {f"val/{name}": value for name, value in val_metrics.items()})
 
         run.folder.save_model(model.state_dict())
-        conclude(run, "self-labelling on the val split, last epoch", predict(model, val_images)[0], val_set)
+        (after,) = predict(model, val_images)
+        step_1 = features_of_step_1(cfg, val_images)
+        steps = {"scan": before, "selflabel": after}
+        conclude(run, "self-labelling on the val split, last epoch", after, val_set, steps, step_1)
 
 
 if __name__ == "__main__":

@@ -20,8 +20,8 @@ runpy.run_path(Path(__file__).resolve().parent / "utils/start.py", run_name=__na
 import scan
 from data import build_dataset
 from data.augment import val_transform
-from data.loader import EVAL_BATCH_SIZE, FeatureLoader, eval_loader
-from models import build_model
+from data.loader import eval_loader
+from models import build_model, use_plain_view
 from models.weights import load_whole, read_weights
 from utils.config.values import is_literal, write_override
 from utils.console import say, warnings_ignored
@@ -30,7 +30,7 @@ from utils.distributed import from_main
 from utils.errors import UserError
 from utils.evaluate.clustering import evaluate_clusters
 from utils.evaluate.label_free import silhouette
-from utils.features import cached_features, predict
+from utils.features import cached_features, predict_from
 from utils.mypath import written
 from utils.report import sweep_table
 from utils.report.log import read_epochs
@@ -79,7 +79,7 @@ def plan(arguments: argparse.Namespace) -> tuple[Path, list[list[list[str]]]]:
     variants = [[f"{key}={value}" for key, value in settings.items()] for settings in arguments.variants]
     base = scan_config([*options, *given, *variants[0]])
     defaults = [write_override("pretext_dir", base.pretext_dir)]
-    defaults += ["cached_views=8"] * (base.cached_views == 0)
+    defaults += ["cached_views=8"] * (base.cached_views == 0 and base.augmentation_strategy != "plain")
     commands, configs = [[] for _ in variants], []
     for (words, of_seeds), seed in product(zip(variants, commands, strict=True), arguments.seeds):
         name = ",".join([*words, f"seed={seed}"])
@@ -102,35 +102,34 @@ def folder_name(name: str) -> str:
 
 
 def scan_config(argv: list[str]) -> EasyDict:
-    return stage_config(argv, "scan")[0]
+    cfg = stage_config(argv, "scan")[0]
+    use_plain_view(cfg)
+    return cfg
 
 
-def run_variant(settings: dict[str, str], commands: list[list[str]], cache: Path) -> sweep_table.Variant:
-    """Run each command line of scan.py, unless it is finished, and measure the results.
-
-    cache: the folder for features."""
+def run_variant(settings: dict[str, str], commands: list[list[str]]) -> sweep_table.Variant:
+    """Run each command line of scan.py, unless it is finished, and measure the results."""
     from sklearn.metrics import adjusted_rand_score
 
-    results, clusters = zip(*(run_seed(argv, cache) for argv in commands), strict=True)
+    results, clusters = zip(*map(run_seed, commands), strict=True)
     measured = {name: [row[name] for row in results if row[name] is not None] for name in results[0]}
     with warnings_ignored():
         measured["agreement"] = [adjusted_rand_score(*pair) for pair in combinations(clusters, 2)]
     return sweep_table.Variant(settings, scan_config(commands[0]).num_classes, measured)
 
 
-def run_seed(argv: list[str], cache: Path) -> tuple[dict[str, float | None], Tensor]:
+def run_seed(argv: list[str]) -> tuple[dict[str, float | None], Tensor]:
     """One run of scan.py: its columns, except agreement, and the cluster of each val image, (N,)."""
     scan.main(argv)
     cfg = scan_config(argv)
     folder, device = Path(cfg.root_dir, cfg.run_name, "scan"), choose_device(cfg.device)
     val_set = build_dataset(cfg, "val")
-    model, weights = build_model(cfg), read_weights(folder / MODEL, "scan")
+    model, weights = build_model(cfg), read_weights(folder / MODEL, "scan", cfg.pretext_dir)
     load_whole(model, weights, folder / MODEL)
     model = model.to(device, memory_format=torch.channels_last)
     images = eval_loader(val_set, val_transform(cfg.transformation_kwargs), device)
-    features = cached_features(cache, "features-val", model.backbone, images)  # (1, N, D)
-    loader = FeatureLoader(features, val_set, [None], EVAL_BATCH_SIZE, device)
-    probabilities = predict(model.cluster_head, loader)[weights.head]  # (N, K)
+    (features,) = cached_features(Path(cfg.pretext_dir), "features-val", model.backbone, images)  # (N, D)
+    probabilities = predict_from(model.head(weights.head), features, device)  # (N, K)
     predictions = probabilities.argmax(dim=1)
     metrics = evaluate_clusters(probabilities, val_set.targets)
     log = folder / "log.jsonl"
@@ -140,7 +139,7 @@ def run_seed(argv: list[str], cache: Path) -> tuple[dict[str, float | None], Ten
         raise UserError(f"{log} has no val/total_loss: remove {folder}, and the sweep trains it again")
     columns = {"loss": min(losses) / math.log(cfg.num_classes)}
     columns |= {name: metrics[name] for name in ("used_clusters", "effective_clusters")}
-    columns |= {"agreement": None, "silhouette": silhouette(features[0], predictions)}
+    columns |= {"agreement": None, "silhouette": silhouette(features, predictions)}
     columns["ACC"] = metrics.get("ACC")  # for information only
     return columns, predictions
 
@@ -148,7 +147,7 @@ def run_seed(argv: list[str], cache: Path) -> tuple[dict[str, float | None], Ten
 def main(argv: list[str] | None = None) -> None:
     arguments = parse_args(argv)
     folder, commands = plan(arguments)
-    variants = [run_variant(*each, folder) for each in zip(arguments.variants, commands, strict=True)]
+    variants = list(map(run_variant, arguments.variants, commands))
     rows = [sweep_table.table_row(variant) for variant in variants]
     suggested, sentence = sweep_table.suggest(rows, list(arguments.variants[0]))
     from_main(write_whole, {folder / "sweep.csv": sweep_table.to_csv(rows)})

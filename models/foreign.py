@@ -1,4 +1,4 @@
-"""Backbones trained by others, read as pretext models: files of MoCo, of plain ResNets, of timm and torchvision."""
+"""Backbones trained by others, read as pretext models: of MoCo, plain ResNets, of timm and torchvision."""
 
 import torch
 
@@ -33,7 +33,7 @@ def read_pretrained(path) -> Weights:
 
 
 def read_backbone(cfg, model: ContrastiveModel, source) -> Weights:
-    """The weights of the config's backbone, untrained in `model`, as a pretext model. source: a file or `hub`.
+    """Weights for the backbone of `model`, which the config describes. source: a file or `hub`.
 
     Of a file of timm's or torchvision's, the classifier is left out. UserError as `read_pretrained`."""
     if str(source) == "hub":

@@ -77,7 +77,9 @@ class Standardize(nn.Module):
     def __init__(self, features_dim: int, size: int):
         super().__init__()
         if size > features_dim:
-            raise UserError(f"feature_pca {size} is more than the features' size: set it to at most {features_dim}")
+            raise UserError(
+                f"feature_pca {size} is more than the features' size: set it to at most {features_dim}"
+            )
         self.register_buffer("weight", torch.zeros(size, features_dim))
         self.register_buffer("bias", torch.zeros(size))
 

@@ -51,7 +51,9 @@ def _referred_to(reference: dict[str, str], file: Path, path) -> dict[str, Tenso
     """The backbone in a file of step 1, if it is the one that a model was trained on; else UserError."""
     if not file.is_file() or sha256_of(file) != reference["sha256"]:
         made = f"{reference['name']}, in a {MODEL} of step 1 with SHA-256 {reference['sha256'][:12]}..."
-        raise UserError(f"{path} needs its backbone, {made}, which is not {file}: name its folder, pretext_dir=...")
+        raise UserError(
+            f"{path} needs its backbone, {made}, which is not {file}: name its folder, pretext_dir=..."
+        )
     return {k: v for k, v in read_weights(file, "pretext").state.items() if not k.startswith(HEAD)}
 
 

@@ -135,7 +135,7 @@ def test_a_plain_backbone_is_mined_with_and_evaluated_without_a_head(run, mined,
 def test_fewer_images_than_classes_are_mined_without_the_kmeans_baseline(run):
     folder = run("moco", "max_images=40 num_neighbors=20")
     assert np.load(folder / TRAIN).shape == (40, 21)
-    assert "k-means left out" in (folder / "log.jsonl").read_text()
+    assert '"k-means"' not in (folder / "log.jsonl").read_text()
 
 
 @pytest.fixture
@@ -182,9 +182,9 @@ def test_a_download_that_fails_says_where_from_where_to_and_how_else(fetch, tmp_
 # -- SCAN on a frozen backbone
 
 
-def test_only_the_heads_move_and_the_val_images_are_read_once(run, mined, reads):
+def test_only_the_heads_move_and_the_val_images_are_those_that_step_1_read(run, mined, reads):
     folder = run("scan", f"pretext_dir={mined} epochs=3")
-    assert len([path for path in reads if "img_val" in str(path)]) == 50 + 1
+    assert len([path for path in reads if "img_val" in str(path)]) == 1  # to try the view
     trained, expected = weights(folder), network().state_dict()
     heads = {name for name in trained if name.startswith("cluster_head.")}
     assert all(torch.equal(trained[name], expected[name]) for name in trained.keys() - heads)

@@ -163,7 +163,7 @@ def test_a_step_of_simclr_does_not_wait(place, run, monkeypatch):
 
 
 def scan_parts(network):
-    return {"network": network, "trained": network, "val_network": network, "val_loader": None}
+    return {"network": network, "trained": network, "saved": network}
 
 
 @pytest.mark.parametrize("run", [["scan/scan", "num_heads=2"]], indirect=True)

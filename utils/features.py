@@ -57,7 +57,7 @@ def predict(model: nn.Module, loader) -> list[Tensor]:
 def pass_through(layer: nn.Module, features: Tensor, device) -> Tensor:
     """layer(features) for features (N, D) of all N images: float32 (N, K) on the CPU."""
     with torch.no_grad(), full_precision():
-        return torch.cat([layer(block.to(device)).float().cpu() for block in features.split(BLOCK)])
+        return torch.cat([layer(block.to(device).float()).cpu() for block in features.split(BLOCK)])
 
 
 def predict_from(head: nn.Module, features: Tensor, device) -> Tensor:

@@ -19,8 +19,10 @@ def build_optimizer(name: str, kwargs, parameters: Iterable[torch.nn.Parameter])
     optimizer, reads = OPTIMIZERS[name]
     groups = list(parameters)
     if name == "adamw":
-        small = [each for each in groups if each.ndim < 2]
-        groups = [{"params": [each for each in groups if each.ndim > 1]}, {"params": small, "weight_decay": 0.0}]
+        small, large = (
+            [each for each in groups if (each.ndim > 1) == is_large] for is_large in (False, True)
+        )
+        groups = [{"params": large}, {"params": small, "weight_decay": 0.0}]
     return optimizer(groups, fused=True, **{key: kwargs[key] for key in reads})
 
 

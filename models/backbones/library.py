@@ -29,7 +29,9 @@ def checked(model: nn.Module, cfg, classifier: Iterable[str]) -> nn.Module:
     except Exception as error:  # each network has its own way to refuse
         reason = " ".join(str(error).split())[:200]
         remedy = "give another transformation_kwargs.crop_size, or another backbone"
-        raise UserError(f"{cfg.backbone} makes no features of images of {size} px ({reason}): {remedy}") from error
+        raise UserError(
+            f"{cfg.backbone} makes no features of images of {size} px ({reason}): {remedy}"
+        ) from error
     model.classifier_layers = tuple(classifier)
     return model.train()
 

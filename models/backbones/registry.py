@@ -8,9 +8,9 @@ from models.backbones.resnet import ResNet18, resnet50, stem_and_width
 
 
 class Backbone(NamedTuple):
-    """build: from the config, a module that takes normalised images (B, 3, H, W) to features (B, D), D being
-    its attribute `features_dim`. plain_view: from the config, what `transformation_kwargs` should be unless it
-    is given. hub: from the name, the weights that the backbone's library downloads."""
+    """build: from the config, a module: normalised images (B, 3, H, W) to features (B, D), D being
+    its attribute `features_dim`. plain_view: from the config, what `transformation_kwargs` are unless they are
+    given. hub: from the name, the weights that the backbone's library downloads."""
 
     build: Callable
     plain_view: Callable = lambda cfg: {}

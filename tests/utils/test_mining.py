@@ -127,19 +127,6 @@ def test_classes_that_are_not_those_of_the_train_split_are_not_compared(train, v
     assert run.finals[BASELINES].keys() == {"k-means"} and any("kNN" in note for note in run.notes)
 
 
-@pytest.mark.parametrize("lacking, told", [(0, {"weighted kNN", "k-means"}), (1, {"weighted kNN"})])
-def test_k_means_is_left_out_where_it_takes_long_and_the_log_says_so(lacking, told, monkeypatch):
-    monkeypatch.setattr(mining, "KMEANS_LIMIT", TRAIN * 8 * CLASSES - lacking)
-    run = mined()
-    assert run.finals[BASELINES].keys() == told
-    notes = [note for note in run.notes if "k-means" in note and all(n in note for n in ("120", "8", "3"))]
-    assert len(notes) == lacking
-
-
-def test_imagenet_50_has_its_k_means_and_imagenet_100_has_none():
-    assert 50 * 1300 * 2048 * 50 < mining.KMEANS_LIMIT < 100 * 732 * 2048 * 100  # 732 to 1,300 images a class
-
-
 @pytest.mark.parametrize(
     "settings, key",
     [

@@ -75,7 +75,9 @@ def _mistakes(values: Mapping[str, Any], stage: str) -> Iterator[str]:
     if is_ready and data_sets != {"folder"}:
         yield f"backbone is features, which have train_db_name and val_db_name: folder, not {min(data_sets)}"
     is_ready = values["backbone"] == "features"
-    for name in ("folder.features", "folder.files") if is_ready else ["folder.path"] * ("folder" in data_sets):
+    for name in (
+        ("folder.features", "folder.files") if is_ready else ["folder.path"] * ("folder" in data_sets)
+    ):
         if stage != "eval" and name not in values:
             yield f"{name} is missing: give it as {name}=... ({KEYS[name].meaning})"
     run = Path(values["run_name"])

@@ -8,8 +8,10 @@ import numpy as np
 from torch import Tensor
 
 from utils.console import warnings_ignored
-from utils.distributed import main_only
+from utils.distributed import from_main, main_only
 from utils.evaluate.clustering import clustering_warnings, evaluate_clusters, map_clusters
+from utils.evaluate.steps import TITLE as COMPARISON
+from utils.evaluate.steps import compare_steps
 from utils.report import canvas
 from utils.report.canvas import BLUE, DPI, FAINT, INK, labels_of, save_png
 from utils.report.image_grid import draw_grid
@@ -164,13 +166,15 @@ def draw_confusion(folder: Path, dataset, predictions: Tensor, metrics: Mapping)
     return save_png(matching_figure(dataset, predictions, metrics), folder / "confusion_matrix.png", **TIGHT)
 
 
-def conclude(run, title: str, probabilities: Tensor, val_set) -> None:
+def conclude(run, title: str, probabilities: Tensor, val_set, steps: Mapping[str, Tensor], step_1) -> None:
     """Log the results on the val split, draw curves.png and, with labels, confusion_matrix.png; then finish.
 
-    run: has `log.final(title, metrics)`, `log.warn(text)`, the folder `path`, and `finish(text)`.
-    probabilities: (N, K)."""
+    run: has `cfg.seed`, `log.final(title, metrics)`, `log.warn(text)`, the folder `path`, and `finish(text)`.
+    probabilities: (N, K). steps, step_1: for `compare_steps`; step_1 is None if its backbone is not there."""
     metrics = evaluate_clusters(probabilities, val_set.targets)
     run.log.final(title, metrics)
+    if step_1 is not None:
+        run.log.final(COMPARISON, from_main(compare_steps, step_1, steps, val_set.targets, run.cfg.seed))
     for warning in clustering_warnings(metrics):
         run.log.warn(warning)
     drawn = draw_confusion(run.path, val_set, probabilities.argmax(dim=1), metrics)

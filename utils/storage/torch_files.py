@@ -57,7 +57,7 @@ def read_safetensors(path) -> dict:
     try:
         return load_file(path)
     except Exception as error:  # of several kinds
-        raise UserError(f"{path} cannot be read as safetensors ({error}): put the right file there") from error
+        raise UserError(f"{path} cannot be read ({error}): put the right safetensors file there") from error
 
 
 def read_tensors(path) -> dict:

@@ -265,7 +265,7 @@ SHOWN = {  # what is written: what the error says the key takes, and what it sho
     "batch_size:": ("whole number", "empty"),
     "batch_size: {a: 1}": ("whole number", "a mapping"),
     'batch_size: "1\\n2"': ("whole number", r"'1\n2'"),
-    "optimizer: adamw": ("sgd, adam", "adamw"),
+    "optimizer: rmsprop": ("sgd, adam, adamw", "rmsprop"),
 }
 
 

@@ -206,9 +206,9 @@ def test_weights_given_for_a_training_replace_no_model_that_was_trained_there(co
     other = tmp_path / "other.pth.tar"
     other.write_bytes(b"weights")
     with pytest.raises(UserError, match=r"other\.pth\.tar.*--restart"):
-        RunFolder(cfg, False).start_from_weights(other)
-    RunFolder(cfg, False).start_from_weights(RunFolder(cfg, False).checkpoint)  # its own
-    RunFolder(cfg, True).start_from_weights(other)
+        RunFolder(cfg, False).start_from_weights(other, {})
+    RunFolder(cfg, False).start_from_weights(RunFolder(cfg, False).checkpoint, {})  # its own
+    RunFolder(cfg, True).start_from_weights(other, {})
 
 
 # -- the best model so far, of SCAN

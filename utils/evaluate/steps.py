@@ -1,0 +1,29 @@
+"""What each step was worth, without labels: its clusters, and those of k-means, in the features of step 1."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from utils.evaluate.clustering import clustering_metrics
+from utils.evaluate.kmeans import kmeans_clusters
+from utils.evaluate.label_free import inertia, silhouette
+
+TITLE = "clusters in the features of step 1, on the val split"
+
+
+def compare_steps(
+    step_1: Tensor, steps: Mapping[str, Tensor], targets: Tensor | None, seed: int
+) -> dict[str, float]:
+    """`step1_silhouette_<step>` and `step1_inertia_<step>` of the clusters of each step and of k-means among
+    the features; with labels `ACC_kmeans` too.
+
+    step_1: (N, D) by the frozen backbone; steps: {stage: probabilities (N, K)}."""
+    clusters = {name: each.argmax(dim=1) for name, each in steps.items()}
+    num_clusters = next(iter(steps.values())).shape[1]
+    if num_clusters <= len(step_1):
+        clusters = {"kmeans": kmeans_clusters(step_1, num_clusters, seed), **clusters}
+    figures = {f"step1_silhouette_{name}": silhouette(step_1, each) for name, each in clusters.items()}
+    figures |= {f"step1_inertia_{name}": inertia(step_1, each) for name, each in clusters.items()}
+    if "kmeans" in clusters:
+        figures["ACC_kmeans"] = clustering_metrics(clusters["kmeans"], targets).get("ACC")
+    return {name: value for name, value in figures.items() if value is not None}
