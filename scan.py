@@ -15,10 +15,10 @@ from data import open_splits
 from data.augment import train_transform, val_transform
 from data.loader import EVAL_BATCH_SIZE, FeatureLoader, build_loader, eval_loader
 from losses import SCANLoss, TEMILoss
-from models import build_model, use_plain_view
+from models import build_model, is_from_library, use_plain_view
 from models.head_start import prepare_heads
 from models.heads import MLPHead
-from models.weights import load_backbone, load_whole, read_weights
+from models.weights import load_backbone, load_whole, read_weights, scan_content
 from pretrained import features_of_step_1
 from utils.distributed import from_main, gather, sum_gradients
 from utils.errors import UserError
@@ -30,7 +30,6 @@ from utils.optimizers import build_optimizer, set_learning_rate
 from utils.report.figures import conclude
 from utils.run import Meter, Run, command, stage_config
 from utils.stages import MODEL, NEIGHBORS
-from utils.storage.files import sha256_of
 
 
 class Task(NamedTuple):
@@ -47,6 +46,7 @@ class Task(NamedTuple):
     optimizer: optim.Optimizer
     saved: nn.Module
     teacher: nn.Module | None = None
+    momentum: float = 0.0  # of the teacher
 
 
 def train_epoch(task: Task, meter: Meter, autocast) -> dict[str, float]:
@@ -85,7 +85,7 @@ def train_epoch_temi(task: Task, meter: Meter, autocast) -> tuple[dict[str, floa
         task.optimizer.step()
         with torch.no_grad():
             for average, weight in zip(task.teacher.parameters(), task.trained.parameters(), strict=True):
-                average.lerp_(weight, 1 - task.criterion.teacher_momentum)
+                average.lerp_(weight, 1 - task.momentum)
         meter.update(loss=losses.mean())
         meter.count(losses_of_heads=losses.detach())
     return meter.averages(), meter.counts["losses_of_heads"] / meter.measured
@@ -96,7 +96,7 @@ def end_to_end(cfg, model: nn.Module, train_set, neighbors, device) -> Task:
     views, training = [train_transform(cfg)] * 2, {"train": True, "neighbors": neighbors, "seed": cfg.seed}
     loader = build_loader(train_set, views, cfg.batch_size, device, **training)
     optimizer = build_optimizer(cfg.optimizer, cfg.optimizer_kwargs, model.parameters())
-    return Task(model, model, loader, SCANLoss(**cfg.criterion_kwargs), optimizer, model)
+    return Task(model, model, loader, criterion_of(cfg), optimizer, model)
 
 
 def heads_only(cfg, model: nn.Module, train_set, neighbors, device) -> Task:
@@ -107,6 +107,7 @@ def heads_only(cfg, model: nn.Module, train_set, neighbors, device) -> Task:
     plain = eval_loader(train_set, val_transform(cfg.transformation_kwargs), device)
     prepare_heads(cfg, model, plain)
     views, training = [train_transform(cfg)] * 2, {"train": True, "neighbors": neighbors, "seed": cfg.seed}
+    optimizer = build_optimizer(cfg.optimizer, cfg.optimizer_kwargs, heads.parameters())
     if cfg.augmentation_strategy == "plain":
         features = cached_features(folder, "features-train", model.backbone, plain)  # (1, N, D)
     elif cfg.cached_views:
@@ -114,25 +115,29 @@ def heads_only(cfg, model: nn.Module, train_set, neighbors, device) -> Task:
         features = cached_features(folder, "cached_views", model.backbone, in_order, cfg.cached_views)
     else:
         loader = build_loader(train_set, views, cfg.batch_size, device, **training)
-        optimizer = build_optimizer(cfg.optimizer, cfg.optimizer_kwargs, heads.parameters())
-        return Task(model, heads, loader, SCANLoss(**cfg.criterion_kwargs), optimizer, model)
-
-    if cfg.criterion == "temi":
-        training["neighbors"] = neighbors[:, 1:]  # without the image itself
+        return Task(model, heads, loader, criterion_of(cfg), optimizer, model)
     loader = FeatureLoader(features, train_set, views, cfg.batch_size, device, **training)
-    trained, teacher, parts = heads, None, {"standardize": model.standardize, "cluster_head": heads}
-    if cfg.criterion == "temi":
-        criterion = TEMILoss(cfg.num_heads, cfg.num_classes, **cfg.criterion_kwargs).to(device)
-        trained, teacher = deepcopy(heads), nn.Sequential(model.standardize, heads)
-        parts |= {"student": trained, "criterion": criterion}
-    else:
-        criterion = SCANLoss(**cfg.criterion_kwargs)
-    is_own = ":" not in cfg.backbone and teacher is None
+    network = nn.Sequential(model.standardize, heads)
+    parts = nn.ModuleDict({"standardize": model.standardize, "cluster_head": heads})
+    saved = parts if is_from_library(cfg) else model
+    task = Task(network, heads, loader, criterion_of(cfg).to(device), optimizer, saved)
+    return with_teacher(cfg, task, parts) if cfg.criterion == "temi" else task
+
+
+def with_teacher(cfg, task: Task, parts: nn.ModuleDict) -> Task:
+    """The same for TEMI: the model's heads become the teacher, and a copy of them is trained."""
+    trained = deepcopy(task.trained)
+    network = nn.Sequential(parts["standardize"], trained)
     optimizer = build_optimizer(cfg.optimizer, cfg.optimizer_kwargs, trained.parameters())
-    network = nn.Sequential(model.standardize, trained)
-    return Task(
-        network, trained, loader, criterion, optimizer, model if is_own else nn.ModuleDict(parts), teacher
-    )
+    parts.update({"trained": trained, "criterion": task.criterion})
+    momentum = cfg.criterion_kwargs.teacher_momentum
+    return Task(network, trained, task.loader, task.criterion, optimizer, parts, task.network, momentum)
+
+
+def criterion_of(cfg) -> nn.Module:
+    if cfg.criterion == "temi":
+        return TEMILoss(cfg.num_heads, cfg.num_classes, cfg.criterion_kwargs.beta)
+    return SCANLoss(**cfg.criterion_kwargs)
 
 
 class Val(NamedTuple):
@@ -185,7 +190,7 @@ def train(run: Run, model: nn.Module, task: Task, val: Val, best: dict, pretext:
         if task.teacher or loss < run.folder.loss_of_model(best["best_loss"]):
             if cfg.get("head_choice") == "silhouette":
                 head = from_main(val.most_distinct, model, heads, features)
-            run.folder.save_model(content(cfg, model, head, pretext), loss=loss)
+            run.folder.save_model(scan_content(cfg, model, head, pretext), loss=loss)
         if task.teacher or loss < best["best_loss"]:
             best = {"best_loss": loss, "best_loss_head": head}
         run.end_epoch(epoch, metrics | val_metrics, **best)
@@ -210,6 +215,8 @@ def main(argv: list[str] | None = None) -> None:
         model = model.to(run.device, memory_format=torch.channels_last)
         loader = eval_loader(val_set, val_transform(cfg.transformation_kwargs), run.device)
         prepare = heads_only if cfg.update_cluster_head_only else end_to_end
+        if cfg.criterion == "temi":
+            neighbors = neighbors[:, 1:]  # an image is no partner of itself
         task = prepare(cfg, model, train_set, neighbors, run.device)
         best = run.restore(task.saved, task.optimizer, best_loss=math.inf, best_loss_head=0)
         run.log.note(loaded)
@@ -223,15 +230,6 @@ def main(argv: list[str] | None = None) -> None:
         title = f"SCAN on the val split, val/total_loss {loss:.4f}, head {weights.head}"
         probabilities = val.predict(model, weights.head, val.features(cfg, model))
         conclude(run, title, probabilities, val_set, {"scan": probabilities}, val.step_1)
-
-
-def content(cfg, model: nn.Module, head: int, pretext: Path) -> dict:
-    """What model.pth.tar holds. A library's frozen backbone is not copied: it is in the file of step 1."""
-    state = model.state_dict()
-    if ":" not in cfg.backbone or not cfg.update_cluster_head_only:
-        return {"model": state, "head": head}
-    own = {name: value for name, value in state.items() if not name.startswith("backbone.")}
-    return {"model": own, "head": head, "backbone": {"name": cfg.backbone, "sha256": sha256_of(pretext)}}
 
 
 def say_bounds(log, criterion: SCANLoss, batch_size: int, num_clusters: int) -> None:

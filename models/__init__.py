@@ -2,12 +2,12 @@
 
 from torch import nn
 
-from models.backbones.registry import backbone_of, use_plain_view
+from models.backbones.registry import backbone_of, is_from_library, use_plain_view
 from models.batch_norm import over_all_processes
 from models.heads import ClusteringModel, ContrastiveModel
 from utils.stages import STAGES
 
-__all__ = ["build_model", "use_plain_view"]
+__all__ = ["build_model", "is_from_library", "use_plain_view"]
 
 
 def build_model(cfg) -> nn.Module:

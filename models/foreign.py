@@ -2,7 +2,7 @@
 
 import torch
 
-from models.backbones.registry import backbone_of
+from models.backbones.registry import backbone_of, is_from_library
 from models.heads import ContrastiveModel
 from models.weights import HEAD, Weights, read_weights
 from utils.distributed import first_on_machine
@@ -40,7 +40,7 @@ def read_backbone(cfg, model: ContrastiveModel, source) -> Weights:
         if backbone_of(cfg).hub is None:
             raise UserError(f"weights=hub is for timm:NAME and torchvision:NAME: give {cfg.backbone} a file")
         state = first_on_machine(lambda: backbone_of(cfg).hub(cfg.backbone))
-    elif ":" not in cfg.backbone:
+    elif not is_from_library(cfg):
         return read_pretrained(source)
     elif str(source).endswith(".safetensors"):
         state = read_safetensors(source)

@@ -17,8 +17,8 @@ IMAGES = 2000  # by which the scale is found
 
 
 def prepare_heads(cfg, model: nn.Module, loader) -> None:
-    """Fit the model's `standardize` to the features of the training images, and start its heads by k-means, as
-    the config says. loader: the training images in the plain view."""
+    """Fit the model's `standardize` to the features of the training images and start its heads by k-means,
+    as the config says. loader: the training images in the plain view."""
     start = cfg.get("head_start", "random" if model.cluster_head.form == "mlp" else "kmeans")
     if "feature_pca" not in cfg and start == "random":
         return

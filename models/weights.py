@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from models.backbones.registry import is_from_library
 from utils.errors import UserError
 from utils.stages import MODEL, SCRIPT_OF
 from utils.storage.files import sha256_of
@@ -45,6 +46,16 @@ def read_weights(path, stage: str | None = None, pretext_dir: str = "") -> Weigh
         remedy = f"give the model.pth.tar that {SCRIPT_OF[stage or found]} wrote (for others' files: moco.py)"
         raise UserError(f"{path} {fault}; it has {', '.join(list(state)[:3])}...: {remedy}")
     return Weights(found, state, best or 0)
+
+
+def scan_content(cfg, model: nn.Module, head: int, pretext: Path) -> dict:
+    """What model.pth.tar of SCAN holds. A library's frozen backbone is not copied: it is in `pretext`, the file
+    of step 1."""
+    state = model.state_dict()
+    if not (cfg.update_cluster_head_only and is_from_library(cfg)):
+        return {"model": state, "head": head}
+    own = {name: value for name, value in state.items() if not name.startswith("backbone.")}
+    return {"model": own, "head": head, "backbone": {"name": cfg.backbone, "sha256": sha256_of(pretext)}}
 
 
 def _referred_to(reference: dict[str, str], file: Path, path) -> dict[str, Tensor]:

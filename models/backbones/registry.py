@@ -9,7 +9,7 @@ from models.backbones.resnet import ResNet18, resnet50, stem_and_width
 
 class Backbone(NamedTuple):
     """build: from the config, a module: normalised images (B, 3, H, W) to features (B, D), D being
-    its attribute `features_dim`. plain_view: from the config, what `transformation_kwargs` are unless they are
+    its attribute `features_dim`. plain_view: from the config, what `transformation_kwargs` are, unless
     given. hub: from the name, the weights that the backbone's library downloads."""
 
     build: Callable
@@ -29,6 +29,11 @@ BACKBONES = {
 def backbone_of(cfg) -> Backbone:
     """The row of the config's backbone."""
     return BACKBONES[cfg.backbone.partition(":")[0]]
+
+
+def is_from_library(cfg) -> bool:
+    """Whether the backbone may be large: later steps refer to its file in place of a copy."""
+    return ":" in cfg.backbone
 
 
 def use_plain_view(cfg) -> None:

@@ -100,6 +100,10 @@ def _mistakes(values: Mapping[str, Any], stage: str) -> Iterator[str]:
     if stage == "scan" and values["cached_views"] and not values["update_cluster_head_only"]:
         views = values["cached_views"]
         yield f"cached_views is {views}, with a frozen backbone only: use 0 or update_cluster_head_only: True"
+    is_cached = values.get("update_cluster_head_only") and values["augmentation_strategy"] == "plain"
+    if criterion == "temi" and not is_cached:
+        remedy = "give update_cluster_head_only: True and augmentation_strategy: plain"
+        yield f"criterion is temi, which is for heads on frozen features: {remedy}"
     nesterov, momentum = (values.get(f"optimizer_kwargs.{name}") for name in ("nesterov", "momentum"))
     if values["optimizer"] == "sgd" and nesterov and not momentum:
         yield "optimizer_kwargs.nesterov is True with momentum 0: give a momentum, or nesterov: False"

@@ -30,7 +30,10 @@ def example(takes: str | list):
     number = {"floats": 0.3, "range": 0.3, "rgb": 0.3, "ints": 7}.get(kind, (low + high) / 2)
     lists = {"floats": [0.3, 1e-07], "range": [number] * 2, "rgb": [number] * 3, "ints": [7, 1000000]}
     return lists.get(
-        kind, {"bool": False, "int": int(low), "text": "a #1", "path": "a: $b", "backbone": "timm:vit_tiny"}.get(kind, number)
+        kind,
+        {"bool": False, "int": int(low), "text": "a #1", "path": "a: $b", "backbone": "timm:vit_tiny"}.get(
+            kind, number
+        ),
     )
 
 
