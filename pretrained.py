@@ -42,13 +42,14 @@ def mine_with(cfg, options, default: Callable[[], Path | str]) -> None:
             return
         model = model.to(run.device, memory_format=torch.channels_last)
         plain = val_transform(cfg.transformation_kwargs)
+        images = {"train": train_set, "val": val_set}
+        splits = {name: eval_loader(each, plain, run.device) for name, each in images.items()}
         layer = feature_layer(model, cfg.feature_layer)
         network = layer if layer is model else layer.backbone  # unless told otherwise, before the MLP
         run.begin(f"{loaded}: nothing is trained")
         run.folder.save_model(model.state_dict())
         features = {}
-        for split, images in {"train": train_set, "val": val_set}.items():
-            loader = eval_loader(images, plain, run.device)
+        for split, loader in splits.items():
             (vectors,) = cached_features(run.path, f"features-{split}", network, loader)  # (N, D)
             features[split] = F.normalize(vectors, dim=1)
         mine(run, features, train_set, val_set)

@@ -155,14 +155,16 @@ class Val(NamedTuple):
     def validate(self, cfg, model: nn.Module, heads: list[int], features: Tensor) -> tuple[float, int, dict]:
         """The lowest SCAN loss of these heads (no label is used), the head that has it, and metrics of its
         clusters."""
-        prior = cfg.criterion_kwargs.get("cluster_prior")
-        terms = {k: scan_validation(self.predict(model, k, features), self.neighbors, prior) for k in heads}
-        head = min(heads, key=lambda each: terms[each]["total_loss"])  # the first head wins a tie
-        probabilities = self.predict(model, head, features)
-        metrics = terms[head] | evaluate_clusters(probabilities, self.dataset.targets)
-        metrics["neighbor_agreement"] = neighbor_agreement(probabilities.argmax(dim=1), self.neighbors)
+        lowest, prior = math.inf, cfg.criterion_kwargs.get("cluster_prior")
+        for number in heads:
+            probabilities = self.predict(model, number, features)
+            terms = scan_validation(probabilities, self.neighbors, prior)
+            if not terms["total_loss"] >= lowest:  # the first head wins a tie; NaN is seen in the end
+                lowest, head, metrics, best = terms["total_loss"], number, terms, probabilities
+        metrics = metrics | evaluate_clusters(best, self.dataset.targets)
+        metrics["neighbor_agreement"] = neighbor_agreement(best.argmax(dim=1), self.neighbors)
         metrics.pop("hungarian_match", None)
-        return terms[head]["total_loss"], head, {f"val/{name}": value for name, value in metrics.items()}
+        return lowest, head, {f"val/{name}": value for name, value in metrics.items()}
 
     def most_distinct(self, model: nn.Module, heads: list[int], features: Tensor) -> int:
         """The head whose clusters have the highest silhouette in the features of step 1; no label is used."""

@@ -49,8 +49,8 @@ def read_weights(path, stage: str | None = None, pretext_dir: str = "") -> Weigh
 
 
 def scan_content(cfg, model: nn.Module, head: int, pretext: Path) -> dict:
-    """What model.pth.tar of SCAN holds. A library's frozen backbone is not copied: it is in `pretext`, the file
-    of step 1."""
+    """What model.pth.tar of SCAN holds. The frozen backbone of a library is not copied: `pretext`, the file
+    of step 1, has it."""
     state = model.state_dict()
     if not (cfg.update_cluster_head_only and is_from_library(cfg)):
         return {"model": state, "head": head}

@@ -45,12 +45,13 @@ def run(finished, tmp_path):
 
 @pytest.fixture
 def judged():
-    """Of each pass of a clustering model in eval mode: the first head's logits, and if autocast is on."""
+    """Of each evaluation of a head: its logits, and if autocast is on."""
     calls = []
 
-    def note(module, _, output):
-        if hasattr(module, "cluster_head") and not module.training:
-            calls.append((output[0], torch.is_autocast_enabled("cpu")))
+    def note(module, inputs, output):
+        logits = inputs[0] if isinstance(module, torch.nn.Softmax) else output[0]
+        if isinstance(module, torch.nn.Softmax) or (hasattr(module, "cluster_head") and not module.training):
+            calls.append((logits, torch.is_autocast_enabled("cpu")))
 
     hook = torch.nn.modules.module.register_module_forward_hook(note)
     yield calls
@@ -60,7 +61,8 @@ def judged():
 def test_every_stage_leaves_the_files_the_next_one_and_the_user_need(finished):
     saved = "checkpoint.pth.tar previous_checkpoint.pth.tar model.pth.tar"
     others = "config.yml log.jsonl curves.png finished.json"
-    assert_files(finished["pretext"], f"{saved} {NEIGHBORS}", f"{others} neighbors.png")
+    (features,) = (path.name for path in finished["pretext"].glob("features-val-*.npy"))
+    assert_files(finished["pretext"], f"{saved} {NEIGHBORS} {features}", f"{others} neighbors.png")
     for stage in ("scan", "selflabel"):
         assert_files(finished[stage], saved, f"{others} confusion_matrix.png")
 
@@ -269,7 +271,7 @@ def test_scan_under_a_prior_trains_and_selects_by_it(run, finished, judged):
     prior = [55.0, *[5.0] * 9]
     folder = run("scan", f"criterion_kwargs.cluster_prior={prior}")
     neighbors = torch.from_numpy(np.load(finished["pretext"] / "topk-val-neighbors.npy"))
-    for epoch, (logits, _) in zip(log_of(folder, "epoch"), judged, strict=False):
+    for epoch, (logits, _) in zip(log_of(folder, "epoch"), judged[:-1], strict=True):  # the last: the result
         expected = scan_validation(logits.softmax(dim=1), neighbors, prior)["total_loss"]
         assert epoch["val/total_loss"] == pytest.approx(expected)
     assert not same_weights(weights(folder), weights(finished["scan"]))

@@ -8,8 +8,6 @@ from utils.evaluate.clustering import clustering_metrics
 from utils.evaluate.kmeans import kmeans_clusters
 from utils.evaluate.label_free import inertia, silhouette
 
-TITLE = "clusters in the features of step 1, on the val split"
-
 
 def compare_steps(
     step_1: Tensor, steps: Mapping[str, Tensor], targets: Tensor | None, seed: int

@@ -10,7 +10,6 @@ from torch import Tensor
 from utils.console import warnings_ignored
 from utils.distributed import from_main, main_only
 from utils.evaluate.clustering import clustering_warnings, evaluate_clusters, map_clusters
-from utils.evaluate.steps import TITLE as COMPARISON
 from utils.evaluate.steps import compare_steps
 from utils.report import canvas
 from utils.report.canvas import BLUE, DPI, FAINT, INK, labels_of, save_png
@@ -172,9 +171,9 @@ def conclude(run, title: str, probabilities: Tensor, val_set, steps: Mapping[str
     run: has `cfg.seed`, `log.final(title, metrics)`, `log.warn(text)`, the folder `path`, and `finish(text)`.
     probabilities: (N, K). steps, step_1: for `compare_steps`; step_1 is None if its backbone is not there."""
     metrics = evaluate_clusters(probabilities, val_set.targets)
-    run.log.final(title, metrics)
     if step_1 is not None:
-        run.log.final(COMPARISON, from_main(compare_steps, step_1, steps, val_set.targets, run.cfg.seed))
+        metrics |= from_main(compare_steps, step_1, steps, val_set.targets, run.cfg.seed)
+    run.log.final(title, metrics)
     for warning in clustering_warnings(metrics):
         run.log.warn(warning)
     drawn = draw_confusion(run.path, val_set, probabilities.argmax(dim=1), metrics)

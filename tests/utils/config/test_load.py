@@ -476,8 +476,10 @@ def test_a_known_key_that_the_stage_does_not_read_is_accepted():
 
 
 def test_the_missing_keys_are_listed_unless_there_are_too_many():
-    message = error_of(check_stage, config("setup: moco\ntrain_db_name: imagenet"), "moco")
-    assert all(name in message for name in (COMMON | HEAD) - {"setup", "train_db_name"})
+    message = error_of(
+        check_stage, config("setup: moco\ntrain_db_name: imagenet\nbackbone: resnet50"), "moco"
+    )
+    assert all(name in message for name in (COMMON | HEAD) - {"setup", "train_db_name", "backbone"})
     chosen = "setup: simclr\ntrain_db_name: digits\noptimizer: sgd\naugmentation_strategy: simclr"
     message = error_of(check_stage, config(chosen), "simclr")  # more than 20 keys are missing
     assert "epochs, batch_size, val_db_name, backbone, " in message and "..." in message

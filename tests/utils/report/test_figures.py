@@ -331,13 +331,15 @@ def concluded(folder, targets, *predictions):
     (folder / "log.jsonl").write_text('{"epoch": 1, "train/loss": 1.0}\n')
     results, warnings, ends = {}, [], []
     log = SimpleNamespace(final=results.__setitem__, warn=warnings.append)
-    run, val_set = SimpleNamespace(path=folder, log=log, finish=ends.append), ColorDataset(3, targets)
-    figures.conclude(run, "SCAN", 0.8 * torch.eye(2)[list(predictions)] + 0.1, val_set)
+    run = SimpleNamespace(path=folder, log=log, finish=ends.append, cfg=SimpleNamespace(seed=0))
+    probabilities, val_set = 0.8 * torch.eye(2)[list(predictions)] + 0.1, ColorDataset(3, targets)
+    figures.conclude(run, "SCAN", probabilities, val_set, {"scan": probabilities}, torch.eye(3))
     return results["SCAN"], warnings, ends[0], {path.name for path in folder.glob("*.png")}
 
 
 def test_results_are_logged_and_both_pictures_drawn_where_labels_are_known(tmp_path):
     results, warnings, end, drawn = concluded(tmp_path, [1, 0, 0], 0, 1, 1)
+    assert results["step1_inertia_scan"] == pytest.approx(1 / 3)  # two of three directions share a cluster
     assert results["ACC"] == 1 and results["mean_confidence"] == pytest.approx(0.9) and warnings == []
     assert drawn == {"curves.png", "confusion_matrix.png"} and all(name in end for name in drawn)
     expected = draw_confusion(tmp_path / "expected.png", ColorDataset.classes)
