@@ -26,7 +26,7 @@ from utils.distributed import first_on_machine, from_main
 from utils.errors import UserError, needed
 from utils.evaluate.clustering import MODULES, clustering_warnings, evaluate_clusters, neighbor_accuracy
 from utils.evaluate.label_free_report import judge_without_labels
-from utils.evaluate.steps import compare_steps
+from utils.evaluate.steps import compare_steps, step_warnings
 from utils.features import extract_features, predict_from
 from utils.mypath import written
 from utils.neighbors.search import check_minable, mine_neighbors
@@ -154,7 +154,7 @@ def main(argv: list[str] | None = None) -> None:
     clustering = judge_clusters(trained, loader, model, head, names)
     print_metrics(f"{title}, head {head}", clustering.metrics)
     if not asked.predict or len(dataset) >= ENOUGH * cfg.num_classes:
-        for warning in clustering_warnings(clustering.metrics):
+        for warning in (*clustering_warnings(clustering.metrics), *step_warnings(clustering.metrics)):
             say(f"warning: {warning}")
     pictures = from_main(write_outputs, asked, trained, images, clustering)
     if asked.show:

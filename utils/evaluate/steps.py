@@ -1,12 +1,16 @@
 """What each step was worth, without labels: its clusters, and those of k-means, in the features of step 1."""
 
 from collections.abc import Mapping
+from itertools import pairwise
 
 from torch import Tensor
 
 from utils.evaluate.clustering import clustering_metrics
 from utils.evaluate.kmeans import kmeans_clusters
 from utils.evaluate.label_free import inertia, silhouette
+
+
+CLEARLY = 2 / 3  # a silhouette below this share of that of the step before
 
 
 def compare_steps(
@@ -25,3 +29,16 @@ def compare_steps(
     if "kmeans" in clusters:
         figures["ACC_kmeans"] = clustering_metrics(clusters["kmeans"], targets).get("ACC")
     return {name: value for name, value in figures.items() if value is not None}
+
+
+def step_warnings(figures: Mapping[str, float]) -> list[str]:
+    """A sentence for each step whose silhouette in `compare_steps` is clearly lower than before it."""
+    name = "step1_silhouette_"
+    scores = {key.removeprefix(name): value for key, value in figures.items() if key.startswith(name)}
+    return [
+        f"{after} lowers the silhouette of the clusters in the features of step 1 from {scores[before]:.3f} "
+        f"({before}) to {scores[after]:.3f}: it may have found other groups than those you look for; look at "
+        "the prototypes of both, and try another seed"
+        for before, after in pairwise(scores)
+        if scores[after] < CLEARLY * scores[before]
+    ]

@@ -10,7 +10,7 @@ from torch import Tensor
 from utils.console import warnings_ignored
 from utils.distributed import from_main, main_only
 from utils.evaluate.clustering import clustering_warnings, evaluate_clusters, map_clusters
-from utils.evaluate.steps import compare_steps
+from utils.evaluate.steps import compare_steps, step_warnings
 from utils.report import canvas
 from utils.report.canvas import BLUE, DPI, FAINT, INK, labels_of, save_png
 from utils.report.image_grid import draw_grid
@@ -174,7 +174,7 @@ def conclude(run, title: str, probabilities: Tensor, val_set, steps: Mapping[str
     if step_1 is not None:
         metrics |= from_main(compare_steps, step_1, steps, val_set.targets, run.cfg.seed)
     run.log.final(title, metrics)
-    for warning in clustering_warnings(metrics):
+    for warning in (*clustering_warnings(metrics), *step_warnings(metrics)):
         run.log.warn(warning)
     drawn = draw_confusion(run.path, val_set, probabilities.argmax(dim=1), metrics)
     draw_curves(run.path)
