@@ -1,4 +1,4 @@
-"""SCAN's head by the validation loss and by the silhouette, from finished runs; accuracy is for the report alone.
+"""SCAN's head by the validation loss and by the silhouette, from finished runs; labels for the report alone.
 
     python benchmarks/head_choice.py results/digits-0/scan results/digits-1/scan
 

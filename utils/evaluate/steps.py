@@ -9,7 +9,6 @@ from utils.evaluate.clustering import clustering_metrics
 from utils.evaluate.kmeans import kmeans_clusters
 from utils.evaluate.label_free import inertia, silhouette
 
-
 CLEARLY = 2 / 3  # a silhouette below this share of that of the step before
 
 
