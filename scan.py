@@ -29,6 +29,7 @@ from utils.neighbors.search import load_neighbors
 from utils.optimizers import build_optimizer, set_learning_rate
 from utils.report.figures import conclude
 from utils.run import Meter, Run, command, stage_config
+from utils.run.inputs import other_view_than_step_1
 from utils.stages import MODEL, NEIGHBORS
 
 
@@ -177,8 +178,8 @@ class Val(NamedTuple):
 
 
 def train(run: Run, model: nn.Module, task: Task, val: Val, best: dict, pretext: Path) -> float:
-    """The epochs still to train. The best model is saved, with TEMI that of the last epoch; returns its
-    validation loss. best: the lowest so far and its head. pretext: the model of step 1."""
+    """The epochs still to train. The best model is saved, of TEMI the last one; returns its validation loss.
+    best: the lowest so far and its head. pretext: the model of step 1."""
     cfg, heads = run.cfg, list(range(run.cfg.num_heads))
     for epoch in run.epochs():
         set_learning_rate(task.optimizer, cfg, epoch)
@@ -222,6 +223,8 @@ def main(argv: list[str] | None = None) -> None:
         task = prepare(cfg, model, train_set, neighbors, run.device)
         best = run.restore(task.saved, task.optimizer, best_loss=math.inf, best_loss_head=0)
         run.log.note(loaded)
+        if difference := other_view_than_step_1(cfg):
+            run.log.warn(f"another view than in step 1 ({difference}): give both steps the same")
         if task.teacher is None:
             say_bounds(run.log, task.criterion, cfg.batch_size, cfg.num_classes)
         val = Val(val_set, loader, val_neighbors, features_of_step_1(cfg, loader))

@@ -19,7 +19,8 @@ IMAGES = 2000  # by which the scale is found
 def prepare_heads(cfg, model: nn.Module, loader) -> None:
     """Fit the model's `standardize` to the features of the training images and start its heads by k-means,
     as the config says. loader: the training images in the plain view."""
-    start = cfg.get("head_start", "random" if model.cluster_head.form == "mlp" else "kmeans")
+    fits = cfg.augmentation_strategy == "plain" and model.cluster_head.form == "linear"
+    start = cfg.get("head_start", "kmeans" if fits else "random")
     if "feature_pca" not in cfg and start == "random":
         return
     (features,) = cached_features(Path(cfg.pretext_dir), "features-train", model.backbone, loader)  # (N, D)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.config import load_config
-from utils.config.load import flatten
+from utils.config.load import flatten, view_differences
 from utils.config.values import write_override
 from utils.distributed import everywhere_equal
 from utils.errors import UserError
@@ -46,6 +46,15 @@ def verify_inputs(cfg) -> dict[Path, dict[str, Any]]:
                 f"`{command}`"
             )
     return manifests
+
+
+def other_view_than_step_1(cfg) -> str:
+    """What differs between the plain view of step 1, as its config.yml has it, and that of cfg; "" if nothing
+    does or it is not known."""
+    with suppress(UserError):
+        lines = view_differences(load_config(os.devnull, Path(cfg.pretext_dir, "config.yml")), cfg)
+        return "; ".join(line for line in lines if line.startswith("transformation_kwargs."))
+    return ""
 
 
 def check_same_everywhere(digests: Any) -> None:
@@ -89,15 +98,18 @@ def check_data_set(cfg, path: Path) -> None:
 def command_for(cfg, stage: str, folder: Path, *options: str) -> str:
     """The command that fills `folder`, root_dir/<run_name>/<stage>, for the data set of cfg: for a shell.
 
-    It takes the folder's own config.yml, else a config of that run or data set under configs/. Those that are
-    missing, damaged or of another stage are passed over."""
+    It takes the folder's own config.yml, else a config of that run or data set under configs/, of the same
+    backbone if there is one. Those that are missing, damaged or of another stage are passed over."""
     here = Path.cwd()
     root = SCRIPTS.relative_to(here) if SCRIPTS.is_relative_to(here) else SCRIPTS
-    shipped = sorted((root / "configs" / stage).glob("*.yml"))
+    texts = {
+        path: path.read_text("utf-8", errors="replace") for path in (root / "configs" / stage).glob("*.yml")
+    }
+    shipped = sorted(texts, key=lambda path: (f"\nbackbone: {cfg.backbone}" not in texts[path], path))
     paths = [folder / "config.yml"]
     for key, value in (("run_name", folder.parent.name), ("train_db_name", cfg.train_db_name)):
         line = re.compile(rf"^{key}: {re.escape(value)}\s*(#|$)", re.MULTILINE)
-        paths += [path for path in shipped if line.search(path.read_text("utf-8", errors="replace"))]
+        paths += [path for path in shipped if line.search(texts[path])]
     path, made = Path("CONFIG"), {"setup": SCRIPT_OF[stage].removesuffix(".py")}
     for candidate in paths:
         with suppress(UserError):
@@ -106,6 +118,7 @@ def command_for(cfg, stage: str, folder: Path, *options: str) -> str:
                 path, made = candidate, config
                 break
     of_data = ("max_images", "on_error", "db_root_dir.", *["folder."] * (cfg.train_db_name == "folder"))
+    of_data = (*of_data, *["backbone"] * (":" in cfg.backbone))
     wanted = {key: value for key, value in flatten(cfg).items() if key.startswith(of_data)}
     run = folder.parent if folder.parent.name.strip(".") else Path(os.path.abspath(folder.parent))
     place = Path(made.get("root_dir", ""), made.get("run_name", ""), stage)
