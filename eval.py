@@ -5,9 +5,11 @@ A pretext model is evaluated by the labels of its neighbors, others by their clu
 import argparse
 import os
 import runpy
+from contextlib import suppress
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 runpy.run_path(Path(__file__).resolve().parent / "utils/start.py", run_name=__name__)
 
@@ -16,25 +18,26 @@ from data.augment import val_transform
 from data.folder.pictures import new_pictures
 from data.loader import eval_loader
 from models import build_model, use_plain_view
-from models.weights import load_whole, read_weights
+from models.weights import load_best_head, load_whole, read_weights
 from pretrained import features_of_step_1
 from utils.config import check_stage, load_config
 from utils.config.load import view_differences
 from utils.console import print_metrics, say
 from utils.device import choose_device
 from utils.distributed import first_on_machine, from_main
-from utils.errors import UserError, needed
+from utils.errors import RunError, UserError, needed
 from utils.evaluate.clustering import MODULES, clustering_warnings, evaluate_clusters, neighbor_accuracy
+from utils.evaluate.kmeans import read_centres
 from utils.evaluate.label_free_report import judge_without_labels
 from utils.evaluate.steps import compare_steps, step_warnings
-from utils.features import extract_features, predict_from
+from utils.features import extract_features, predict, predict_from
 from utils.mypath import written
 from utils.neighbors.search import check_minable, mine_neighbors
 from utils.report.cluster_cards import Clustering
 from utils.report.outputs import check_places, read_names, show, write_outputs
 from utils.run.command_line import Parser, command, given_path
 from utils.run.inputs import check_data_set, check_same_everywhere, shell_line
-from utils.stages import STAGES
+from utils.stages import KMEANS, MODEL, STAGES
 from utils.storage.files import sha256_of
 
 TOPK = (1, 5, 20)  # neighbors by which a pretext model is evaluated
@@ -113,10 +116,24 @@ def judge_clusters(cfg, loader, model, head: int, names: dict[int, str]) -> Clus
     prior = cfg.get("criterion_kwargs", {}).get("cluster_prior")
     metrics = judge_without_labels(probabilities, features, dataset, cfg.pretext_dir, cfg.knn_backend, prior)
     metrics |= evaluate_clusters(probabilities, dataset.targets)
-    if (step_1 := features_of_step_1(cfg, loader)) is not None:
-        steps = {cfg.setup: probabilities}
-        metrics |= from_main(compare_steps, step_1, steps, dataset.targets, cfg.seed)
     return Clustering(dataset, probabilities, features, metrics, names)
+
+
+def judge_steps(asked, cfg, loader, probabilities: Tensor) -> dict[str, float]:
+    """`compare_steps` of a model's clusters, (N, K), after self-labelling also of those of the SCAN model in
+    `scan_dir`. {} without the backbone of step 1. cfg: of the model's training."""
+    if not (features := features_of_step_1(cfg, **{"new" if asked.predict else "val": loader})):
+        return {}
+    steps, scan_model = {cfg.setup: probabilities}, asked.model
+    if cfg.setup == "selflabel":
+        model, scan_model = build_model(cfg), Path(cfg.scan_dir, MODEL)
+        with suppress(UserError, RunError):
+            load_best_head(model, scan_model, cfg.pretext_dir)
+            (before,) = predict(model.to(loader.device, memory_format=torch.channels_last), loader)
+            steps = {"scan": before, **steps}
+    (step_1,) = features
+    kmeans = read_centres(scan_model.with_name(KMEANS), step_1.shape[1])
+    return from_main(compare_steps, step_1, kmeans, steps, loader.dataset.targets)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -152,6 +169,7 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"nothing to show, as {cfg.val_db_name} has no labels: give --visualize_prototypes")
     names = read_names(asked.model, cfg.num_classes)
     clustering = judge_clusters(trained, loader, model, head, names)
+    clustering.metrics.update(judge_steps(asked, trained, loader, clustering.probabilities))
     print_metrics(f"{title}, head {head}", clustering.metrics)
     if not asked.predict or len(dataset) >= ENOUGH * cfg.num_classes:
         for warning in (*clustering_warnings(clustering.metrics), *step_warnings(clustering.metrics)):

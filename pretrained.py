@@ -18,7 +18,7 @@ from models.foreign import read_backbone
 from models.heads import feature_layer
 from models.weights import load_backbone, load_whole
 from utils.errors import RunError, UserError
-from utils.features import cached_features
+from utils.features import cached_features, extract_features
 from utils.mining import check_before_training, mine
 from utils.run import Run, command, stage_config
 from utils.stages import MODEL
@@ -56,8 +56,9 @@ def mine_with(cfg, options, default: Callable[[], Path | str]) -> None:
         run.finish("the model, both neighbor files and neighbors.png")
 
 
-def features_of_step_1(cfg, loader) -> Tensor | None:
-    """The features of val images, (N, D), by the backbone in `pretext_dir`; None if there is none that fits.
+def features_of_step_1(cfg, **loaders) -> list[Tensor] | None:
+    """The features (N, D) of the `train`, `val` or `new` images by the backbone in `pretext_dir`, for each
+    loader; None if no backbone that fits is there. Those of new images are not cached.
 
     cfg: of a later step."""
     model, folder = build_model(cfg), Path(cfg.pretext_dir)
@@ -65,8 +66,14 @@ def features_of_step_1(cfg, loader) -> Tensor | None:
         load_backbone(model, folder / MODEL)
     except (UserError, RunError):
         return None
-    backbone = model.backbone.to(loader.device, memory_format=torch.channels_last)
-    return cached_features(folder, "features-val", backbone, loader)[0]
+    features = []
+    for split, loader in loaders.items():
+        backbone = model.backbone.to(loader.device, memory_format=torch.channels_last)
+        if split == "new":
+            features.append(extract_features(backbone, loader))
+        else:
+            features += cached_features(folder, f"features-{split}", backbone, loader)
+    return features
 
 
 def no_weights():

@@ -16,15 +16,15 @@ from data.augment import train_transform, val_transform
 from data.loader import EVAL_BATCH_SIZE, FeatureLoader, build_loader, eval_loader
 from losses import SCANLoss, TEMILoss
 from models import build_model, is_from_library, use_plain_view
+from models.head_choice import ValSplit
 from models.head_start import prepare_heads
 from models.heads import MLPHead
 from models.weights import load_backbone, load_whole, read_weights, scan_content
 from pretrained import features_of_step_1
 from utils.distributed import from_main, gather, sum_gradients
 from utils.errors import UserError
-from utils.evaluate.clustering import evaluate_clusters
-from utils.evaluate.label_free import neighbor_agreement, scan_validation, silhouette
-from utils.features import cached_features, extract_features, predict_from
+from utils.evaluate.kmeans import kmeans_centres
+from utils.features import cached_features
 from utils.neighbors.search import load_neighbors
 from utils.optimizers import build_optimizer, set_learning_rate
 from utils.report.figures import conclude
@@ -141,43 +141,7 @@ def criterion_of(cfg) -> nn.Module:
     return SCANLoss(**cfg.criterion_kwargs)
 
 
-class Val(NamedTuple):
-    """The val split. neighbors: (N, T+1). step_1: its features by the backbone of step 1, (N, D)."""
-
-    dataset: Any
-    loader: Any
-    neighbors: Tensor
-    step_1: Tensor
-
-    def features(self, cfg, model: nn.Module) -> Tensor:
-        """The backbone's features, (N, D), which are those of step 1 while it is frozen."""
-        return self.step_1 if cfg.update_cluster_head_only else extract_features(model.backbone, self.loader)
-
-    def validate(self, cfg, model: nn.Module, heads: list[int], features: Tensor) -> tuple[float, int, dict]:
-        """The lowest SCAN loss of these heads (no label is used), the head that has it, and metrics of its
-        clusters."""
-        lowest, prior = math.inf, cfg.criterion_kwargs.get("cluster_prior")
-        for number in heads:
-            probabilities = self.predict(model, number, features)
-            terms = scan_validation(probabilities, self.neighbors, prior)
-            if not terms["total_loss"] >= lowest:  # the first head wins a tie; NaN is seen in the end
-                lowest, head, metrics, best = terms["total_loss"], number, terms, probabilities
-        metrics = metrics | evaluate_clusters(best, self.dataset.targets)
-        metrics["neighbor_agreement"] = neighbor_agreement(best.argmax(dim=1), self.neighbors)
-        metrics.pop("hungarian_match", None)
-        return lowest, head, {f"val/{name}": value for name, value in metrics.items()}
-
-    def most_distinct(self, model: nn.Module, heads: list[int], features: Tensor) -> int:
-        """The head whose clusters have the highest silhouette in the features of step 1; no label is used."""
-        clusters = (self.predict(model, head, features).argmax(dim=1) for head in heads)
-        scores = [silhouette(self.step_1, each) for each in clusters]  # None for a single cluster
-        return max(heads, key=lambda head: -1 if scores[head] is None else scores[head])
-
-    def predict(self, model: nn.Module, head: int, features: Tensor) -> Tensor:
-        return predict_from(model.head(head), features, self.loader.device)  # (N, K)
-
-
-def train(run: Run, model: nn.Module, task: Task, val: Val, best: dict, pretext: Path) -> float:
+def train(run: Run, model: nn.Module, task: Task, val: ValSplit, best: dict, pretext: Path) -> float:
     """The epochs still to train. The best model is saved, of TEMI the last one; returns its validation loss.
     best: the lowest so far and its head. pretext: the model of step 1."""
     cfg, heads = run.cfg, list(range(run.cfg.num_heads))
@@ -227,14 +191,18 @@ def main(argv: list[str] | None = None) -> None:
             run.log.warn(f"another view than in step 1 ({difference}): give both steps the same")
         if task.teacher is None:
             say_bounds(run.log, task.criterion, cfg.batch_size, cfg.num_classes)
-        val = Val(val_set, loader, val_neighbors, features_of_step_1(cfg, loader))
+        plain = eval_loader(train_set, val_transform(cfg.transformation_kwargs), run.device)
+        train_features, step_1 = features_of_step_1(cfg, train=plain, val=loader)
+        kmeans = from_main(kmeans_centres, train_features, cfg.num_classes, cfg.seed)
+        run.folder.save_kmeans(kmeans)
+        val = ValSplit(val_set, loader, val_neighbors, step_1)
         loss = train(run, model, task, val, best, inputs[MODEL])
 
         weights = read_weights(run.path / MODEL, "scan", cfg.pretext_dir)
         load_whole(model, weights, run.path / MODEL)
         title = f"SCAN on the val split, val/total_loss {loss:.4f}, head {weights.head}"
         probabilities = val.predict(model, weights.head, val.features(cfg, model))
-        conclude(run, title, probabilities, val_set, {"scan": probabilities}, val.step_1)
+        conclude(run, title, val_set, step_1, kmeans, scan=probabilities)
 
 
 def say_bounds(log, criterion: SCANLoss, batch_size: int, num_clusters: int) -> None:

@@ -21,11 +21,12 @@ from utils.console import say
 from utils.distributed import gather, sum_gradients
 from utils.errors import RunError
 from utils.evaluate.clustering import evaluate_clusters
+from utils.evaluate.kmeans import read_centres
 from utils.features import predict
 from utils.optimizers import build_optimizer, set_learning_rate
 from utils.report.figures import conclude
 from utils.run import Meter, Run, command, stage_config
-from utils.stages import MODEL
+from utils.stages import KMEANS, MODEL
 
 
 class Task(NamedTuple):
@@ -126,9 +127,10 @@ def main(argv: list[str] | None = None) -> None:
 
         run.folder.save_model(model.state_dict())
         (after,) = predict(model, val_images)
-        step_1 = features_of_step_1(cfg, val_images)
-        steps = {"scan": before, "selflabel": after}
-        conclude(run, "self-labelling on the val split, last epoch", after, val_set, steps, step_1)
+        (step_1,) = features_of_step_1(cfg, val=val_images) or [None]
+        kmeans = None if step_1 is None else read_centres(inputs[MODEL].with_name(KMEANS), step_1.shape[1])
+        title = "self-labelling on the val split, last epoch"
+        conclude(run, title, val_set, step_1, kmeans, scan=before, selflabel=after)
 
 
 if __name__ == "__main__":

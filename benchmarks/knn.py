@@ -32,7 +32,8 @@ from utils.arrays import evenly_spaced
 from utils.neighbors import exact
 from utils.neighbors import faiss_index as knn_index
 from utils.neighbors.faiss_index import import_faiss
-from utils.neighbors.search import check_features, mine_neighbors, neighbors_to_bytes, recall
+from utils.neighbors.search import check_features, mine_neighbors, recall
+from utils.storage.arrays import to_npy
 
 SIZES = [(10_000, 128), (50_000, 128), (10_000, 2048)]  # images, and numbers per image
 BAR = 0.45  # how many times as fast as faiss PyTorch has to be
@@ -167,7 +168,7 @@ def memory_of_mining(path: Path, topk: int, queries: int) -> float:
             yield block, *(each[: len(block)] for each in values)
 
     exact.nearest_by_blocks = repeated
-    neighbors_to_bytes(mine_neighbors(features, topk, "torch"))
+    to_npy(mine_neighbors(features, topk, "torch"))
     return peak_memory() - before
 
 

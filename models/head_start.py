@@ -39,7 +39,7 @@ def start_from_kmeans(heads: Iterable[nn.Linear], features: Tensor, seed: int) -
     scale s makes the mean largest probability of the first images 0.9."""
     for number, head in enumerate(heads):
         own_seed = int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
-        centres = from_main(kmeans_centres, features, len(head.weight), own_seed)  # (K, D) float64
+        centres = from_main(centres_of, features, len(head.weight), own_seed)  # (K, D) float64
         weight, bias = centres, -centres.square().sum(dim=1) / 2
         scale = soft_scale(features[:IMAGES].double() @ weight.T + bias)
         with torch.no_grad():
@@ -47,7 +47,7 @@ def start_from_kmeans(heads: Iterable[nn.Linear], features: Tensor, seed: int) -
             head.bias.copy_(scale * bias)
 
 
-def kmeans_centres(features: Tensor, num_clusters: int, seed: int) -> Tensor:
+def centres_of(features: Tensor, num_clusters: int, seed: int) -> Tensor:
     return torch.from_numpy(fit_kmeans(features, num_clusters, seed).cluster_centers_).double()
 
 

@@ -55,7 +55,8 @@ def scan_content(cfg, model: nn.Module, head: int, pretext: Path) -> dict:
     if not (cfg.update_cluster_head_only and is_from_library(cfg)):
         return {"model": state, "head": head}
     own = {name: value for name, value in state.items() if not name.startswith("backbone.")}
-    return {"model": own, "head": head, "backbone": {"name": cfg.backbone, "sha256": sha256_of(pretext)}}
+    backbone = {"name": cfg.backbone, "sha256": sha256_of(pretext)}
+    return {"model": own, "head": head, "backbone": backbone}
 
 
 def _referred_to(reference: dict[str, str], file: Path, path) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ import selflabel
 import simclr
 from data.dataset import ResidentDataset
 from data.datasets.digits import read_digits
+from models import head_choice
 from utils import mining
 from utils.report import figures
 
@@ -61,7 +62,7 @@ def untrained(_):
 def validation_losses_are(monkeypatch, losses):
     """SCAN takes these for the validation losses of its heads, epoch by epoch."""
     losses = iter(losses)
-    monkeypatch.setattr(scan, "scan_validation", lambda *_: {"total_loss": next(losses)})
+    monkeypatch.setattr(head_choice, "scan_validation", lambda *_: {"total_loss": next(losses)})
 
 
 def config_of(stage, recipe="digits"):

@@ -61,10 +61,15 @@ def judged():
 def test_every_stage_leaves_the_files_the_next_one_and_the_user_need(finished):
     saved = "checkpoint.pth.tar previous_checkpoint.pth.tar model.pth.tar"
     others = "config.yml log.jsonl curves.png finished.json"
-    (features,) = (path.name for path in finished["pretext"].glob("features-val-*.npy"))
+    features = " ".join(path.name for path in finished["pretext"].glob("features-*.npy"))
+    assert features.count("train") == features.count("val") == 1
     assert_files(finished["pretext"], f"{saved} {NEIGHBORS} {features}", f"{others} neighbors.png")
     for stage in ("scan", "selflabel"):
-        assert_files(finished[stage], saved, f"{others} confusion_matrix.png")
+        assert_files(
+            finished[stage],
+            f"{saved} kmeans.npy" if stage == "scan" else saved,
+            f"{others} confusion_matrix.png",
+        )
 
 
 def test_the_files_have_the_published_formats(finished):

@@ -11,6 +11,7 @@ from utils.evaluate.kmeans import kmeans_accuracy
 from utils.neighbors import search
 from utils.neighbors.search import VAL_NEIGHBORS, mine_neighbors
 from utils.report.figures import plot_neighbors
+from utils.storage.arrays import to_npy
 
 RECALL_SAMPLE = 1000  # images that are searched exactly, to measure an approximate index
 
@@ -61,7 +62,7 @@ def mine(run, features: dict[str, Tensor], train_set, val_set) -> None:
         vectors = near(features[split], run.device)
         backend = search.choose_backend(vectors, cfg.knn_backend, index, run.device)
         neighbors = mine_neighbors(vectors, topk, backend, index, run.device)  # (N, T + 1)
-        run.folder.save_neighbors(split, search.neighbors_to_bytes(neighbors), topk)
+        run.folder.save_neighbors(split, to_npy(neighbors), topk)
         run.log.note(f"mined the {topk} nearest neighbors of {len(dataset)} {split} images with {backend}")
         if index != "Flat":
             found = search.recall(neighbors, vectors, RECALL_SAMPLE, run.device)

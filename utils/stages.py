@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 MODEL = "model.pth.tar"
 NEIGHBORS = {split: f"topk-{split}-neighbors.npy" for split in ("train", "val")}
+KMEANS = "kmeans.npy"  # centres of the baseline among the features of step 1
 PRETEXT_FILES = (MODEL, *NEIGHBORS.values())
 
 

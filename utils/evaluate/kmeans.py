@@ -1,7 +1,10 @@
 """k-means, the baseline and the start of SCAN's heads."""
 
 import math
+from contextlib import suppress
+from pathlib import Path
 
+import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
@@ -9,7 +12,9 @@ from torch.nn import functional as F
 
 from utils.arrays import floats
 from utils.console import warnings_ignored
+from utils.errors import UserError
 from utils.evaluate.clustering import clustering_metrics
+from utils.storage.arrays import open_features
 
 LARGE = 1e10  # images x feature size x clusters; beyond this k-means learns from batches
 
@@ -35,7 +40,21 @@ def kmeans_accuracy(features, eval_features, eval_targets, num_clusters: int, se
     return clustering_metrics(clusters, eval_targets).get("ACC", math.nan)
 
 
-def kmeans_clusters(features: Tensor, num_clusters: int, seed: int) -> Tensor:
-    """The cluster of each of the features (N, D) by k-means among them, of unit length: int64 (N,)."""
-    labels = fit_kmeans(F.normalize(floats(features), dim=1), num_clusters, seed, restarts=5).labels_
-    return torch.from_numpy(labels).long()
+def kmeans_centres(features: Tensor, num_clusters: int, seed: int) -> Tensor:
+    """The centres of k-means on features (N, D), normalised here, best of 5 restarts: float32 (K, D)."""
+    fitted = fit_kmeans(F.normalize(floats(features), dim=1), num_clusters, seed, restarts=5)
+    return floats(fitted.cluster_centers_)
+
+
+def read_centres(path: Path, size: int) -> Tensor | None:
+    """The centres (K, D) in a file that SCAN left; None if there are none of this feature size D."""
+    with suppress(UserError):
+        centres = torch.from_numpy(np.array(open_features(path)))
+        return centres if centres.shape[1] == size else None
+    return None
+
+
+def nearest_centre(features: Tensor, centres: Tensor) -> Tensor:
+    """The nearest of the centres (K, D) for each of the features (N, D), normalised here: int64 (N,)."""
+    features, centres = F.normalize(floats(features), dim=1), floats(centres)
+    return (features @ centres.T - centres.square().sum(dim=1) / 2).argmax(dim=1)

@@ -6,26 +6,26 @@ from itertools import pairwise
 from torch import Tensor
 
 from utils.evaluate.clustering import clustering_metrics
-from utils.evaluate.kmeans import kmeans_clusters
+from utils.evaluate.kmeans import nearest_centre
 from utils.evaluate.label_free import inertia, silhouette
 
 CLEARLY = 2 / 3  # a silhouette below this share of that of the step before
 
 
 def compare_steps(
-    step_1: Tensor, steps: Mapping[str, Tensor], targets: Tensor | None, seed: int
+    step_1: Tensor, centres: Tensor | None, steps: Mapping[str, Tensor], targets: Tensor | None
 ) -> dict[str, float]:
-    """`step1_silhouette_<step>` and `step1_inertia_<step>` of the clusters of each step and of k-means among
+    """`step1_silhouette_<step>` and `step1_inertia_<step>` of the clusters of k-means and of each step among
     the features; with labels `ACC_kmeans` too.
 
-    step_1: (N, D) by the frozen backbone; steps: {stage: probabilities (N, K)}."""
+    step_1: (N, D) by the frozen backbone; centres: (K, D) of k-means on the training images' (see
+    `kmeans_centres`), if they are known; steps: {stage: probabilities (N, K)}."""
     clusters = {name: each.argmax(dim=1) for name, each in steps.items()}
-    num_clusters = next(iter(steps.values())).shape[1]
-    if num_clusters <= len(step_1):
-        clusters = {"kmeans": kmeans_clusters(step_1, num_clusters, seed), **clusters}
+    if centres is not None:
+        clusters = {"kmeans": nearest_centre(step_1, centres), **clusters}
     figures = {f"step1_silhouette_{name}": silhouette(step_1, each) for name, each in clusters.items()}
     figures |= {f"step1_inertia_{name}": inertia(step_1, each) for name, each in clusters.items()}
-    if "kmeans" in clusters:
+    if centres is not None:
         figures["ACC_kmeans"] = clustering_metrics(clusters["kmeans"], targets).get("ACC")
     return {name: value for name, value in figures.items() if value is not None}
 

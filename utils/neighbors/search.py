@@ -126,13 +126,6 @@ def weighted_knn(
     return of_all_processes(predictions, len(queries))
 
 
-def neighbors_to_bytes(neighbors: Tensor) -> bytes:
-    """(N, T+1) as the content of a `.npy` file, the published format."""
-    file = io.BytesIO()
-    np.save(file, neighbors.numpy())
-    return file.getvalue()
-
-
 def load_neighbors(path: Path, num_images: int, num_neighbors: int | None = None) -> Tensor:
     """The first num_neighbors + 1 columns (or all) of a neighbor file (N, T+1): int64.
 

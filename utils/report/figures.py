@@ -165,14 +165,16 @@ def draw_confusion(folder: Path, dataset, predictions: Tensor, metrics: Mapping)
     return save_png(matching_figure(dataset, predictions, metrics), folder / "confusion_matrix.png", **TIGHT)
 
 
-def conclude(run, title: str, probabilities: Tensor, val_set, steps: Mapping[str, Tensor], step_1) -> None:
+def conclude(run, title: str, val_set, step_1, kmeans, **steps: Tensor) -> None:
     """Log the results on the val split, draw curves.png and, with labels, confusion_matrix.png; then finish.
 
-    run: has `cfg.seed`, `log.final(title, metrics)`, `log.warn(text)`, the folder `path`, and `finish(text)`.
-    probabilities: (N, K). steps, step_1: for `compare_steps`; step_1 is None if its backbone is not there."""
+    run: has `log.final(title, metrics)`, `log.warn(text)`, the folder `path`, and `finish(text)`. steps: the
+    probabilities (N, K) of this step after those before it. step_1, kmeans: for `compare_steps`; step_1 is
+    None if its backbone is not there."""
+    probabilities = list(steps.values())[-1]
     metrics = evaluate_clusters(probabilities, val_set.targets)
     if step_1 is not None:
-        metrics |= from_main(compare_steps, step_1, steps, val_set.targets, run.cfg.seed)
+        metrics |= from_main(compare_steps, step_1, kmeans, steps, val_set.targets)
     run.log.final(title, metrics)
     for warning in (*clustering_warnings(metrics), *step_warnings(metrics)):
         run.log.warn(warning)

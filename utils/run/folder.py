@@ -11,13 +11,16 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from utils.config import config_hash, load_config, resume_differences, save_config
 from utils.distributed import from_main, on_main
 from utils.errors import RunError, UserError
 from utils.run.checkpoints import REMEDY, has_checkpoint
 from utils.run.inputs import check_images, check_same_everywhere, split_metadata, verify_inputs
 from utils.run.lock import ELSEWHERE, locked
-from utils.stages import MODEL, NEIGHBORS, STAGES
+from utils.stages import KMEANS, MODEL, NEIGHBORS, STAGES
+from utils.storage.arrays import to_npy
 from utils.storage.files import (
     manifest_path,
     save_with_manifest,
@@ -29,7 +32,7 @@ from utils.storage.files import (
 from utils.storage.torch_files import to_bytes
 
 RESULT_KEYS = ("epochs", "num_neighbors", "feature_layer", "knn_index")  # a resume may change them
-WRITTEN = (MODEL, *NEIGHBORS.values(), "checkpoint.pth.tar", "config.yml", "finished.json")
+WRITTEN = (MODEL, *NEIGHBORS.values(), KMEANS, "checkpoint.pth.tar", "config.yml", "finished.json")
 
 
 class RunFolder:
@@ -152,6 +155,12 @@ class RunFolder:
         metadata = {"holds": "nearest neighbors", **self.splits[split], "topk": topk}
         metadata["weights_sha256"] = sha256_of(self.path / MODEL)
         save_with_manifest(self.path / NEIGHBORS[split], content, metadata)
+
+    @on_main
+    def save_kmeans(self, centres: Tensor) -> None:
+        """Write the centres (K, D) of the baseline k-means and their manifest."""
+        metadata = {"holds": "centres of k-means on the features of step 1", **self.splits["train"]}
+        save_with_manifest(self.path / KMEANS, to_npy(centres), metadata)
 
     # -- the end
 

@@ -1,10 +1,19 @@
 """Arrays in `.npy` files."""
 
+import io
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from utils.errors import UserError
+
+
+def to_npy(values: Tensor) -> bytes:
+    """The content of a `.npy` file."""
+    file = io.BytesIO()
+    np.save(file, values.numpy())
+    return file.getvalue()
 
 
 def open_features(path: str | Path) -> np.ndarray:

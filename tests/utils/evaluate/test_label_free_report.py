@@ -7,8 +7,8 @@ import torch
 
 from data.dataset import ResidentDataset
 from utils.evaluate.label_free_report import judge_without_labels, nearest
-from utils.neighbors.search import neighbors_to_bytes
 from utils.stages import NEIGHBORS
+from utils.storage.arrays import to_npy
 from utils.storage.files import save_with_manifest
 
 ANGLES = torch.tensor([0.0, 10, 25, 180, 190, 205]).deg2rad()
@@ -24,7 +24,7 @@ def judge(tmp_path):
     def judged(probabilities, features=FEATURES, images=DATASET.fingerprint, content=None, prior=None):
         path = tmp_path / NEIGHBORS["val"]
         if images:
-            save_with_manifest(path, neighbors_to_bytes(MINED), {"images_sha256": images})
+            save_with_manifest(path, to_npy(MINED), {"images_sha256": images})
         if content:
             path.write_bytes(content)
         return judge_without_labels(probabilities, features, DATASET, str(tmp_path), "torch", prior)

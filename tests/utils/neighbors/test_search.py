@@ -11,6 +11,7 @@ from utils.errors import UserError
 from utils.neighbors import exact, search
 from utils.neighbors.faiss_index import import_faiss
 from utils.neighbors.search import load_neighbors, mine_neighbors, recall, weighted_knn
+from utils.storage.arrays import to_npy
 
 needs_faiss = pytest.mark.skipif(import_faiss() is None, reason="faiss is not installed")
 
@@ -255,7 +256,7 @@ def test_a_memory_without_labels_is_an_error():
 
 def test_a_neighbor_file_gives_back_its_first_columns(tmp_path):
     neighbors, path = torch.tensor([[0, 1, 2], [1, 0, 2], [2, 1, 0]]), tmp_path / "n.npy"
-    path.write_bytes(search.neighbors_to_bytes(neighbors))
+    path.write_bytes(to_npy(neighbors))
     assert np.load(path).dtype == np.int64
     assert load_neighbors(path, 3).tolist() == neighbors.tolist()
     assert load_neighbors(path, 3, 1).tolist() == [[0, 1], [1, 0], [2, 1]]  # itself and one more

@@ -331,9 +331,9 @@ def concluded(folder, targets, *predictions):
     (folder / "log.jsonl").write_text('{"epoch": 1, "train/loss": 1.0}\n')
     results, warnings, ends = {}, [], []
     log = SimpleNamespace(final=results.__setitem__, warn=warnings.append)
-    run = SimpleNamespace(path=folder, log=log, finish=ends.append, cfg=SimpleNamespace(seed=0))
+    run = SimpleNamespace(path=folder, log=log, finish=ends.append)
     probabilities, val_set = 0.8 * torch.eye(2)[list(predictions)] + 0.1, ColorDataset(3, targets)
-    figures.conclude(run, "SCAN", probabilities, val_set, {"scan": probabilities}, torch.eye(3))
+    figures.conclude(run, "SCAN", val_set, torch.eye(3), None, scan=probabilities)
     return results["SCAN"], warnings, ends[0], {path.name for path in folder.glob("*.png")}
 
 
