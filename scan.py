@@ -200,7 +200,7 @@ def main(argv: list[str] | None = None) -> None:
 
         weights = read_weights(run.path / MODEL, "scan", cfg.pretext_dir)
         load_whole(model, weights, run.path / MODEL)
-        title = f"SCAN on the val split, val/total_loss {loss:.4f}, head {weights.head}"
+        title = f"{cfg.criterion.upper()} on the val split, val/total_loss {loss:.4f}, head {weights.head}"
         probabilities = val.predict(model, weights.head, val.features(cfg, model))
         conclude(run, title, val_set, step_1, kmeans, scan=probabilities)
 
