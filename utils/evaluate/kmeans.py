@@ -10,25 +10,33 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn import functional as F
 
-from utils.arrays import floats
+from utils.arrays import evenly_spaced, floats
 from utils.console import warnings_ignored
 from utils.errors import UserError
 from utils.evaluate.clustering import clustering_metrics
 from utils.storage.arrays import open_features
 
 LARGE = 1e10  # images x feature size x clusters; beyond this k-means learns from batches
+ENOUGH = 2**17  # of so many images, evenly spaced
 
 
 @warnings_ignored()
 def fit_kmeans(features: ArrayLike, num_clusters: int, seed: int, restarts: int = 1):
-    """scikit-learn's k-means of features (N, D), begun by k-means++; for large sets by batches of images."""
+    """scikit-learn's k-means of features (N, D), begun by k-means++; of a large set by batches of images."""
     from sklearn.cluster import KMeans, MiniBatchKMeans
 
-    features = floats(features).numpy()
+    features = floats(sample(features, num_clusters)).numpy()
     options = {"n_clusters": num_clusters, "n_init": restarts, "random_state": seed}
     if features.size * num_clusters > LARGE:
         return MiniBatchKMeans(batch_size=4096, max_iter=10, **options).fit(features)
     return KMeans(**options).fit(features)
+
+
+def sample(features: ArrayLike, num_clusters: int) -> Tensor:
+    """The features (N, D), or ENOUGH of a large set, evenly spaced."""
+    features = torch.as_tensor(features)
+    is_large = features.numel() * num_clusters > LARGE
+    return features[evenly_spaced(ENOUGH, len(features))] if is_large else features
 
 
 def kmeans_accuracy(features, eval_features, eval_targets, num_clusters: int, seed: int) -> float:
@@ -42,7 +50,8 @@ def kmeans_accuracy(features, eval_features, eval_targets, num_clusters: int, se
 
 def kmeans_centres(features: Tensor, num_clusters: int, seed: int) -> Tensor:
     """The centres of k-means on features (N, D), normalised here, best of 5 restarts: float32 (K, D)."""
-    fitted = fit_kmeans(F.normalize(floats(features), dim=1), num_clusters, seed, restarts=5)
+    unit = F.normalize(sample(features, num_clusters), dim=1)
+    fitted = fit_kmeans(unit, num_clusters, seed, restarts=5)
     return floats(fitted.cluster_centers_)
 
 
