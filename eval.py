@@ -18,8 +18,8 @@ from data.augment import val_transform
 from data.folder.pictures import new_pictures
 from data.loader import eval_loader
 from models import build_model, use_plain_view
+from models.step_1 import features_of_step_1
 from models.weights import load_best_head, load_whole, read_weights
-from pretrained import features_of_step_1
 from utils.config import check_stage, load_config
 from utils.config.load import view_differences
 from utils.console import print_metrics, say

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
 runpy.run_path(Path(__file__).resolve().parent / "utils/start.py", run_name=__name__)
@@ -16,12 +15,11 @@ from data.loader import eval_loader
 from models import build_model, use_plain_view
 from models.foreign import read_backbone
 from models.heads import feature_layer
-from models.weights import load_backbone, load_whole
-from utils.errors import RunError, UserError
-from utils.features import cached_features, extract_features
+from models.weights import load_whole
+from utils.errors import UserError
+from utils.features import cached_features
 from utils.mining import check_before_training, mine
 from utils.run import Run, command, stage_config
-from utils.stages import MODEL
 
 
 def mine_with(cfg, options, default: Callable[[], Path | str]) -> None:
@@ -54,26 +52,6 @@ def mine_with(cfg, options, default: Callable[[], Path | str]) -> None:
             features[split] = F.normalize(vectors, dim=1)
         mine(run, features, train_set, val_set)
         run.finish("the model, both neighbor files and neighbors.png")
-
-
-def features_of_step_1(cfg, **loaders) -> list[Tensor] | None:
-    """The features (N, D) of the `train`, `val` or `new` images by the backbone in `pretext_dir`, for each
-    loader; None if no backbone that fits is there. Those of new images are not cached.
-
-    cfg: of a later step."""
-    model, folder = build_model(cfg), Path(cfg.pretext_dir)
-    try:
-        load_backbone(model, folder / MODEL)
-    except (UserError, RunError):
-        return None
-    features = []
-    for split, loader in loaders.items():
-        backbone = model.backbone.to(loader.device, memory_format=torch.channels_last)
-        if split == "new":
-            features.append(extract_features(backbone, loader))
-        else:
-            features += cached_features(folder, f"features-{split}", backbone, loader)
-    return features
 
 
 def no_weights():

@@ -19,8 +19,8 @@ from models import build_model, is_from_library, use_plain_view
 from models.head_choice import ValSplit
 from models.head_start import prepare_heads
 from models.heads import MLPHead
+from models.step_1 import features_of_step_1
 from models.weights import load_backbone, load_whole, read_weights, scan_content
-from pretrained import features_of_step_1
 from utils.distributed import from_main, gather, sum_gradients
 from utils.errors import UserError
 from utils.evaluate.kmeans import kmeans_centres

@@ -15,8 +15,8 @@ from data.loader import build_loader, eval_loader
 from losses import ConfidenceBasedCE
 from models import build_model, use_plain_view
 from models.ema import InPlaceEMA
+from models.step_1 import features_of_step_1
 from models.weights import load_best_head
-from pretrained import features_of_step_1
 from utils.console import say
 from utils.distributed import gather, sum_gradients
 from utils.errors import RunError

@@ -15,11 +15,11 @@ from data import build_dataset
 from data.augment import val_transform
 from data.loader import eval_loader
 from models import build_model
+from models.step_1 import features_of_step_1
 from models.weights import load_whole, read_weights
-from pretrained import features_of_step_1
 from utils.config import load_config
 from utils.evaluate.clustering import clustering_metrics
-from utils.evaluate.kmeans import kmeans_clusters
+from utils.evaluate.kmeans import kmeans_centres, nearest_centre
 from utils.evaluate.label_free import inertia, scan_validation, silhouette
 from utils.features import extract_features, predict_from
 from utils.neighbors.search import load_neighbors
@@ -36,7 +36,7 @@ def judge(folder: Path) -> list:
     model = build_model(cfg)
     load_whole(model, weights, folder / MODEL)
     loader = eval_loader(dataset, val_transform(cfg.transformation_kwargs), "cpu")
-    features, step_1 = extract_features(model.backbone, loader), features_of_step_1(cfg, loader)
+    features, step_1 = extract_features(model.backbone, loader), features_of_step_1(cfg, val=loader)[0]
     neighbors = load_neighbors(Path(cfg.pretext_dir, NEIGHBORS["val"]), len(dataset))
     probabilities = [predict_from(model.head(number), features, "cpu") for number in range(cfg.num_heads)]
     losses = [scan_validation(each, neighbors)["total_loss"] for each in probabilities]
@@ -45,7 +45,7 @@ def judge(folder: Path) -> list:
     accuracies = [clustering_metrics(each, dataset.targets).get("ACC") for each in clusters]
     chosen = clusters[losses.index(min(losses))], clusters[scores.index(max(scores))]
     row = []
-    for each in (kmeans_clusters(step_1, cfg.num_classes, cfg.seed), *chosen):
+    for each in (nearest_centre(step_1, kmeans_centres(step_1, cfg.num_classes, cfg.seed)), *chosen):
         row += [
             silhouette(step_1, each),
             inertia(step_1, each),

@@ -26,7 +26,17 @@ LEVELS = (  # of `utils`, the lowest first: a room may import those in lower row
     ("mining",),
 )
 
-SLOW = ("torchvision", "sklearn", "scipy", "matplotlib", "jinja2", "faiss", "tensorboard")
+SLOW = (
+    "torchvision",
+    "timm",
+    "safetensors",
+    "sklearn",
+    "scipy",
+    "matplotlib",
+    "jinja2",
+    "faiss",
+    "tensorboard",
+)
 
 
 def modules():
@@ -88,7 +98,7 @@ def test_no_module_imports_itself_through_others(package):
     assert [name for name in arrows if name.startswith(package) and name in reached[name]] == []
 
 
-@pytest.mark.parametrize("script", ["simclr", "moco", "scan", "selflabel", "eval", "sweep"])
+@pytest.mark.parametrize("script", ["simclr", "moco", "pretrained", "scan", "selflabel", "eval", "sweep"])
 def test_a_script_imports_slow_packages_only_where_they_are_needed(script):
     """`--help` is to take little longer than `import torch`."""
     paths = {name_of(path): path for path in modules()}
