@@ -38,7 +38,7 @@ from utils.report.outputs import check_places, read_names, show, write_outputs
 from utils.run.command_line import Parser, command, given_path
 from utils.run.inputs import check_data_set, check_same_everywhere, shell_line
 from utils.stages import KMEANS, MODEL, STAGES
-from utils.storage.files import sha256_of
+from utils.storage.files import read_manifest, sha256_of
 
 TOPK = (1, 5, 20)  # neighbors by which a pretext model is evaluated
 JUDGED_WITH = {"knn_backend", "pretext_dir", "scan_dir", "run_name", "criterion_kwargs"}  # not as in training
@@ -119,6 +119,11 @@ def judge_clusters(cfg, loader, model, head: int, names: dict[int, str]) -> Clus
     return Clustering(dataset, probabilities, features, metrics, names)
 
 
+def made_from(model: Path) -> str | None:
+    """The SHA-256 of the SCAN model that self-labelling began with."""
+    return (read_manifest(model) or {}).get("made_from", {}).get(MODEL)
+
+
 def judge_steps(asked, cfg, loader, probabilities: Tensor) -> dict[str, float]:
     """`compare_steps` of a model's clusters, (N, K), after self-labelling also of those of the SCAN model in
     `scan_dir`. {} without the backbone of step 1. cfg: of the model's training."""
@@ -127,7 +132,9 @@ def judge_steps(asked, cfg, loader, probabilities: Tensor) -> dict[str, float]:
     steps, scan_model = {cfg.setup: probabilities}, asked.model
     if cfg.setup == "selflabel":
         model, scan_model = build_model(cfg), Path(cfg.scan_dir, MODEL)
-        with suppress(UserError, RunError):
+        with suppress(UserError, RunError, OSError):
+            if sha256_of(scan_model) != made_from(asked.model):
+                return {}
             load_best_head(model, scan_model, cfg.pretext_dir)
             (before,) = predict(model.to(loader.device, memory_format=torch.channels_last), loader)
             steps = {"scan": before, **steps}

@@ -8,6 +8,7 @@ import torch
 runpy.run_path(Path(__file__).resolve().parent / "utils/start.py", run_name=__name__)
 
 from data.datasets.download import fetch
+from models import use_plain_view
 from pretrained import mine_with
 from utils.distributed import first_on_machine
 from utils.run import command, stage_config
@@ -27,6 +28,7 @@ def published_weights() -> Path:
 
 def main(argv: list[str] | None = None) -> None:
     cfg, options = stage_config(argv, "moco", __doc__)
+    use_plain_view(cfg)
     mine_with(cfg, options, lambda: first_on_machine(published_weights))
 
 

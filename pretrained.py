@@ -38,6 +38,7 @@ def mine_with(cfg, options, default: Callable[[], Path | str]) -> None:
         run.folder.use_images(train_set, val_set)
         if run.is_finished():
             return
+        state = model.state_dict()  # on the CPU: the same file, whatever the device
         model = model.to(run.device, memory_format=torch.channels_last)
         plain = val_transform(cfg.transformation_kwargs)
         images = {"train": train_set, "val": val_set}
@@ -45,7 +46,7 @@ def mine_with(cfg, options, default: Callable[[], Path | str]) -> None:
         layer = feature_layer(model, cfg.feature_layer)
         network = layer if layer is model else layer.backbone  # unless told otherwise, before the MLP
         run.begin(f"{loaded}: nothing is trained")
-        run.folder.save_model(model.state_dict())
+        run.folder.save_model(state)
         features = {}
         for split, loader in splits.items():
             (vectors,) = cached_features(run.path, f"features-{split}", network, loader)  # (N, D)

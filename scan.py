@@ -3,6 +3,7 @@
 import math
 import runpy
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -100,15 +101,18 @@ def end_to_end(cfg, model: nn.Module, train_set, neighbors, device) -> Task:
     return Task(model, model, loader, criterion_of(cfg), optimizer, model)
 
 
-def heads_only(cfg, model: nn.Module, train_set, neighbors, device) -> Task:
+def heads_only(cfg, model: nn.Module, train_set, neighbors, device, is_begun=False) -> Task:
     """Train the heads on a frozen backbone. The training images go through it once, in the plain view or in
     `cached_views` random ones of each; with neither, new views do at each step."""
     model.eval().backbone.requires_grad_(False)
     heads, folder = model.cluster_head, Path(cfg.pretext_dir)
     plain = eval_loader(train_set, val_transform(cfg.transformation_kwargs), device)
-    prepare_heads(cfg, model, plain)
+    if not is_begun:  # else the checkpoint has what this makes
+        prepare_heads(cfg, model, plain)
     views, training = [train_transform(cfg)] * 2, {"train": True, "neighbors": neighbors, "seed": cfg.seed}
     optimizer = build_optimizer(cfg.optimizer, cfg.optimizer_kwargs, heads.parameters())
+    parts = nn.ModuleDict({"standardize": model.standardize, "cluster_head": heads})
+    saved = parts if is_from_library(cfg) else model
     if cfg.augmentation_strategy == "plain":
         features = cached_features(folder, "features-train", model.backbone, plain)  # (1, N, D)
     elif cfg.cached_views:
@@ -116,11 +120,9 @@ def heads_only(cfg, model: nn.Module, train_set, neighbors, device) -> Task:
         features = cached_features(folder, "cached_views", model.backbone, in_order, cfg.cached_views)
     else:
         loader = build_loader(train_set, views, cfg.batch_size, device, **training)
-        return Task(model, heads, loader, criterion_of(cfg), optimizer, model)
+        return Task(model, heads, loader, criterion_of(cfg), optimizer, saved)
     loader = FeatureLoader(features, train_set, views, cfg.batch_size, device, **training)
     network = nn.Sequential(model.standardize, heads)
-    parts = nn.ModuleDict({"standardize": model.standardize, "cluster_head": heads})
-    saved = parts if is_from_library(cfg) else model
     task = Task(network, heads, loader, criterion_of(cfg).to(device), optimizer, saved)
     return with_teacher(cfg, task, parts) if cfg.criterion == "temi" else task
 
@@ -181,7 +183,9 @@ def main(argv: list[str] | None = None) -> None:
         loaded = load_backbone(model, inputs[MODEL])
         model = model.to(run.device, memory_format=torch.channels_last)
         loader = eval_loader(val_set, val_transform(cfg.transformation_kwargs), run.device)
-        prepare = heads_only if cfg.update_cluster_head_only else end_to_end
+        prepare = end_to_end
+        if cfg.update_cluster_head_only:
+            prepare = partial(heads_only, is_begun=run.folder.has_checkpoint())
         if cfg.criterion == "temi":
             neighbors = neighbors[:, 1:]  # an image is no partner of itself
         task = prepare(cfg, model, train_set, neighbors, run.device)
@@ -194,6 +198,7 @@ def main(argv: list[str] | None = None) -> None:
         plain = eval_loader(train_set, val_transform(cfg.transformation_kwargs), run.device)
         train_features, step_1 = features_of_step_1(cfg, train=plain, val=loader)
         kmeans = from_main(kmeans_centres, train_features, cfg.num_classes, cfg.seed)
+        del train_features  # gigabytes
         run.folder.save_kmeans(kmeans)
         val = ValSplit(val_set, loader, val_neighbors, step_1)
         loss = train(run, model, task, val, best, inputs[MODEL])

@@ -106,7 +106,7 @@ def main(argv: list[str] | None = None) -> None:
         task = Task(model, loader, criterion, optimizer, ema)
         run.log.note(loaded)
         run.log.note(confidence_summary(predict(model, train_images)[0], cfg.confidence_threshold))
-        used = evaluate_clusters(before, val_set.targets)["used_clusters"]
+        used = evaluate_clusters(predict(model, val_images)[0], val_set.targets)["used_clusters"]
 
         for epoch in run.epochs():
             set_learning_rate(optimizer, cfg, epoch)

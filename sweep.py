@@ -137,7 +137,8 @@ def run_seed(argv: list[str]) -> tuple[dict[str, float | None], Tensor]:
     losses = [epoch["val/total_loss"] for epoch in epochs if "val/total_loss" in epoch]
     if not losses:
         raise UserError(f"{log} has no val/total_loss: remove {folder}, and the sweep trains it again")
-    columns = {"loss": min(losses) / math.log(cfg.num_classes)}
+    loss = losses[-1] if cfg.criterion == "temi" else min(losses)  # that of the model
+    columns = {"loss": loss / math.log(cfg.num_classes)}
     columns |= {name: metrics[name] for name in ("used_clusters", "effective_clusters")}
     columns |= {"agreement": None, "silhouette": silhouette(features, predictions)}
     columns["ACC"] = metrics.get("ACC")  # for information only

@@ -20,5 +20,5 @@ def build_model(cfg) -> nn.Module:
         backbone = over_all_processes(backbone)
     if STAGES[cfg.setup].folder == "pretext":
         return ContrastiveModel(backbone, kwargs.get("head"), kwargs.get("features_dim", 0))
-    form, pca = kwargs.get("head", "linear"), cfg.get("feature_pca", 0)
+    form, pca = cfg.get("head_form", "linear"), cfg.get("feature_pca", 0)
     return ClusteringModel(backbone, cfg.num_classes, cfg.num_heads, form, pca)

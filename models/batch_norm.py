@@ -4,16 +4,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from utils.console import say_once
 from utils.distributed import all_of, world_size
 
 
 def over_all_processes(model: nn.Module) -> nn.Module:
-    """The model with the batch norms of the whole batch. Parameters, buffers and their names stay."""
-    if world_size() > 1:
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        for module in model.modules():
-            if isinstance(module, nn.SyncBatchNorm):
-                module.__class__ = GlobalBatchNorm
+    """The model with the batch norms of the whole batch. Parameters, buffers and their names stay, and so do
+    a library's own kinds of batch norm, which do more than that."""
+    for module in model.modules() if world_size() > 1 else ():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__, module.process_group = GlobalBatchNorm, None
+        elif isinstance(module, nn.BatchNorm2d):
+            say_once(f"warning: {type(module).__name__} takes the statistics of each process alone")
     return model
 
 

@@ -37,9 +37,12 @@ class ValSplit(NamedTuple):
 
     def most_distinct(self, model: nn.Module, heads: list[int], features: Tensor) -> int:
         """The head whose clusters have the highest silhouette in the features of step 1; no label is used."""
-        clusters = (self.predict(model, head, features).argmax(dim=1) for head in heads)
-        scores = [silhouette(self.step_1, each) for each in clusters]  # None for a single cluster
-        return max(heads, key=lambda head: -1 if scores[head] is None else scores[head])
+
+        def score(head: int) -> float:
+            found = silhouette(self.step_1, self.predict(model, head, features).argmax(dim=1))
+            return -1 if found is None else found  # None for a single cluster
+
+        return max(heads, key=score)
 
     def predict(self, model: nn.Module, head: int, features: Tensor) -> Tensor:
         return predict_from(model.head(head), features, self.loader.device)  # (N, K)

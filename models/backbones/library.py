@@ -32,6 +32,9 @@ def checked(model: nn.Module, cfg, classifier: Iterable[str]) -> nn.Module:
         raise UserError(
             f"{cfg.backbone} makes no features of images of {size} px ({reason}): {remedy}"
         ) from error
+    for module in model.modules():
+        if type(module).__name__ in ("Dropout", "StochasticDepth"):
+            module.p = 0.0  # its random numbers would not be those of a resumed run
     model.classifier_layers = tuple(classifier)
     return model.train()
 

@@ -49,4 +49,4 @@ def _timm(backbone: str) -> tuple:
     import timm
 
     name = backbone.partition(":")[2]
-    return timm, known(backbone, name.partition(".")[0], timm.list_models()) and name
+    return timm, known(backbone, name, timm.list_models() + timm.list_pretrained())

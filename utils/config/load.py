@@ -70,15 +70,16 @@ def _mistakes(values: Mapping[str, Any], stage: str) -> Iterator[str]:
     if missing := [name for name in needed if name not in values]:
         shown = textwrap.shorten(", ".join(missing), 300, placeholder=" ...")
         yield f"{stage}.py needs keys that the config lacks: {shown}; add them to its YAML"
-    data_sets = {values["train_db_name"], values["val_db_name"]}
-    is_ready = values["backbone"] == "features"
+    data_sets, is_ready = {values["train_db_name"], values["val_db_name"]}, values["backbone"] == "features"
     if is_ready and data_sets != {"folder"}:
-        yield f"backbone is features, which have train_db_name and val_db_name: folder, not {min(data_sets)}"
-    is_ready = values["backbone"] == "features"
-    for name in (
-        ("folder.features", "folder.files") if is_ready else ["folder.path"] * ("folder" in data_sets)
-    ):
-        if stage != "eval" and name not in values:
+        found = " and ".join(sorted(data_sets))
+        yield f"backbone is features, which need train_db_name and val_db_name: folder, not {found}"
+    if is_ready and "folder.val_path" in values:
+        yield "folder.val_path does not go with backbone: features: leave it out, val_share is held out"
+    names = ["folder.features", "folder.files"] * is_ready
+    names += ["folder.path"] * ("folder" in data_sets and not is_ready and stage != "eval")
+    for name in names:
+        if name not in values:
             yield f"{name} is missing: give it as {name}=... ({KEYS[name].meaning})"
     run = Path(values["run_name"])
     if run.is_absolute() or ".." in run.parts:
@@ -97,18 +98,31 @@ def _mistakes(values: Mapping[str, Any], stage: str) -> Iterator[str]:
     if cutout and values["augmentation_strategy"] == "affine" and (missing := {"n_holes", "length"} - cutout):
         name = f"augmentation_kwargs.cutout_kwargs.{min(missing)}"
         yield f"{name} is missing: give it, or leave cutout_kwargs out, which is optional with affine"
-    if stage == "scan" and values["cached_views"] and not values["update_cluster_head_only"]:
-        views = values["cached_views"]
-        yield f"cached_views is {views}, with a frozen backbone only: use 0 or update_cluster_head_only: True"
-    is_cached = values.get("update_cluster_head_only") and values["augmentation_strategy"] == "plain"
-    if criterion == "temi" and not is_cached:
-        remedy = "give update_cluster_head_only: True and augmentation_strategy: plain"
-        yield f"criterion is temi, which is for heads on frozen features: {remedy}"
+    for name in _for_frozen(values, stage):
+        yield f"{name}, for heads on a frozen backbone: change it, or give update_cluster_head_only: True"
+    is_plain = values["augmentation_strategy"] == "plain"
+    if criterion == "temi" and not is_plain:
+        yield "criterion: temi takes frozen features of the plain view: give augmentation_strategy: plain"
+    if is_plain and values.get("cached_views"):
+        yield f"cached_views is {values['cached_views']}, but plain views are all alike: leave it out"
+    if values.get("head_start") == "kmeans" and values.get("head_form") == "mlp":
+        yield "head_start: kmeans is for linear heads: give head_form: linear, or head_start: random"
     nesterov, momentum = (values.get(f"optimizer_kwargs.{name}") for name in ("nesterov", "momentum"))
     if values["optimizer"] == "sgd" and nesterov and not momentum:
         yield "optimizer_kwargs.nesterov is True with momentum 0: give a momentum, or nesterov: False"
     if stage == "selflabel" and values["num_heads"] != 1:
         yield f"num_heads is {values['num_heads']}: selflabel.py trains the best head only; use num_heads: 1"
+
+
+def _for_frozen(values: Mapping[str, Any], stage: str) -> list[str]:
+    """The settings that only heads on a frozen backbone read, if this config trains more."""
+    if values.get("update_cluster_head_only"):
+        return []
+    is_scan, found = stage == "scan", {"augmentation_strategy": "plain", "criterion": "temi"}
+    names = [name for name, value in found.items() if values.get(name) == value]
+    names += [name for name in ("feature_pca", "head_start") if is_scan and name in values]
+    names += ["cached_views"] * bool(values.get("cached_views"))
+    return [f"{name} is {values[name]}" for name in names]
 
 
 def save_config(cfg: EasyDict, path: str | Path) -> None:

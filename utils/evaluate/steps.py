@@ -39,5 +39,5 @@ def step_warnings(figures: Mapping[str, float]) -> list[str]:
         f"({before}) to {scores[after]:.3f}: it may have found other groups than those you look for; look at "
         "the prototypes of both, and try another seed"
         for before, after in pairwise(scores)
-        if scores[after] < CLEARLY * scores[before]
+        if scores[before] > 0 and scores[after] < CLEARLY * scores[before]
     ]

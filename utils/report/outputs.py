@@ -63,11 +63,12 @@ def about_run(cfg: EasyDict, model: Path, images: str) -> dict[str, Any]:
     """What the report says of a model's run: `title`, `summary`, and `logs` of the stages up to its own."""
     crop_size = cfg.transformation_kwargs.crop_size
     epochs, batch_size = (cfg.get(key, "?") for key in ("epochs", "batch_size"))
+    width = f"width {cfg.model_kwargs.width}, " if cfg.backbone.startswith("resnet") else ""
     summary = {
         "images": images,
         "model": f"{model} ({cfg.setup})",
         "trained on": cfg.folder.get("path", "") if cfg.train_db_name == "folder" else cfg.train_db_name,
-        "network": f"{cfg.backbone}, width {cfg.model_kwargs.width}, {crop_size} px",
+        "network": f"{cfg.backbone}, {width}{crop_size} px",
         "training": f"{epochs} epochs, batches of {batch_size}, seed {cfg.seed}",
         "made": datetime.now().strftime("%Y-%m-%d %H:%M"),
     }

@@ -125,6 +125,11 @@ class RunFolder:
         save_config(self.cfg, self.path / "config.yml")
 
     @on_main
+    def has_checkpoint(self) -> bool:
+        """Whether the run will go on from a checkpoint."""
+        return has_checkpoint(self.checkpoint) and not self.restart
+
+    @on_main
     def has_result(self) -> bool:
         """Whether training would replace a model. SCAN writes its own before its first checkpoint."""
         model = self.path / MODEL

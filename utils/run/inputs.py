@@ -118,7 +118,7 @@ def command_for(cfg, stage: str, folder: Path, *options: str) -> str:
                 path, made = candidate, config
                 break
     of_data = ("max_images", "on_error", "db_root_dir.", *["folder."] * (cfg.train_db_name == "folder"))
-    of_data = (*of_data, *["backbone"] * (":" in cfg.backbone))
+    of_data = (*of_data, *["backbone"] * (not cfg.backbone.startswith("resnet")))
     wanted = {key: value for key, value in flatten(cfg).items() if key.startswith(of_data)}
     run = folder.parent if folder.parent.name.strip(".") else Path(os.path.abspath(folder.parent))
     place = Path(made.get("root_dir", ""), made.get("run_name", ""), stage)

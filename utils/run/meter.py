@@ -73,7 +73,10 @@ class Meter:
     def count(self, **numbers: Tensor | int) -> None:
         """Add to the epoch's `counts`."""
         for name, number in numbers.items():
-            self.counts[name] = self.counts.get(name, 0) + number
+            before = self.counts.get(name, 0)
+            if isinstance(before, Tensor) and isinstance(number, Tensor):
+                before = before.to(number.device)  # from a checkpoint it comes on the CPU
+            self.counts[name] = before + number
 
     def averages(self) -> dict[str, float]:
         """The mean over the steps measured so far, named `train/<name>`, and `train/images_per_second`.
