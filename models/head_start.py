@@ -12,7 +12,7 @@ from utils.evaluate.kmeans import fit_kmeans
 from utils.features import cached_features, pass_through
 
 CONFIDENCE = 0.9  # the mean largest probability at the start; with 0.99 the gradients vanish
-LOG_SCALES = (-4.0, 8.0)
+LOG_SCALES = (-30.0, 30.0)  # features may be of any size
 IMAGES = 2000  # by which the scale is found
 
 

@@ -12,7 +12,7 @@ from data.loader import build_loader
 from data.loader.build import EVAL_BATCH_SIZE, eval_loader
 from data.loader.features import FeatureLoader
 from utils import features as module
-from utils.features import cached_features, extract_features, predict
+from utils.features import cached_features, extract_features, pass_through, predict, predict_from
 from utils.storage.files import manifest_path, read_manifest
 
 COUNT = EVAL_BATCH_SIZE + 1  # the last batch is a single image
@@ -154,6 +154,68 @@ def test_features_for_monitoring_may_be_computed_in_bf16(loader):
     assert extract_features(Fine(), loader, BF16).tolist() == [[1, 1]] * COUNT
 
 
+# -- a layer over features
+
+
+def random_features(images=11):
+    return torch.randn(images, 3, generator=torch.Generator().manual_seed(0))
+
+
+def linear():
+    torch.manual_seed(0)
+    return nn.Linear(3, 4)
+
+
+@pytest.mark.parametrize("images", [1, 4, 8, 11])
+def test_features_go_through_a_layer_in_blocks_and_each_comes_out_in_its_place(images, monkeypatch):
+    monkeypatch.setattr(module, "BLOCK", 4)
+    layer, features, sizes = linear(), random_features(images), []
+    layer.register_forward_hook(lambda _, inputs, output: sizes.append(len(inputs[0])))
+    found = pass_through(layer, features, "cpu")
+    assert sizes == [4] * (images // 4) + [images % 4] * (images % 4 > 0)
+    assert found.dtype == torch.float32 and not found.requires_grad
+    for x, row in zip(features.tolist(), found.tolist(), strict=True):
+        expected = [
+            sum(w * each for w, each in zip(weights, x, strict=True)) + bias
+            for weights, bias in zip(layer.weight.tolist(), layer.bias.tolist(), strict=True)
+        ]
+        assert row == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_layer_is_fp32_over_features_of_fewer_bits_and_in_a_bf16_run(tf32):
+    layer, flags = linear(), []
+    layer.register_forward_hook(lambda *_: flags.extend(each.allow_tf32 for each in TF32))
+    with BF16():
+        found = pass_through(layer, random_features().half(), "cpu")
+        assert torch.is_autocast_enabled("cpu")
+    torch.testing.assert_close(found, layer(random_features().half().float()).detach())
+    assert flags[:2] == [False, False] and tuple(backend.allow_tf32 for backend in TF32) == tf32
+
+
+def test_a_heads_predictions_are_the_softmax_of_its_logits_for_every_image():
+    head, features = linear(), random_features()
+    found = predict_from(head, features, "cpu")
+    assert found.dtype == torch.float32 and not found.requires_grad
+    for logits, row in zip(head(features).tolist(), found.tolist(), strict=True):
+        powers = [math.exp(logit) for logit in logits]
+        assert row == pytest.approx([power / sum(powers) for power in powers], rel=1e-5)
+
+
+def test_a_heads_predictions_from_features_are_those_of_the_model_from_images(loader):
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.backbone, self.heads = Backbone(), nn.ModuleList([linear(), nn.Linear(3, 4)])
+
+        def forward(self, images):
+            return [head(self.backbone(images) / 256) for head in self.heads]
+
+    model = Model()
+    features = extract_features(model.backbone, loader) / 256
+    for head, expected in zip(model.heads, predict(model, loader), strict=True):
+        torch.testing.assert_close(predict_from(head, features, "cpu"), expected)
+
+
 # -- features cached in a file
 
 
@@ -183,6 +245,22 @@ def test_cached_features_are_those_that_are_extracted_and_the_network_is_run_onc
     assert torch.equal(first[0], extract_features(network, loader))
     (path,) = cached_files(tmp_path)
     assert path.name.startswith("features-train-") and np.array_equal(np.load(path), first.numpy())
+
+
+def test_those_of_a_network_without_parameters_are_computed_anew_and_no_file_is_written(loader, tmp_path):
+    class Green(nn.Module):
+        calls = 0
+
+        def forward(self, images):
+            self.calls += 1
+            return 255 * images[:, 1, 0]
+
+    network = Green()
+    for _ in range(2):
+        found = cached_features(tmp_path / "new", "features", network, loader)
+        assert found.dtype == torch.float32 and found.shape == (1, COUNT, 2)
+        assert found[0].round().tolist() == [[green] * 2 for _, green, _ in COLORS]
+    assert network.calls == 2 * 2 and not any(tmp_path.iterdir())  # two batches
 
 
 def test_above_the_budget_they_are_memory_mapped_and_cannot_be_changed_on_disk(loader, tmp_path, monkeypatch):

@@ -27,7 +27,7 @@ def check(cfg, update):
     layers = nn.Conv2d(1, 2, 2), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(2, 3)
     parameters = list(nn.Sequential(*layers).double().parameters())
     expected = [parameter.detach().flatten().tolist() for parameter in parameters]
-    memories = [[{} for _ in tensor] for tensor in expected]
+    memories = [[{"ndim": parameter.ndim} for _ in parameter.flatten()] for parameter in parameters]
     optimizer = built(cfg, parameters)
     for step in range(1, 5):
         for parameter, tensor, memory in zip(parameters, expected, memories, strict=True):
@@ -54,6 +54,40 @@ def test_adam_is_plain_with_l2_in_the_gradient_of_every_parameter_also_in_a_file
     check(config(path, "optimizer=adam", *values), update)
 
 
+def test_adamw_shrinks_weights_apart_from_the_gradient_but_not_tensors_of_one_dimension():
+    lr, decay = 0.01, 0.3
+
+    def update(weight, gradient, memory, step):
+        memory["m"] = 0.9 * memory.get("m", 0) + 0.1 * gradient
+        memory["v"] = 0.999 * memory.get("v", 0) + 0.001 * gradient**2
+        m, v = memory["m"] / (1 - 0.9**step), memory["v"] / (1 - 0.999**step)
+        shrunk = weight * (1 - lr * decay) if memory["ndim"] > 1 else weight
+        return shrunk - lr * m / (math.sqrt(v) + 1e-8)
+
+    values = [f"optimizer_kwargs.lr={lr}", f"optimizer_kwargs.weight_decay={decay}"]
+    check(config(ADAM, "optimizer=adamw", *values), update)
+
+
+def test_adamw_is_pytorchs_with_two_groups_also_as_the_rate_changes():
+    cfg = config(ADAM, "optimizer=adamw", "optimizer_kwargs.weight_decay=0.3", f"{WARMUP}=4")
+    torch.manual_seed(0)
+    ours, theirs = (nn.Linear(3, 2).double() for _ in range(2))
+    theirs.load_state_dict(ours.state_dict())
+    chosen = built(cfg, ours.parameters())
+    groups = [{"params": [theirs.weight], "weight_decay": 0.3}, {"params": [theirs.bias], "weight_decay": 0}]
+    reference = torch.optim.AdamW(groups)
+    for epoch in range(6):
+        images = torch.randn(5, 3).double()
+        set_learning_rate(chosen, cfg, epoch)
+        for group in reference.param_groups:
+            group["lr"] = min(0.0001, 0.0001 * (2 * epoch + 1) / 8)
+        for layer, optimizer in ((ours, chosen), (theirs, reference)):
+            optimizer.zero_grad()
+            layer(images).square().sum().backward()
+            optimizer.step()
+    torch.testing.assert_close(ours.state_dict(), theirs.state_dict(), rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_sgd_has_momentum_with_nesterov_if_asked_and_l2_in_the_gradient_of_every_parameter(nesterov):
     lr, decay, momentum = 0.1, 0.3, 0.8
@@ -74,7 +108,7 @@ def test_adams_guard_against_a_division_by_zero_is_1e_8():
     assert weight.item() == pytest.approx(-0.0001 / 2)
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
 def test_weights_in_channels_last_are_stepped_like_others(optimizer):
     stepped = []
     for layout in (torch.contiguous_format, torch.channels_last):
@@ -92,6 +126,7 @@ def test_weights_in_channels_last_are_stepped_like_others(optimizer):
 # -- learning rates
 
 STEP = ("scheduler=step", "scheduler_kwargs.lr_decay_epochs=[1, 3]", "epochs=6")
+WARMUP = "scheduler_kwargs.warmup_epochs"
 MIDDLE, SWING = 0.2002, 0.1998  # between 0.4 and 0.4 * 0.1 ** 3 = 0.0004
 HALF = math.sqrt(0.5)  # cosine of an eighth of a turn
 SCHEDULES = {
@@ -104,6 +139,19 @@ SCHEDULES = {
         [0.4, 0.4, 0.04, 0.04, 0.004, 0.004],
     ),
     "constant is lr in every epoch": (config(ADAM, "epochs=3"), [0.0001] * 3),
+    "a warm-up is a line from 0 to lr, in each epoch its mean": (
+        config(ADAM, "epochs=6", f"{WARMUP}=4"),
+        [0.0001 / 8, 0.0003 / 8, 0.0005 / 8, 0.0007 / 8, 0.0001, 0.0001],
+    ),
+    "a warm-up takes the place of the first epochs of cosine": (
+        config(SGD, "epochs=4", f"{WARMUP}=2"),
+        [0.1, 0.3, MIDDLE, MIDDLE - SWING * HALF],
+    ),
+    "a warm-up takes the place of the first epochs of step": (
+        config(SGD, *STEP, f"{WARMUP}=3"),
+        [0.2 / 3, 0.2, 1 / 3, 0.04, 0.004, 0.004],
+    ),
+    "a warm-up of 0 epochs is none": (config(ADAM, "epochs=2", f"{WARMUP}=0"), [0.0001] * 2),
 }
 
 

@@ -78,4 +78,4 @@ def inertia(features: ArrayLike, predictions: ArrayLike) -> float:
     sizes = predictions.bincount().clamp(min=1)  # (K,)
     sums = torch.zeros(len(sizes), features.shape[1]).index_add_(0, predictions, features)
     # of unit vectors: 1 - |mean|^2, averaged over the images
-    return 1 - (sums.double().square().sum(dim=1) / sizes).sum().item() / len(features)
+    return max(0.0, 1 - (sums.double().square().sum(dim=1) / sizes).sum().item() / len(features))

@@ -253,22 +253,11 @@ def test_the_distance_is_euclidean_and_the_features_are_not_normalised():
     assert prototypes(one_cluster([0.9, 0.8, 0.7]), features)[0][0] == 1
 
 
-# -- kmeans_accuracy
-
-
-def test_kmeans_is_fitted_on_the_first_features_and_only_applied_to_the_others():
-    features = torch.tensor([[0.0], [1.0], [9.0], [10.0]])
-    others = torch.tensor([[0.0], [1.0], [8.0], [100.0]])  # fitted on these, 100 would be alone
-    assert clustering.kmeans_accuracy(features, others, torch.tensor([0, 0, 1, 1]), 2, seed=0) == 1.0
-    assert math.isnan(
-        clustering.kmeans_accuracy(features, others, torch.tensor([1, 1, -1, 1]), 2, seed=0)
-    )  # one class
+# -- warnings of the libraries
 
 
 def test_odd_input_gives_no_warning_of_a_library():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        copies = torch.eye(2).repeat(10, 1)  # 2 distinct points, 3 clusters
-        assert clustering.kmeans_accuracy(copies, copies, torch.arange(20) % 2, 3, seed=0) == 1.0
         assert clustering_metrics([0, 1, 2], [0, 1, 2])["ACC"] == 1.0  # as many classes as images
         assert silhouette(torch.eye(5), torch.tensor([0, 1, 2, 3, 3])) is not None

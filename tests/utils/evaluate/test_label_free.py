@@ -7,7 +7,7 @@ from sklearn.metrics import silhouette_score
 
 from losses import scan_loss
 from utils.evaluate import label_free
-from utils.evaluate.label_free import neighbor_agreement, scan_validation, silhouette
+from utils.evaluate.label_free import inertia, neighbor_agreement, scan_validation, silhouette
 
 
 def random_logits(images=30, clusters=7):
@@ -133,3 +133,41 @@ def test_silhouette_of_many_images_is_that_of_3000_drawn_with_the_seed():
 @pytest.mark.parametrize("predictions", [[0, 0, 0], [4, 4, 4], [0, 1, 2]])
 def test_silhouette_is_none_where_one_cluster_is_used_or_one_for_each_image(predictions):
     assert silhouette(torch.eye(3), predictions) is None
+
+
+# -- inertia
+
+
+def loop_inertia(features, predictions):
+    """Image by image: the squared distance to the mean of all images of its cluster, of unit length."""
+    unit, total = [x / np.sqrt(x @ x) for x in features], 0
+    for x, cluster in zip(unit, predictions, strict=True):
+        mean = np.mean(
+            [other for other, its in zip(unit, predictions, strict=True) if its == cluster], axis=0
+        )
+        total += (x - mean) @ (x - mean) / len(unit)
+    return total
+
+
+@pytest.mark.parametrize("clusters", [1, 3, 60])  # 60: one for each image
+def test_inertia_equals_a_loop_over_images_whatever_the_lengths_and_the_clusters_numbers(clusters):
+    features, _ = scattered(60)
+    predictions = 2 * (torch.arange(60) % clusters) + 1  # the even numbers are empty
+    expected = loop_inertia(features.double().numpy(), predictions.tolist())
+    found = inertia(features, predictions)
+    assert type(found) is float and found == pytest.approx(expected, abs=1e-6)
+
+
+def test_inertia_by_hand():
+    assert inertia([[1.0, 0], [0, 5.0]], [0, 0]) == pytest.approx(1 / 2)  # both are off (1/2, 1/2)
+    assert inertia([[1.0, 0], [-7.0, 0]], [0, 0]) == pytest.approx(1)  # opposite: the mean is 0
+    # of three images one is alone, at its mean
+    assert inertia([[1.0, 0], [-7.0, 0], [0, 1.0]], [0, 0, 4]) == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("seed", range(5))  # unit lengths round up as often as down
+def test_inertia_of_clusters_of_one_direction_each_is_0_and_not_less(seed):
+    directions = torch.randn(5, 40, generator=torch.Generator().manual_seed(seed))
+    predictions = torch.arange(1000) % 5
+    features = directions[predictions] * torch.linspace(0.1, 9, 1000)[:, None]
+    assert 0 <= inertia(features, predictions) < 1e-6
