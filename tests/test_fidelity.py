@@ -21,7 +21,7 @@ import simclr
 from data.datasets.digits import read_digits
 from data.loader.base import Batch
 from losses import ConfidenceBasedCE, SCANLoss, ScanTerms, SimCLRLoss
-from models import build_model
+from models import build_model, head_choice
 from models.ema import InPlaceEMA
 from tests import small_runs
 from tests.small_runs import SCRIPTS, replace_training, run_stage, same_weights, untrained, weights
@@ -257,13 +257,13 @@ def test_the_optimizer_holds_the_whole_network_or_for_heads_only_just_the_heads(
 def test_scan_draws_from_the_first_columns_of_its_file_itself_included_and_validates_on_all_six(
     run, monkeypatch
 ):
-    trained_on, validated_on, validation = [], [], scan.scan_validation
+    trained_on, validated_on, validation = [], [], head_choice.scan_validation
 
     def validate(probabilities, neighbors, *rest):
         validated_on.append(neighbors)
         return validation(probabilities, neighbors, *rest)
 
-    monkeypatch.setattr(scan, "scan_validation", validate)
+    monkeypatch.setattr(head_choice, "scan_validation", validate)
     run("scan", lambda training: trained_on.append(training.loader.neighbors) or {}, "num_neighbors=2")
     assert [rows.shape for rows in trained_on] == [(206, 3)] * 2  # itself and two
     assert [rows.shape for rows in validated_on] == [(52, 6)] * 2  # itself and five, whatever num_neighbors

@@ -323,7 +323,9 @@ def test_under_ema_the_batch_norm_buffers_stay_as_scan_left_them_or_follow_on_re
 def test_selflabel_evaluates_in_fp32_whatever_the_precision_of_the_training(run, judged, monkeypatch):
     replace_training(monkeypatch, "selflabel", untrained)  # this stem cannot be trained on a CPU in bf16
     run("selflabel", "precision=bf16", epochs=1)
-    assert [reduced for _, reduced in judged] == [False] * 4  # confidence; clusters before, after; the result
+    assert [reduced for _, reduced in judged] == [
+        False
+    ] * 5  # clusters, confidence; clusters, after; the result
 
 
 # -- all stages

@@ -7,7 +7,15 @@ from sklearn.cluster import KMeans, MiniBatchKMeans
 from sklearn.metrics import adjusted_rand_score
 
 from utils.evaluate import kmeans as module
-from utils.evaluate.kmeans import fit_kmeans, kmeans_accuracy, kmeans_clusters
+from utils.evaluate.kmeans import (
+    fit_kmeans,
+    kmeans_accuracy,
+    kmeans_centres,
+    nearest_centre,
+    read_centres,
+    sample,
+)
+from utils.storage.arrays import to_npy
 
 # -- fit_kmeans
 
@@ -43,14 +51,15 @@ def test_k_means_has_one_start_unless_told_and_its_seed_decides():
         assert (fit_kmeans(features, 6, 6, **options).labels_ != expected.labels_).any()
 
 
-# -- kmeans_clusters
+# -- kmeans_centres, nearest_centre, read_centres
 
 
 def test_the_length_of_features_does_not_decide_on_their_cluster():
     angles = torch.tensor([0.0, 1, 90, 91]).repeat(2).deg2rad()
     lengths = torch.tensor([1.0, 100, 1, 100, 100, 1, 100, 1])  # by which k-means would split them
     features = lengths[:, None] * torch.stack([angles.cos(), angles.sin()], dim=1)
-    first, second = (kmeans_clusters(each, 2, seed=0) for each in (features, features / 4))
+    centres = kmeans_centres(features, 2, seed=0)
+    first, second = (nearest_centre(each, centres) for each in (features, features / 4))
     assert first.dtype == torch.int64 and torch.equal(first, second)
     assert (first == first[0]).tolist() == [True, True, False, False] * 2
 
@@ -59,7 +68,31 @@ def test_the_clusters_are_of_the_best_of_5_starts():
     features = torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
     unit = features / features.norm(dim=1, keepdim=True)
     expected = KMeans(6, n_init=5, random_state=2).fit(unit.numpy())
-    assert adjusted_rand_score(kmeans_clusters(features, 6, seed=2), expected.labels_) == 1
+    centres = kmeans_centres(features, 6, seed=2)
+    torch.testing.assert_close(centres, torch.from_numpy(expected.cluster_centers_).float())
+    assert adjusted_rand_score(nearest_centre(features, centres), expected.labels_) == 1
+
+
+def test_the_nearest_centre_is_so_by_distance_not_by_angle():
+    centres = torch.tensor([[2.0, 0.0], [0.4, 0.4]])  # of (1, 0): 1 and 0.72 away
+    assert nearest_centre(torch.tensor([[5.0, 0.0]]), centres).tolist() == [1]
+
+
+def test_the_centres_of_a_file_are_read_unless_they_do_not_fit_the_features(tmp_path):
+    centres, path = torch.arange(6.0).view(2, 3), tmp_path / "kmeans.npy"
+    assert read_centres(path, 3) is None
+    path.write_bytes(to_npy(centres))
+    assert torch.equal(read_centres(path, 3), centres) and read_centres(path, 4) is None
+    path.write_bytes(b"damaged")
+    assert read_centres(path, 3) is None
+
+
+def test_of_a_large_set_k_means_takes_evenly_spaced_images(monkeypatch):
+    features = torch.arange(12.0).view(6, 2)
+    monkeypatch.setattr(module, "ENOUGH", 3)
+    monkeypatch.setattr(module, "LARGE", 6 * 2 * 2)
+    assert torch.equal(sample(features, 2), features)
+    assert torch.equal(sample(features, 3), features[[0, 2, 4]])
 
 
 # -- kmeans_accuracy
