@@ -35,8 +35,9 @@ class ValSplit(NamedTuple):
         metrics.pop("hungarian_match", None)
         return lowest, head, {f"val/{name}": value for name, value in metrics.items()}
 
-    def most_distinct(self, model: nn.Module, heads: list[int], features: Tensor) -> int:
+    def most_distinct(self, model: nn.Module, features: Tensor) -> int:
         """The head whose clusters have the highest silhouette in the features of step 1; no label is used."""
+        heads = range(len(model.cluster_head))
         clusters = (self.predict(model, head, features).argmax(dim=1) for head in heads)
         scores = [silhouette(self.step_1, each) for each in clusters]  # None for a single cluster
         return max(heads, key=lambda head: -1 if scores[head] is None else scores[head])

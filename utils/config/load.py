@@ -25,6 +25,7 @@ CRITERIA = {  # stage: its criteria, each with the keys of criterion_kwargs that
     "scan": {"scan": ("entropy_weight", "cluster_prior"), "temi": ("beta", "teacher_momentum")},
     "selflabel": {"confidence-cross-entropy": ("apply_class_balancing",)},
 }
+OF_FROZEN = {"cached_views": 0, "feature_pca": None, "head_start": "random"}  # and what stands for none
 OF_A_MODEL = ("backbone:", "model_kwargs.", "transformation_kwargs.")  # what decides a model's outputs
 
 
@@ -97,9 +98,13 @@ def _mistakes(values: Mapping[str, Any], stage: str) -> Iterator[str]:
     if cutout and values["augmentation_strategy"] == "affine" and (missing := {"n_holes", "length"} - cutout):
         name = f"augmentation_kwargs.cutout_kwargs.{min(missing)}"
         yield f"{name} is missing: give it, or leave cutout_kwargs out, which is optional with affine"
-    if stage == "scan" and values["cached_views"] and not values["update_cluster_head_only"]:
-        views = values["cached_views"]
-        yield f"cached_views is {views}, with a frozen backbone only: use 0 or update_cluster_head_only: True"
+    for name, without in OF_FROZEN.items():
+        value = values.get(name, without)
+        if stage == "scan" and value != without and not values["update_cluster_head_only"]:
+            remedy = "leave it out, or give update_cluster_head_only: True"
+            yield f"{name} is {value}, with a frozen backbone only: {remedy}"
+    if values.get("head_start") == "kmeans" and values.get("model_kwargs.head") == "mlp":
+        yield "head_start is kmeans, for linear heads only: use random, or model_kwargs.head: linear"
     is_cached = values.get("update_cluster_head_only") and values["augmentation_strategy"] == "plain"
     if criterion == "temi" and not is_cached:
         remedy = "give update_cluster_head_only: True and augmentation_strategy: plain"
