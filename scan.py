@@ -158,7 +158,7 @@ def train(run: Run, model: nn.Module, task: Task, val: ValSplit, best: dict, pre
         loss, head, val_metrics = from_main(val.validate, cfg, model, heads, features)
         if task.teacher or loss < run.folder.loss_of_model(best["best_loss"]):
             if cfg.get("head_choice") == "silhouette":
-                head = from_main(val.most_distinct, model, heads, features)
+                head = from_main(val.most_distinct, model, features)
             run.folder.save_model(scan_content(cfg, model, head, pretext), loss=loss)
         if task.teacher or loss < best["best_loss"]:
             best = {"best_loss": loss, "best_loss_head": head}

@@ -1,6 +1,7 @@
 """Backbones trained by others, read as pretext models: of MoCo, plain ResNets, of timm and torchvision."""
 
 import torch
+from torch import Tensor
 
 from models.backbones.registry import backbone_of, is_from_library
 from models.heads import ContrastiveModel
@@ -45,9 +46,16 @@ def read_backbone(cfg, model: ContrastiveModel, source) -> Weights:
     elif str(source).endswith(".safetensors"):
         state = read_safetensors(source)
     else:
-        content = read_file(source)
-        state = plain_names(content.get("state_dict", content), source)
+        state = plain_names(state_in(read_file(source)), source)
         if all(name.startswith("backbone.") for name in state):
             return Weights("pretext", state)  # a pretext model of ours
     left_out = tuple(f"{layer}." for layer in model.backbone.classifier_layers)
     return Weights("pretext", {f"backbone.{k}": v for k, v in state.items() if not k.startswith(left_out)})
+
+
+def state_in(content: dict) -> dict:
+    """The state dict in a file: `state_dict`, or the only mapping of tensors, under whatever name, or all of
+    the file."""
+    groups = [each for each in content.values() if isinstance(each, dict)]
+    with_tensors = [each for each in groups if any(isinstance(value, Tensor) for value in each.values())]
+    return content.get("state_dict", with_tensors[0] if len(with_tensors) == 1 else content)

@@ -35,14 +35,14 @@ class ValSplit(NamedTuple):
         metrics.pop("hungarian_match", None)
         return lowest, head, {f"val/{name}": value for name, value in metrics.items()}
 
-    def most_distinct(self, model: nn.Module, heads: list[int], features: Tensor) -> int:
+    def most_distinct(self, model: nn.Module, features: Tensor) -> int:
         """The head whose clusters have the highest silhouette in the features of step 1; no label is used."""
 
         def score(head: int) -> float:
             found = silhouette(self.step_1, self.predict(model, head, features).argmax(dim=1))
             return -1 if found is None else found  # None for a single cluster
 
-        return max(heads, key=score)
+        return max(range(len(model.cluster_head)), key=score)
 
     def predict(self, model: nn.Module, head: int, features: Tensor) -> Tensor:
         return predict_from(model.head(head), features, self.loader.device)  # (N, K)

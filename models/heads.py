@@ -92,6 +92,10 @@ class Standardize(nn.Module):
         mean = sum(F.normalize(block, dim=1).double().sum(dim=0) for block in blocks) / len(features)  # (D,)
         centred = (F.normalize(block, dim=1).double() - mean for block in blocks)
         variances, axes = torch.linalg.eigh(sum(block.T @ block for block in centred) / len(features))
+        if variances[-1] < 1e-12:  # rounding, in vectors of unit length
+            raise UserError(
+                f"the features of all {len(features)} images are the same: check the images and the weights"
+            )
         size = len(self.weight)
         axes = axes[:, -size:].flip(1)  # (D, d), the largest variance first
         weight = axes.T / variances[-size:].clamp(min=0).mean().sqrt()

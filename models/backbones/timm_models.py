@@ -49,4 +49,5 @@ def _timm(backbone: str) -> tuple:
     import timm
 
     name = backbone.partition(":")[2]
-    return timm, known(backbone, name, timm.list_models() + timm.list_pretrained())
+    architecture = known(backbone, name.partition(".")[0], timm.list_models())
+    return timm, known(backbone, name, [architecture, *timm.list_models(architecture, include_tags=True)])

@@ -3,13 +3,17 @@
 from torch import Tensor, nn
 
 from models.backbones.library import checked, known, not_from_hub
+from utils.console import warnings_ignored
 from utils.errors import UserError
 
 
 def build(cfg) -> nn.Module:
     """The network, untrained, up to its last linear layer. Raises UserError if it has none."""
     torchvision, name = _torchvision(cfg.backbone)
-    model = torchvision.models.get_model(name, weights=None)
+    with warnings_ignored():  # of how a network is initialised, before its weights come
+        model = torchvision.models.get_model(name, weights=None)
+    if hasattr(model, "transform_input"):  # of Inception and GoogLeNet, whose weights were made so
+        model.transform_input = True
     linear = [part for part, module in model.named_modules() if isinstance(module, nn.Linear)]
     if not linear:
         raise UserError(f"backbone {cfg.backbone} ends in no linear layer: choose another one")

@@ -157,7 +157,9 @@ def changed(model, before):
 def test_random_heads_without_feature_pca_stay_and_no_features_are_read(form, options):
     model = ClusteringModel(Backbone(), 4, 2, form)
     before = parameters_before(model)
-    prepare_heads(EasyDict(options), model, loader=None)  # nor is there a folder for features
+    prepare_heads(
+        EasyDict(augmentation_strategy="plain", **options), model, loader=None
+    )  # nor is there a folder for features
     assert changed(model, before) == set()
 
 
@@ -166,7 +168,9 @@ def test_linear_heads_start_by_k_means_of_the_backbones_features_with_the_runs_s
     options, loader, tmp_path
 ):
     model = ClusteringModel(Backbone(), 4, 2)
-    prepare_heads(EasyDict(pretext_dir=str(tmp_path), seed=3, **options), model, loader)
+    prepare_heads(
+        EasyDict(augmentation_strategy="plain", pretext_dir=str(tmp_path), seed=3, **options), model, loader
+    )
     expected = ClusterHeads(12, 4, 2)
     start_from_kmeans(expected, extract_features(model.backbone, loader), seed=3)
     found = model.cluster_head.state_dict()
@@ -176,7 +180,11 @@ def test_linear_heads_start_by_k_means_of_the_backbones_features_with_the_runs_s
 
 def test_with_feature_pca_the_features_are_standardised_first(loader, tmp_path):
     model = ClusteringModel(Backbone(), 4, 2, feature_pca=5)
-    prepare_heads(EasyDict(pretext_dir=str(tmp_path), seed=3, feature_pca=5), model, loader)
+    prepare_heads(
+        EasyDict(augmentation_strategy="plain", pretext_dir=str(tmp_path), seed=3, feature_pca=5),
+        model,
+        loader,
+    )
     features, standardize, heads = (
         extract_features(model.backbone, loader),
         Standardize(12, 5),
@@ -194,7 +202,11 @@ def test_random_heads_behind_feature_pca_stay_but_the_features_are_standardised(
 ):
     model = ClusteringModel(Backbone(), 4, 2, form, feature_pca=5)
     before = parameters_before(model)
-    prepare_heads(EasyDict(pretext_dir=str(tmp_path), seed=3, feature_pca=5, **options), model, loader)
+    prepare_heads(
+        EasyDict(augmentation_strategy="plain", pretext_dir=str(tmp_path), seed=3, feature_pca=5, **options),
+        model,
+        loader,
+    )
     assert changed(model, before) == {"standardize"}
     found = model.standardize(extract_features(model.backbone, loader))
     assert found.square().mean().item() == pytest.approx(1, abs=1e-4)
