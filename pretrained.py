@@ -44,15 +44,16 @@ def mine_with(cfg, options, default: Callable[[], Path | str]) -> None:
         plain = val_transform(cfg.transformation_kwargs)
         layer = feature_layer(model, cfg.feature_layer)
         network = layer if layer is model else layer.backbone  # unless told otherwise, before the MLP
+        splits = {"train": train_set, "val": val_set}
+        loaders = {split: eval_loader(images, plain, run.device) for split, images in splits.items()}
         run.begin(f"{loaded}: nothing is trained")
         run.folder.save_model(model.state_dict())
         features = {}
-        for split, images in {"train": train_set, "val": val_set}.items():
-            loader = eval_loader(images, plain, run.device)
+        for split, loader in loaders.items():
             (vectors,) = cached_features(run.path, f"features-{split}", network, loader)  # (N, D)
             features[split] = F.normalize(vectors, dim=1)
-        mine(run, features, train_set, val_set)
-        run.finish("the model, both neighbor files and neighbors.png")
+        written = mine(run, features, train_set, val_set)
+        run.finish(f"the model, {written}")
 
 
 def features_of_step_1(cfg, loader) -> Tensor | None:

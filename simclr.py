@@ -13,7 +13,7 @@ from data import open_splits, with_unlabeled
 from data.augment import train_transform, val_transform
 from data.loader import build_loader, eval_loader
 from losses import SimCLRLoss
-from models import build_model
+from models import build_model, use_plain_view
 from models.heads import feature_layer
 from models.weights import load_whole, read_weights
 from utils.distributed import gather, sum_gradients
@@ -70,6 +70,7 @@ def train(run: Run, model: nn.Module, train_set, val_set, splits: dict) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     cfg, options = stage_config(argv, "simclr", __doc__)
+    use_plain_view(cfg)
     with Run(cfg, options.restart) as run:
         if options.model:
             weights = read_weights(options.model, "pretext")
@@ -95,9 +96,9 @@ def main(argv: list[str] | None = None) -> None:
         if options.model:
             run.begin(f"{loaded}: nothing is trained")
         run.folder.save_model(model.state_dict())
-        mine(run, features, train_set, val_set)
+        written = mine(run, features, train_set, val_set)
         draw_curves(run.path)
-        run.finish("the model, both neighbor files and neighbors.png")
+        run.finish(f"the model, {written}")
 
 
 if __name__ == "__main__":

@@ -7,12 +7,13 @@ from utils.errors import UserError
 
 
 def build(cfg) -> nn.Module:
-    """The network, untrained, up to its last linear layer. Raises UserError if it has none."""
+    """The network, untrained, up to its last linear layer. Raises UserError if it has none, or auxiliary ones
+    in training, as Inception."""
     torchvision, name = _torchvision(cfg.backbone)
     model = torchvision.models.get_model(name, weights=None)
     linear = [part for part, module in model.named_modules() if isinstance(module, nn.Linear)]
-    if not linear:
-        raise UserError(f"backbone {cfg.backbone} ends in no linear layer: choose another one")
+    if not linear or hasattr(model, "aux_logits"):
+        raise UserError(f"backbone {cfg.backbone} does not end in one linear layer: choose another one")
     parent, _, own = linear[-1].rpartition(".")
     setattr(model.get_submodule(parent), own, nn.Identity())
     return checked(model, cfg, linear[-1:])

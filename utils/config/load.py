@@ -73,12 +73,14 @@ def _mistakes(values: Mapping[str, Any], stage: str) -> Iterator[str]:
     data_sets = {values["train_db_name"], values["val_db_name"]}
     is_ready = values["backbone"] == "features"
     if is_ready and data_sets != {"folder"}:
-        yield f"backbone is features, which have train_db_name and val_db_name: folder, not {min(data_sets)}"
-    is_ready = values["backbone"] == "features"
+        other = min(data_sets - {"folder"})
+        yield f"backbone is features, which have train_db_name and val_db_name: folder, not {other}"
+    if is_ready and stage == "simclr":
+        yield "backbone is features, which cannot be trained: give setup: pretrained, and run pretrained.py"
     for name in (
         ("folder.features", "folder.files") if is_ready else ["folder.path"] * ("folder" in data_sets)
     ):
-        if stage != "eval" and name not in values:
+        if (is_ready or stage != "eval") and name not in values:
             yield f"{name} is missing: give it as {name}=... ({KEYS[name].meaning})"
     run = Path(values["run_name"])
     if run.is_absolute() or ".." in run.parts:
@@ -100,6 +102,13 @@ def _mistakes(values: Mapping[str, Any], stage: str) -> Iterator[str]:
     if stage == "scan" and values["cached_views"] and not values["update_cluster_head_only"]:
         views = values["cached_views"]
         yield f"cached_views is {views}, with a frozen backbone only: use 0 or update_cluster_head_only: True"
+    pca, is_kmeans = values.get("feature_pca"), values.get("head_start") == "kmeans"
+    if stage == "scan" and (pca or is_kmeans) and not values["update_cluster_head_only"]:
+        name = "feature_pca" if pca else "head_start"
+        remedy = "leave it out, or give update_cluster_head_only: True"
+        yield f"{name} is {values[name]}, with a frozen backbone only: {remedy}"
+    if stage == "scan" and is_kmeans and values.get("model_kwargs.head") == "mlp":
+        yield "head_start is kmeans, with linear heads only: leave it out, or give model_kwargs.head: linear"
     is_cached = values.get("update_cluster_head_only") and values["augmentation_strategy"] == "plain"
     if criterion == "temi" and not is_cached:
         remedy = "give update_cluster_head_only: True and augmentation_strategy: plain"
