@@ -41,18 +41,18 @@ def mine_with(cfg, options, default: Callable[[], Path | str]) -> None:
         state = model.state_dict()  # on the CPU: the same file, whatever the device
         model = model.to(run.device, memory_format=torch.channels_last)
         plain = val_transform(cfg.transformation_kwargs)
-        images = {"train": train_set, "val": val_set}
-        splits = {name: eval_loader(each, plain, run.device) for name, each in images.items()}
         layer = feature_layer(model, cfg.feature_layer)
         network = layer if layer is model else layer.backbone  # unless told otherwise, before the MLP
+        splits = {"train": train_set, "val": val_set}
+        loaders = {split: eval_loader(images, plain, run.device) for split, images in splits.items()}
         run.begin(f"{loaded}: nothing is trained")
         run.folder.save_model(state)
         features = {}
-        for split, loader in splits.items():
+        for split, loader in loaders.items():
             (vectors,) = cached_features(run.path, f"features-{split}", network, loader)  # (N, D)
             features[split] = F.normalize(vectors, dim=1)
-        mine(run, features, train_set, val_set)
-        run.finish("the model, both neighbor files and neighbors.png")
+        written = mine(run, features, train_set, val_set)
+        run.finish(f"the model, {written}")
 
 
 def no_weights():

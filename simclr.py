@@ -96,9 +96,9 @@ def main(argv: list[str] | None = None) -> None:
         if options.model:
             run.begin(f"{loaded}: nothing is trained")
         run.folder.save_model(model.state_dict())
-        mine(run, features, train_set, val_set)
+        written = mine(run, features, train_set, val_set)
         draw_curves(run.path)
-        run.finish("the model, both neighbor files and neighbors.png")
+        run.finish(f"the model, {written}")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from models.weights import HEAD, Weights, read_weights
 from utils.distributed import first_on_machine
 from utils.errors import UserError
 from utils.storage.state_dicts import plain_names
-from utils.storage.torch_files import read_file, read_safetensors
+from utils.storage.torch_files import read_file
 
 QUERY = "encoder_q."  # the part of MoCo that is trained; the published file holds nothing else
 
@@ -43,8 +43,6 @@ def read_backbone(cfg, model: ContrastiveModel, source) -> Weights:
         state = first_on_machine(lambda: backbone_of(cfg).hub(cfg.backbone))
     elif not is_from_library(cfg):
         return read_pretrained(source)
-    elif str(source).endswith(".safetensors"):
-        state = read_safetensors(source)
     else:
         state = plain_names(state_in(read_file(source)), source)
         if all(name.startswith("backbone.") for name in state):

@@ -122,8 +122,8 @@ def test_simclr_trains_a_backbone_of_timm_in_the_view_that_scan_takes(give, tmp_
 
 
 def test_k_means_starts_linear_heads_only(give):
-    ended = train_heads(give, FROZEN, "head_start=kmeans", "model_kwargs.head=mlp")
-    assert_one_line(ended, "head_start is kmeans", "model_kwargs.head: linear")
+    ended = train_heads(give, FROZEN, "head_start=kmeans", "head_form=mlp")
+    assert_one_line(ended, "head_start is kmeans", "head_form: linear")
 
 
 @pytest.mark.parametrize("setting", ["feature_pca=8", "head_start=kmeans", "cached_views=2"])

@@ -6,6 +6,7 @@ from torch import Tensor
 from utils.arrays import share
 from utils.device import near
 from utils.distributed import from_main
+from utils.errors import UserError
 from utils.evaluate.clustering import neighbor_accuracy
 from utils.evaluate.kmeans import kmeans_accuracy
 from utils.neighbors import search
@@ -49,12 +50,13 @@ def knn_accuracy(features: dict[str, Tensor], train_set, val_set, device) -> flo
     return share(predictions == targets[labelled])
 
 
-def mine(run, features: dict[str, Tensor], train_set, val_set) -> None:
+def mine(run, features: dict[str, Tensor], train_set, val_set) -> str:
     """Write both neighbor files and neighbors.png; where labels are known, report how good the features are.
+    neighbors.png is left out where images of ready features cannot be shown. Returns what is written.
 
     features: (N, D) of un-augmented images of `train` and `val`, unit length. The val split is always
     searched exactly. run: its `cfg`, `device`, `folder`, `log` and `path` are used."""
-    cfg = run.cfg
+    cfg, written = run.cfg, "both neighbor files and neighbors.png"
     for split, dataset, topk, index in (
         ("train", train_set, cfg.num_neighbors, cfg.knn_index),
         ("val", val_set, VAL_NEIGHBORS, "Flat"),
@@ -72,9 +74,13 @@ def mine(run, features: dict[str, Tensor], train_set, val_set) -> None:
             accuracy = neighbor_accuracy(neighbors, dataset.targets, topk)
             run.log.final(f"neighbors of the {split} split", {f"right among the top {topk}": accuracy})
         if split == "train":
-            plot_neighbors(dataset, neighbors.numpy(), run.path / "neighbors.png")
+            try:
+                plot_neighbors(dataset, neighbors.numpy(), run.path / "neighbors.png")
+            except UserError as error:  # the features are there, and the images are not
+                run.log.note(f"neighbors.png is left out: {error}")
+                written = "both neighbor files"
     if not (train_set.is_labelled and val_set.is_labelled):
-        return
+        return written
     baselines = {}
     if comparable_targets(train_set, val_set) is None:
         run.log.note("kNN accuracy left out: the val split has other classes than the train split")
@@ -84,3 +90,4 @@ def mine(run, features: dict[str, Tensor], train_set, val_set) -> None:
         splits = features["train"], features["val"], val_set.targets
         baselines["k-means"] = from_main(kmeans_accuracy, *splits, classes, cfg.seed)
     run.log.final("pretext features, accuracy on the val split", baselines)
+    return written

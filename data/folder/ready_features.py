@@ -31,7 +31,7 @@ def read_features(own) -> FeatureDataset:
         text = f"{own.features}: {len(bad)} of {len(features)} rows are NaN, too large or all zero"
         raise UserError(f"{text}, such as row {bad[0]} (counted from 0): mend them, or leave them out")
     folder = Path(own.get("path", "")).absolute()
-    if missing := [name for name in names if not os.path.isfile(folder / name)]:
+    if "path" in own and (missing := [name for name in names if not os.path.isfile(folder / name)]):
         text = f"{own.files}: {len(missing)} of {len(names)} images are not in {folder}, such as {missing[0]}"
         raise UserError(f"{text}: give the folder in which the images lie as folder.path=...")
     labels = read_labels(folder, names, own.labels)

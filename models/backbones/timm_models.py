@@ -39,12 +39,14 @@ def hub(backbone: str) -> dict[str, Tensor]:
         return timm.create_model(name, num_classes=0, pretrained=True).state_dict()
     except Exception as error:  # of a dozen kinds, by what is missing on the way
         made = timm.get_pretrained_cfg(name)
-        place = f"the repository {made.hf_hub_id} of the Hugging Face hub" if made.hf_hub_id else made.url
-        raise not_from_hub(backbone, "model.safetensors", place, error) from error
+        file, place = "its file", made.url or "those who made it"
+        if made.hf_hub_id:
+            file, place = "model.safetensors", f"the repository {made.hf_hub_id} of the Hugging Face hub"
+        raise not_from_hub(backbone, file, place, error) from error
 
 
 def _timm(backbone: str) -> tuple:
-    """The library, and the name of a model that it has."""
+    """The library, and the name of a model that it has, which may end in a tag: of its weights."""
     needed("timm")
     import timm
 

@@ -76,6 +76,8 @@ def _mistakes(values: Mapping[str, Any], stage: str) -> Iterator[str]:
         yield f"backbone is features, which need train_db_name and val_db_name: folder, not {found}"
     if is_ready and "folder.val_path" in values:
         yield "folder.val_path does not go with backbone: features: leave it out, val_share is held out"
+    if is_ready and stage == "simclr":
+        yield "backbone is features, which cannot be trained: give setup: pretrained, and run pretrained.py"
     names = ["folder.features", "folder.files"] * is_ready
     names += ["folder.path"] * ("folder" in data_sets and not is_ready and stage != "eval")
     for name in names:
@@ -98,15 +100,16 @@ def _mistakes(values: Mapping[str, Any], stage: str) -> Iterator[str]:
     if cutout and values["augmentation_strategy"] == "affine" and (missing := {"n_holes", "length"} - cutout):
         name = f"augmentation_kwargs.cutout_kwargs.{min(missing)}"
         yield f"{name} is missing: give it, or leave cutout_kwargs out, which is optional with affine"
-    for name in _for_frozen(values, stage):
-        yield f"{name}, for heads on a frozen backbone: change it, or give update_cluster_head_only: True"
+    if names := _for_frozen(values, stage):
+        remedy = "leave that out, or give update_cluster_head_only: True"
+        yield f"{', '.join(names)}, which is for heads on a frozen backbone: {remedy}"
     is_plain = values["augmentation_strategy"] == "plain"
     if criterion == "temi" and not is_plain:
-        yield "criterion: temi takes frozen features of the plain view: give augmentation_strategy: plain"
+        yield "criterion is temi, for frozen features of the plain view: give augmentation_strategy: plain"
     if is_plain and values.get("cached_views"):
         yield f"cached_views is {values['cached_views']}, but plain views are all alike: leave it out"
     if values.get("head_start") == "kmeans" and values.get("head_form") == "mlp":
-        yield "head_start: kmeans is for linear heads: give head_form: linear, or head_start: random"
+        yield "head_start is kmeans, which is for linear heads: give head_form: linear, or head_start: random"
     nesterov, momentum = (values.get(f"optimizer_kwargs.{name}") for name in ("nesterov", "momentum"))
     if values["optimizer"] == "sgd" and nesterov and not momentum:
         yield "optimizer_kwargs.nesterov is True with momentum 0: give a momentum, or nesterov: False"
@@ -121,6 +124,7 @@ def _for_frozen(values: Mapping[str, Any], stage: str) -> list[str]:
     is_scan, found = stage == "scan", {"augmentation_strategy": "plain", "criterion": "temi"}
     names = [name for name, value in found.items() if values.get(name) == value]
     names += [name for name in ("feature_pca", "head_start") if is_scan and name in values]
+    names += ["backbone"] * (is_scan and values["backbone"] == "features")
     names += ["cached_views"] * bool(values.get("cached_views"))
     return [f"{name} is {values[name]}" for name in names]
 

@@ -37,5 +37,7 @@ def load_strictly(module: nn.Module, state: dict[str, Any], path) -> str:
         raise UserError(f"{path} does not fit the config ({len(wrong)} tensors: {'; '.join(some)}): {remedy}")
     if bad := [name for name, value in state.items() if not value.isfinite().all()]:
         raise UserError(f"{path}: {bad[0]} is not finite (damaged, or training failed); give another file")
-    module.load_state_dict(state)
+    whole = module.state_dict()  # has the versions of its layers, for which MNASNet asks
+    whole.update(state)
+    module.load_state_dict(whole)
     return f"loaded {len(state)} tensors from {path}"

@@ -41,13 +41,14 @@ def to_bytes(content: dict) -> bytes:
 
 
 def read_file(path) -> dict:
-    """`read_tensors` of a file that must be there (UserError) and fit its manifest (RunError)."""
+    """`read_tensors`, or `read_safetensors`, of a file that must be there (UserError) and fit its manifest
+    (RunError)."""
     if Path(path).is_dir():
         raise UserError(f"{path} is a folder: give the file in it, such as {Path(path, MODEL)}")
     if not Path(path).is_file():
         raise UserError(f"{path} not found: run the stage that writes it (with --restart), or mend the path")
     verify_manifest(Path(path))
-    return read_tensors(path)
+    return (read_safetensors if Path(path).suffix == ".safetensors" else read_tensors)(path)
 
 
 def read_safetensors(path) -> dict:
