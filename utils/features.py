@@ -56,8 +56,14 @@ def predict(model: nn.Module, loader) -> list[Tensor]:
 
 def pass_through(layer: nn.Module, features: Tensor, device) -> Tensor:
     """layer(features) for features (N, D) of all N images: float32 (N, K) on the CPU."""
+    outputs = None
     with torch.no_grad(), full_precision():
-        return torch.cat([layer(block.to(device).float()).cpu() for block in features.split(BLOCK)])
+        for number, block in enumerate(features.split(BLOCK)):
+            rows = layer(block.to(device).float()).cpu()
+            if outputs is None:  # once: blocks and their concatenation would take twice the memory
+                outputs = rows.new_empty(len(features), rows.shape[1])
+            outputs[number * BLOCK :][: len(rows)] = rows
+    return outputs
 
 
 def predict_from(head: nn.Module, features: Tensor, device) -> Tensor:
