@@ -27,8 +27,8 @@ def fit_kmeans(features: ArrayLike, num_clusters: int, seed: int, restarts: int 
 
     features = floats(sample(features, num_clusters)).numpy()
     options = {"n_clusters": num_clusters, "n_init": restarts, "random_state": seed}
-    if features.size * num_clusters > LARGE:
-        return MiniBatchKMeans(batch_size=4096, max_iter=10, **options).fit(features)
+    if features.size * num_clusters > LARGE:  # with reassignment a large cluster may take the others' images
+        return MiniBatchKMeans(batch_size=4096, max_iter=10, reassignment_ratio=0, **options).fit(features)
     return KMeans(**options).fit(features)
 
 
