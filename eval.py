@@ -9,7 +9,6 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 runpy.run_path(Path(__file__).resolve().parent / "utils/start.py", run_name=__name__)
 
@@ -124,12 +123,14 @@ def made_from(model: Path) -> str | None:
     return (read_manifest(model) or {}).get("made_from", {}).get(MODEL)
 
 
-def judge_steps(asked, cfg, loader, probabilities: Tensor) -> dict[str, float]:
-    """`compare_steps` of a model's clusters, (N, K), after self-labelling also of those of the SCAN model in
-    `scan_dir`. {} without the backbone of step 1. cfg: of the model's training."""
-    if not (features := features_of_step_1(cfg, **{"new" if asked.predict else "val": loader})):
+def judge_steps(asked, cfg, loader, clustering: Clustering) -> dict[str, float]:
+    """`compare_steps` of a model's clusters, after self-labelling also of the SCAN model's in `scan_dir`. {}
+    without the backbone of step 1. cfg: of the model's training."""
+    if cfg.setup == "scan" and cfg.get("update_cluster_head_only"):
+        features = [clustering.features]  # the backbone is that of step 1
+    elif not (features := features_of_step_1(cfg, **{"new" if asked.predict else "val": loader})):
         return {}
-    steps, scan_model = {cfg.setup: probabilities}, asked.model
+    steps, scan_model = {cfg.setup: clustering.probabilities}, asked.model
     if cfg.setup == "selflabel":
         model, scan_model = build_model(cfg), Path(cfg.scan_dir, MODEL)
         with suppress(UserError, RunError, OSError):
@@ -176,7 +177,7 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"nothing to show, as {cfg.val_db_name} has no labels: give --visualize_prototypes")
     names = read_names(asked.model, cfg.num_classes)
     clustering = judge_clusters(trained, loader, model, head, names)
-    clustering.metrics.update(judge_steps(asked, trained, loader, clustering.probabilities))
+    clustering.metrics.update(judge_steps(asked, trained, loader, clustering))
     print_metrics(f"{title}, head {head}", clustering.metrics)
     if not asked.predict or len(dataset) >= ENOUGH * cfg.num_classes:
         for warning in (*clustering_warnings(clustering.metrics), *step_warnings(clustering.metrics)):
