@@ -94,9 +94,10 @@ def main(argv: list[str] | None = None) -> None:
         model = build_model(cfg)
         loaded = load_best_head(model, inputs[MODEL], cfg.pretext_dir)
         model = model.to(run.device, memory_format=torch.channels_last)
-        weak = val_transform(cfg.transformation_kwargs)
-        views = [weak, train_transform(cfg)]
-        loader = build_loader(train_set, views, cfg.batch_size, run.device, train=True, seed=cfg.seed)
+        weak, strong = val_transform(cfg.transformation_kwargs), train_transform(cfg)
+        loader = build_loader(
+            train_set, [weak, strong], cfg.batch_size, run.device, train=True, seed=cfg.seed
+        )
         train_images, val_images = (eval_loader(images, weak, run.device) for images in (train_set, val_set))
         optimizer = build_optimizer(cfg.optimizer, cfg.optimizer_kwargs, model.parameters())
         (before,) = predict(model, val_images)

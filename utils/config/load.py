@@ -100,21 +100,26 @@ def _mistakes(values: Mapping[str, Any], stage: str) -> Iterator[str]:
     if cutout and values["augmentation_strategy"] == "affine" and (missing := {"n_holes", "length"} - cutout):
         name = f"augmentation_kwargs.cutout_kwargs.{min(missing)}"
         yield f"{name} is missing: give it, or leave cutout_kwargs out, which is optional with affine"
-    if names := _for_frozen(values, stage):
-        remedy = "leave that out, or give update_cluster_head_only: True"
-        yield f"{', '.join(names)}, which is for heads on a frozen backbone: {remedy}"
-    is_plain = values["augmentation_strategy"] == "plain"
-    if criterion == "temi" and not is_plain:
-        yield "criterion is temi, for frozen features of the plain view: give augmentation_strategy: plain"
-    if is_plain and values.get("cached_views"):
-        yield f"cached_views is {values['cached_views']}, but plain views are all alike: leave it out"
-    if values.get("head_start") == "kmeans" and values.get("head_form") == "mlp":
-        yield "head_start is kmeans, which is for linear heads: give head_form: linear, or head_start: random"
+    yield from _mistakes_of_heads(values, stage)
     nesterov, momentum = (values.get(f"optimizer_kwargs.{name}") for name in ("nesterov", "momentum"))
     if values["optimizer"] == "sgd" and nesterov and not momentum:
         yield "optimizer_kwargs.nesterov is True with momentum 0: give a momentum, or nesterov: False"
     if stage == "selflabel" and values["num_heads"] != 1:
         yield f"num_heads is {values['num_heads']}: selflabel.py trains the best head only; use num_heads: 1"
+
+
+def _mistakes_of_heads(values: Mapping[str, Any], stage: str) -> Iterator[str]:
+    """What is wrong with the settings of heads on a frozen backbone."""
+    if names := _for_frozen(values, stage):
+        remedy = "leave that out, or give update_cluster_head_only: True"
+        yield f"{', '.join(names)}, which is for heads on a frozen backbone: {remedy}"
+    is_plain = values["augmentation_strategy"] == "plain"
+    if values["criterion"] == "temi" and not is_plain:
+        yield "criterion is temi, for frozen features of the plain view: give augmentation_strategy: plain"
+    if is_plain and values.get("cached_views"):
+        yield f"cached_views is {values['cached_views']}, but plain views are all alike: leave it out"
+    if values.get("head_start") == "kmeans" and values.get("head_form") == "mlp":
+        yield "head_start is kmeans, which is for linear heads: give head_form: linear, or head_start: random"
 
 
 def _for_frozen(values: Mapping[str, Any], stage: str) -> list[str]:
