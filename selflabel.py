@@ -29,6 +29,9 @@ from utils.run import Meter, Run, command, stage_config
 from utils.stages import KMEANS, MODEL
 
 
+REMEDY = "raise its batch_size, or lower confidence_threshold or optimizer_kwargs.lr"
+
+
 class Task(NamedTuple):
     """What is trained, and on what. ema: the running average of the weights, or None."""
 
@@ -83,8 +86,7 @@ def main(argv: list[str] | None = None) -> None:
     cfg, options = stage_config(argv, "selflabel", __doc__)
     use_plain_view(cfg)
     if cfg.backbone == "features":
-        say("step 3 is left out: features that are given cannot be trained")
-        return
+        return say("step 3 is left out: features that are given cannot be trained")
     with Run(cfg, options.restart) as run:
         inputs = run.folder.start_from()
         train_set, val_set = open_splits(cfg)
@@ -114,10 +116,8 @@ def main(argv: list[str] | None = None) -> None:
             metrics = train_epoch(task, run.meter(loader, epoch), run.autocast)
             if metrics["train/confident_share"] == 0:
                 summary = confidence_summary(predict(model, train_images)[0], cfg.confidence_threshold)
-                raise RunError(
-                    f"no image was confident in epoch {epoch + 1}: {summary}. Train scan.py for more epochs, "
-                    "raise its batch_size, or lower confidence_threshold or optimizer_kwargs.lr"
-                )
+                found = f"no image was confident in epoch {epoch + 1}: {summary}"
+                raise RunError(f"{found}. Train scan.py for more epochs, {REMEDY}")
             val_metrics = evaluate_clusters(predict(model, val_images)[0], val_set.targets)
             used_before, used = used, val_metrics["used_clusters"]
             if used < used_before:
