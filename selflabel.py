@@ -28,7 +28,6 @@ from utils.report.figures import conclude
 from utils.run import Meter, Run, command, stage_config
 from utils.stages import KMEANS, MODEL
 
-
 REMEDY = "raise its batch_size, or lower confidence_threshold or optimizer_kwargs.lr"
 
 
