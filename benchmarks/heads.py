@@ -27,6 +27,7 @@ from data.augment import val_transform
 from data.dataset import FeatureDataset
 from data.loader import eval_loader
 from models import build_model, use_plain_view
+from models.head_choice import ValSplit
 from models.head_start import start_from_kmeans
 from models.heads import ClusterHeads
 from utils.config import load_config
@@ -47,7 +48,7 @@ def config(arguments, folder: Path, criterion: str, form: str):
     words = ["backbone=features", f"folder.features={folder / 'train.npy'}", f"root_dir={folder}"]
     words += ["update_cluster_head_only=True", "augmentation_strategy=plain", "head_start=random"]
     words += [f"num_classes={arguments.clusters}", f"num_heads={arguments.heads}"]
-    words += [f"batch_size={arguments.batch}", f"model_kwargs.head={form}", f"criterion={criterion}"]
+    words += [f"batch_size={arguments.batch}", f"head_form={form}", f"criterion={criterion}"]
     if criterion == "temi":
         words += ["criterion_kwargs.beta=0.6", "criterion_kwargs.teacher_momentum=0.996"]
     cfg = load_config(None, "configs/scan/scan_folder.yml", words)
@@ -92,7 +93,7 @@ def measure_training(arguments, folder: Path, criterion: str, form: str) -> tupl
     val_set = FeatureDataset(val_set.images, targets, [])
     loader = eval_loader(val_set, val_transform(cfg.transformation_kwargs), device)
     neighbors = torch.randint(len(val_set), (len(val_set), VAL_NEIGHBORS + 1))
-    val = scan.Val(val_set, loader, neighbors, val_set.images)
+    val = ValSplit(val_set, loader, neighbors, val_set.images)
     heads = [0] if task.teacher else list(range(arguments.heads))
     validated = seconds(lambda: val.validate(cfg, model, heads, val_set.images), device)
     return 1000 * step, step * len(task.loader), validated, peak_memory()
