@@ -24,7 +24,7 @@ def write_set(name, folder, monkeypatch):
     if name == "folder":
         write_digits(folder, "train", every=16)
     elif name == "imagenet":
-        write_imagenet(folder, "imagenet_50", 100, 50)
+        write_imagenet(folder, "imagenet_50", 2, 1)
     else:
         {"cifar10": write_cifar10, "stl10": write_stl10}[name](folder, monkeypatch, TRAIN, VAL)
 
@@ -65,7 +65,7 @@ def test_the_configs_of_pretrained_networks_go_from_images_to_clusters(
     capsys.readouterr()
     evaluation.main(["--config_exp", str(own / "config.yml"), "--model", str(own / "model.pth.tar")])
     printed = capsys.readouterr().out
-    assert "used_clusters" in printed and "step1_silhouette_scan" in printed
+    assert "used_clusters" in printed and "step1_inertia_scan" in printed
     state = torch.load(own / "model.pth.tar", weights_only=True)
     assert not any(tensor.startswith("backbone.") for tensor in state["model"])
     assert state["backbone"]["name"] == backbone
