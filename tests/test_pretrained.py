@@ -325,7 +325,10 @@ def test_our_own_backbone_is_copied_into_the_scan_model(tmp_path, small_data):
 
 @pytest.mark.slow
 def test_a_librarys_backbone_that_is_trained_is_saved_with_its_heads(vit, tmp_path):
-    folder = scan_from(vit, tmp_path, "update_cluster_head_only=False", "epochs=1")
+    views = ["augmentation_strategy=standard", "augmentation_kwargs.random_resized_crop.size=32"]
+    views += ["augmentation_kwargs.random_resized_crop.scale=[0.5, 1]"]
+    views += [f"augmentation_kwargs.normalize.{name}=[0.5, 0.5, 0.5]" for name in ("mean", "std")]
+    folder = scan_from(vit, tmp_path, "update_cluster_head_only=False", "epochs=1", *views)
     content = torch.load(folder / "model.pth.tar", weights_only=True)
     assert content.keys() == {"model", "head"}
     assert content["model"].keys() > weights(vit.pretrained).keys()
