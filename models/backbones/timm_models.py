@@ -5,7 +5,7 @@ import math
 
 from torch import Tensor, nn
 
-from models.backbones.library import checked, known, not_from_hub
+from models.backbones.external import checked, known, not_from_hub
 from utils.errors import needed
 
 

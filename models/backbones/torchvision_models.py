@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from models.backbones.library import checked, known, not_from_hub
+from models.backbones.external import checked, known, not_from_hub
 from utils.console import warnings_ignored
 from utils.errors import UserError
 

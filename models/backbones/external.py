@@ -1,4 +1,4 @@
-"""What the backbones of libraries share."""
+"""What backbones from timm and from torchvision share: looking up a name, trying out the network, errors."""
 
 import difflib
 from collections.abc import Iterable, Sequence
