@@ -30,7 +30,6 @@ from utils.neighbors.search import load_neighbors
 from utils.optimizers import build_optimizer, set_learning_rate
 from utils.report.figures import conclude
 from utils.run import Meter, Run, command, stage_config
-from utils.run.inputs import other_view_than_step_1
 from utils.stages import MODEL, NEIGHBORS
 
 
@@ -191,8 +190,6 @@ def main(argv: list[str] | None = None) -> None:
         task = prepare(cfg, model, train_set, neighbors, run.device)
         best = run.restore(task.saved, task.optimizer, best_loss=math.inf, best_loss_head=0)
         run.log.note(loaded)
-        if difference := other_view_than_step_1(cfg):
-            run.log.warn(f"another view than in step 1 ({difference}): give both steps the same")
         if task.teacher is None:
             say_bounds(run.log, task.criterion, cfg.batch_size, cfg.num_classes)
         plain = eval_loader(train_set, val_transform(cfg.transformation_kwargs), run.device)

@@ -282,6 +282,15 @@ def test_scan_under_a_prior_trains_and_selects_by_it(run, finished, judged):
     assert not same_weights(weights(folder), weights(finished["scan"]))
 
 
+@pytest.mark.parametrize("stage", ["scan", "selflabel"])
+@pytest.mark.parametrize("is_other", [True, False])
+def test_a_later_step_warns_of_another_plain_view_than_that_of_step_1(stage, is_other, run, monkeypatch):
+    replace_training(monkeypatch, stage, untrained)
+    other = ["transformation_kwargs.normalize.mean=[0.5, 0.5, 0.5]"] * is_other
+    warnings = [line["warning"] for line in log_of(run(stage, *other, epochs=1), "warning")]
+    assert any("transformation_kwargs.normalize.mean" in warning for warning in warnings) == is_other
+
+
 # -- self-labelling
 
 

@@ -15,6 +15,7 @@ from utils.report.canvas import import_matplotlib
 from utils.run import signals
 from utils.run.checkpoints import Checkpointer, place_of
 from utils.run.folder import RunFolder
+from utils.run.inputs import other_view_than_step_1
 from utils.run.logger import Logger
 from utils.run.meter import Meter, not_finite
 from utils.stages import STAGES
@@ -87,6 +88,8 @@ class Run:
         self.log.heading(f"{self.cfg.setup} on {self.cfg.train_db_name}  {where}")
         for path in [path for path, manifest in self.folder.manifests.items() if not manifest]:
             self.log.note(f"{path} has no manifest that says what it was made from: taken as it is")
+        if STAGES[self.cfg.setup].starts_from and (difference := other_view_than_step_1(self.cfg)):
+            self.log.warn(f"another view than in step 1 ({difference}): give all steps the same")
 
     def epochs(self) -> Iterator[int]:
         """The epochs still to train, from 0. In them a signal ends the run once its state is saved."""
